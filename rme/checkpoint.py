@@ -1,0 +1,127 @@
+"""Files that are whole or not there: safetensors written atomically, with a hash of their content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+
+class CorruptFile(RuntimeError):
+    """A file that is not what was written: truncated, changed or empty."""
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary file beside `path`, then put it in place in one step.
+
+    A crash or a full disk leaves either the old file or the new one, never a part. OSError passes through.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp makes it private; results are to be shared
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the rename too must survive a power cut
+    finally:
+        os.close(folder)
+
+
+def save(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+    """Write named tensors and JSON metadata to one safetensors file, atomically."""
+    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    text = json.dumps(meta, sort_keys=True)
+    header = {"meta": text, "sha256": _digest(plain, text)}
+    write_atomically(path, lambda temporary: save_file(plain, temporary, metadata=header))
+
+
+def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors (on the CPU) and metadata of `save`. Nothing is unpickled.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CorruptFile: the content is not what was written.
+    """
+    if not path.exists():
+        raise FileNotFoundError(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CorruptFile(f"{path}: {error}") from error
+    if "meta" not in header or header.get("sha256") != _digest(tensors, header["meta"]):
+        raise CorruptFile(f"{path}: its content does not match its hash")
+    return tensors, json.loads(header["meta"])
+
+
+def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        value = tensors[name]
+        digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b"")
+    return digest.hexdigest()
+
+
+class Checkpoints:
+    """The newest checkpoints of one training, in a folder of their own.
+
+    Args:
+        folder: made when the first checkpoint is saved.
+        keep: how many to keep; more than one, so that a damaged newest one costs little.
+    """
+
+    _name = re.compile(r"epoch-(\d+)\.safetensors")
+
+    def __init__(self, folder: Path, keep: int = 2) -> None:
+        self.folder = folder
+        self.keep = keep
+
+    def _saved(self) -> list[tuple[int, Path]]:
+        if not self.folder.is_dir():
+            return []
+        matches = ((self._name.fullmatch(path.name), path) for path in self.folder.iterdir())
+        return sorted(((int(m[1]), path) for m, path in matches if m), reverse=True)
+
+    def save(self, epoch: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        save(self.folder / f"epoch-{epoch:06d}.safetensors", tensors, meta)
+        for _, path in self._saved()[self.keep :]:
+            path.unlink(missing_ok=True)
+
+    def newest(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """The newest checkpoint that is whole, or None. A damaged one is named in the log and passed over."""
+        for _, path in self._saved():
+            try:
+                return load(path)
+            except (CorruptFile, FileNotFoundError) as error:
+                log.warning("checkpoint passed over: %s", error)
+        return None
+
+    def remove(self) -> None:
+        """Delete them all, once the training's result is safe elsewhere."""
+        for _, path in self._saved():
+            path.unlink(missing_ok=True)
+        if self.folder.is_dir() and not any(self.folder.iterdir()):
+            self.folder.rmdir()

@@ -1,0 +1,173 @@
+"""RunSpec: one frozen, validated value is one run; its key is a hash of what changes the result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from rme import data, methods
+from rme.methods.base import Method
+
+SCHEMA = 1
+"""Part of every key. Raise it when a change to the code changes what a spec's result means."""
+
+_COMMON = (
+    "method", "order", "dim", "decoder", "seed", "restarts", "epochs", "batch_size",
+    "learning_rate", "iwae_samples", "precision",
+)  # fmt: skip
+
+
+class SpecError(ValueError):
+    """A run that cannot be; the message names the value and what would be right."""
+
+
+class RunSpec(BaseModel):
+    """One run: a method at an order, on a data set, with a latent dimension, a decoder and a seed.
+
+    Defaults are the paper's (supplement, sections 1.1, 1.4 and 4). Raises `SpecError` through `RunSpec.of`
+    (and pydantic's ValidationError from the constructor) when a value or a combination is impossible.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    method: str = Field(description="inference method: a name of the registry rme.methods")
+    order: int | None = Field(None, description="the method's order: components, flows, SVI or linearisation steps")
+    dataset: str = Field(description="data set: a name of the registry rme.data, or the path of an .npz file")
+    dim: int = Field(description="latent dimension p", ge=1, le=1024)
+    decoder: Literal["conv", "fc"] = Field("conv", description="decoder: conv (Tables 1-3) or fc (Table 5)")
+    seed: int = Field(0, description="fixes the train/validation split and every random stream", ge=0, lt=2**31)
+    restarts: int = Field(3, description="trainings in the run, of which validation chooses one", ge=1, le=100)
+    epochs: int = Field(2000, description="training length, epochs", ge=1)
+    batch_size: int = Field(128, description="images in a training batch", ge=1)
+    learning_rate: float = Field(5e-4, description="Adam's rate for a training from scratch", gt=0, lt=1)
+    iwae_samples: int = Field(100, description="samples K of the IWAE estimate (eq. 1)", ge=1)
+    precision: Literal["float32", "float64"] = Field("float32", description="arithmetic of training and evaluation")
+    stage_epochs: int | None = Field(
+        None, description="length of the stage that starts from a finished VAE, epochs; None: the same as epochs", ge=1
+    )
+    stage_learning_rate: float = Field(1e-6, description="Adam's rate of the stage from a finished VAE", gt=0, lt=1)
+    eps_min: float = Field(0.001, description="lower bound of a component's impact eps_m(x)", gt=0, lt=1)
+    eps_max: float = Field(0.1, description="upper bound of a component's impact eps_m(x)", gt=0, lt=1)
+    kl_max: float = Field(500.0, description="bound on KL(q_m || Q_{m-1}) in the objective, nats", ge=0)
+    options: dict[str, float] = Field({}, description="hyperparameters that the method itself declares")
+
+    # ------------------------------------------------------------------ validation
+    @field_validator("method", mode="before")
+    @classmethod
+    def _method_is_registered(cls, value: object) -> object:
+        return methods.get(value).name if isinstance(value, str) else value
+
+    @field_validator("dataset", mode="before")
+    @classmethod
+    def _dataset_is_known(cls, value: object) -> object:
+        return data.canonical_name(value) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _method_allows_it(self) -> RunSpec:
+        method = self.method_class
+        if method.orders is None:
+            if self.order is not None:
+                raise ValueError(f"order={self.order}: {method.label} has no order; leave it out")
+        elif self.order not in method.orders:
+            choices = ", ".join(map(str, method.orders))
+            raise ValueError(f"order={self.order}: {method.label} needs a number of {method.order_means} of {choices}")
+        if self.decoder not in method.decoders:
+            raise ValueError(f"decoder={self.decoder!r}: {method.label} works with {' or '.join(method.decoders)} only")
+        if self.eps_min >= self.eps_max:
+            raise ValueError(f"eps_min={self.eps_min} must be below eps_max={self.eps_max}")
+        unknown = sorted(set(self.options) - set(method.options))
+        if unknown:
+            choices = ", ".join(method.options) or "none"
+            raise ValueError(f"options {', '.join(unknown)}: {method.label} declares {choices}")
+        return self
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> RunSpec:
+        """Build from plain values; `SpecError` in one readable line per mistake."""
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            lines = []
+            for e in error.errors():
+                where = ".".join(map(str, e["loc"]))
+                message = e["msg"].removeprefix("Value error, ")
+                if e["type"] == "extra_forbidden":
+                    message = f"no such field; the fields are {', '.join(cls.model_fields)}"
+                if e["type"] == "missing":
+                    lines.append(f"{where}: missing ({cls.model_fields[where].description})")
+                else:
+                    lines.append(f"{where}={e['input']!r}: {message}" if where else message)
+            raise SpecError("; ".join(lines)) from None
+
+    # ------------------------------------------------------------------ what follows from it
+    @property
+    def method_class(self) -> type[Method]:
+        return methods.get(self.method)
+
+    @property
+    def parent(self) -> RunSpec | None:
+        """The run whose finished models this one starts from, restart by restart; None from scratch."""
+        start = self.method_class.starts_from
+        if start is None:
+            return None
+        shared = {name: getattr(self, name) for name in (*_COMMON, "dataset") if name not in ("method", "order")}
+        return RunSpec(method=start, order=None, **shared)
+
+    @property
+    def training_epochs(self) -> int:
+        """Epochs of this run's own training, without its parent's."""
+        return self.epochs if self.method_class.starts_from is None else self.stage_epochs or self.epochs
+
+    @property
+    def rate(self) -> float:
+        """Adam's learning rate in this run's own training."""
+        return getattr(self, self.method_class.rate_field)
+
+    @property
+    def canonical(self) -> dict[str, Any]:
+        """The fields that change the result, and no others, as plain JSON values."""
+        method = self.method_class
+        values = {name: getattr(self, name) for name in (*_COMMON, *method.fields)}
+        if "stage_epochs" in values:
+            values["stage_epochs"] = self.training_epochs
+        if method.options:
+            values["options"] = {**method.options, **self.options}
+        values["dataset"] = data.identity(self.dataset)
+        return {"schema": SCHEMA, **values}
+
+    @property
+    def key(self) -> str:
+        """Stable hash of `canonical`: 16 hex digits, the same on every machine and Python."""
+        return _digest(self.canonical)
+
+    @property
+    def cell_key(self) -> str:
+        """The key without the seed: runs that share it are repetitions of one another."""
+        return _digest({name: value for name, value in self.canonical.items() if name != "seed"})
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    @property
+    def method_label(self) -> str:
+        """As in the paper's tables: VAE, RME(5)."""
+        return self.method_class.label if self.order is None else f"{self.method_class.label}({self.order})"
+
+    @property
+    def cell(self) -> str:
+        """Readable name of the cell: `MNIST d10 RME(5)`, with `fc` after the dim for the FC decoder."""
+        decoder = "" if self.decoder == "conv" else f" {self.decoder}"
+        return f"{data.label(self.dataset)} d{self.dim}{decoder} {self.method_label}"
+
+    @property
+    def run_name(self) -> str:
+        return f"{self.cell} seed {self.seed}"
+
+
+def _digest(values: dict[str, Any]) -> str:
+    # repr of a float is its shortest round-trip form, the same everywhere; sort_keys makes the order immaterial
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

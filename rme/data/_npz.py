@@ -1,0 +1,117 @@
+"""Images of one's own, in an .npz file."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+import zlib
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rme.data.base import DataError, Dataset, Images
+
+SIZES = ((28, 28, 1), (32, 32, 3), (64, 64, 3))
+"""Image sizes that the networks take: height x width x channels."""
+MIN_TRAIN = 10
+"""Fewest training images of which 10% can be held out."""
+
+_hashes: dict[tuple[str, int, int], str] = {}
+
+
+class Npz(Dataset):
+    """The file at `path`, with uint8 arrays `train` and `test`, N x H x W or N x H x W x C, of a size in `SIZES`.
+
+    Its name is its absolute path. It is opened only when images, shape, counts or identity are asked for.
+    """
+
+    version = 1
+    source = (
+        "Write it with numpy.savez(path, train=..., test=...): uint8 arrays, N x H x W or N x H x W x C, "
+        f"of {', '.join('x'.join(map(str, size)) for size in SIZES)} (height x width x channels)."
+    )
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).expanduser().resolve()
+        self.name = str(self.path)
+        self.label = self.path.stem
+
+    @cached_property
+    def shape(self) -> tuple[int, int, int]:  # type: ignore[override]
+        """(C, H, W) of one image; reads the file, DataError as `load`."""
+        return self.load(self.path.parent).shape
+
+    @cached_property
+    def counts(self) -> tuple[int, int]:  # type: ignore[override]
+        """Numbers of training and of test images; reads the file, DataError as `load`."""
+        images = self.load(self.path.parent)
+        return len(images.train), len(images.test)
+
+    def load(self, data_dir: Path) -> Images:
+        """Read the file, wherever `data_dir` is. Raises DataError naming the file, the array and what is wrong."""
+        arrays = self._arrays()
+        for name in ("train", "test"):
+            if name not in arrays:
+                raise DataError(f"{self.path}: no array {name!r}; expected train and test. {self.source}")
+        train, test = (self._channels_first(name, arrays[name]) for name in ("train", "test"))
+        if len(train) < MIN_TRAIN:
+            few = f"train has {len(train)} images, expected at least {MIN_TRAIN}, as 10% are held out for validation"
+            raise DataError(f"{self.path}: {few}")
+        if len(test) == 0:
+            raise DataError(f"{self.path}: test has 0 images, expected at least 1")
+        if train.shape[1:] != test.shape[1:]:
+            sizes = f"train has images of {_size(arrays['train'])}, test of {_size(arrays['test'])}"
+            raise DataError(f"{self.path}: {sizes}; expected the same size in both")
+        return Images(train, test)
+
+    @property
+    def identity(self) -> str:
+        """`npz-<version>-<16 hex digits of the content's sha256>`: where the file lies does not matter.
+
+        Raises DataError when there is no such file.
+        """
+        self._require_file()
+        status = self.path.stat()
+        key = (self.name, status.st_size, status.st_mtime_ns)
+        if key not in _hashes:
+            with self.path.open("rb") as file:
+                _hashes[key] = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        return f"npz-{self.version}-{_hashes[key]}"
+
+    def _require_file(self) -> None:
+        if not self.path.is_file():
+            raise DataError(f"{self.path}: there is no such file. {self.source}")
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        """Those of `train` and `test` that the file holds."""
+        self._require_file()
+        if not zipfile.is_zipfile(self.path):
+            raise DataError(f"{self.path}: not an .npz file, or cut short. {self.source}")
+        try:
+            with np.load(self.path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in ("train", "test") if name in file.files}
+        except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+            raise DataError(f"{self.path}: cannot be read ({error}). {self.source}") from error
+        for name, array in arrays.items():
+            if not isinstance(array, np.ndarray):  # np.load hands over bytes where an entry is no array
+                raise DataError(f"{self.path}: {name} is damaged, expected an array. {self.source}")
+        return arrays
+
+    def _channels_first(self, name: str, array: np.ndarray) -> Tensor:
+        """An array of the file as a contiguous tensor (N, C, H, W)."""
+        if array.dtype != np.uint8:
+            raise DataError(f"{self.path}: {name} is of dtype {array.dtype}, expected uint8 (pixels 0..255)")
+        if array.ndim not in (3, 4):
+            found = f"{name} has {array.ndim} axes, shape {array.shape}"
+            raise DataError(f"{self.path}: {found}; expected N x H x W or N x H x W x C")
+        images = array.reshape(*array.shape, 1) if array.ndim == 3 else array
+        if images.shape[1:] not in SIZES:
+            raise DataError(f"{self.path}: {name} has images of {_size(array)}. {self.source}")
+        return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+
+
+def _size(array: np.ndarray) -> str:
+    return "x".join(map(str, array.shape[1:]))

@@ -1,0 +1,137 @@
+"""What every data set is: two tensors of images, and a split of them that the run's seed fixes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+HOLD_OUT = 1
+"""Purpose of the permutation that chooses the validation images. Not 0: SeedSequence([s, 0]) is SeedSequence(s)."""
+
+
+class DataError(ValueError):
+    """Images that cannot be had; the message names the file, what was expected, and where to get it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """The images of a data set, pixels 0..255.
+
+    Attributes:
+        train: uint8, (N, C, H, W), contiguous; the validation images are among them.
+        test: uint8, (N', C, H, W), contiguous.
+
+    Raises DataError when a tensor is not that, or when the two differ in (C, H, W).
+    """
+
+    train: Tensor
+    test: Tensor
+
+    def __post_init__(self) -> None:
+        for part, images in (("train", self.train), ("test", self.test)):
+            if images.dtype != torch.uint8 or images.ndim != 4 or not images.is_contiguous():
+                layout = "" if images.is_contiguous() else "non-contiguous "
+                found = f"{layout}{images.dtype} of shape {tuple(images.shape)}"
+                raise DataError(f"{part} images are {found}, expected contiguous torch.uint8 of shape (N, C, H, W)")
+        if self.train.shape[1:] != self.test.shape[1:]:
+            shapes = f"{tuple(self.train.shape[1:])} and {tuple(self.test.shape[1:])}"
+            raise DataError(f"train and test images differ in shape (C, H, W): {shapes}")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one image."""
+        channels, height, width = self.train.shape[1:]
+        return channels, height, width
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Which images are for what: int64 indices, ascending.
+
+    Attributes:
+        train: (n,), into `Images.train`.
+        validation: (m,), into `Images.train`; none of them is in `train`.
+        test: (k,), into `Images.test`.
+    """
+
+    train: Tensor
+    validation: Tensor
+    test: Tensor
+
+
+class Dataset(ABC):
+    """A data set. A subclass in a file of `rme/data/` is registered by being there.
+
+    It declares the attributes below and writes `load`; `prepare` and `split` are for those that need other ones.
+    """
+
+    name: str
+    """The registry's name, lower case: what grids and `--only dataset=` say."""
+    label: str
+    """The name in tables, as in the paper."""
+    version: int
+    """Part of every run's key. Raise it when the pixels that `load` returns change."""
+    shape: tuple[int, int, int]
+    """(C, H, W) of one image."""
+    counts: tuple[int, int]
+    """Numbers of training and of test images."""
+    source: str
+    """One sentence: where to get the files, and where under the data directory to put them."""
+
+    @abstractmethod
+    def load(self, data_dir: Path) -> Images:
+        """Read the images; never downloads. End it with `return self.images(train, test)`.
+
+        Raises DataError naming the file, what was expected, and where to get it.
+        """
+
+    def prepare(self, data_dir: Path) -> None:
+        """Make the data present in `data_dir`, by downloading where that is possible; DataError where it is not.
+
+        The sweep calls it once, in the driver, before any worker calls `load`.
+        """
+        self.load(data_dir)
+
+    def split(self, images: Images, seed: int) -> Split:
+        """Hold out 10% of the training images for validation, chosen by `seed`; all test images are for testing.
+
+        Raises DataError when there are too few training images to hold one out.
+        """
+        count = len(images.train)
+        held_out = round(0.1 * count)
+        if held_out == 0:
+            raise DataError(f"{self.name}: 10% of {count} training images is none; at least 10 are needed")
+        order = permutation(count, seed, HOLD_OUT)
+        return Split(
+            train=order[held_out:].sort().values,
+            validation=order[:held_out].sort().values,
+            test=torch.arange(len(images.test)),
+        )
+
+    @property
+    def identity(self) -> str:
+        """What stands for the data in a run's key."""
+        return f"{self.name}-{self.version}"
+
+    def images(self, train: Tensor, test: Tensor) -> Images:
+        """Images of these tensors, (N, C, H, W) uint8; DataError when they are not what the data set declares."""
+        images = Images(train.contiguous(), test.contiguous())
+        counts = (len(train), len(test))
+        if counts != self.counts or images.shape != self.shape:
+            raise DataError(
+                f"{self.name}: found {counts[0]} training and {counts[1]} test images of shape {images.shape}, "
+                f"expected {self.counts[0]} and {self.counts[1]} of shape {self.shape}. {self.source}"
+            )
+        return images
+
+
+def permutation(n: int, seed: int, purpose: int) -> Tensor:
+    """The numbers 0..n-1 in an order fixed by (seed, purpose), int64, (n,): the same on every machine and NumPy."""
+    # NumPy guarantees a bit generator's raw output for ever, but not what Generator.permutation makes of it
+    raw = np.random.PCG64(np.random.SeedSequence([seed, purpose])).random_raw(n)
+    return torch.from_numpy(np.argsort(raw, kind="stable").astype(np.int64))

@@ -1,0 +1,273 @@
+"""The engine: trains an array of B members, models of the same cell, in one program.
+
+It alone owns optimisers, gradients, random streams, batching and precision. A run on its own is an array of its
+restarts; there is one code path.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from rme import evaluate, nets, noise
+from rme.data import Images, Split
+from rme.methods.base import Method, Update
+from rme.step import Step
+
+if TYPE_CHECKING:
+    from rme.config import RunSpec
+
+
+class DivergedError(RuntimeError):
+    """A training whose loss or score is no longer a number."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One model being trained: a run and one of its restarts."""
+
+    spec: RunSpec
+    restart: int
+
+    def __str__(self) -> str:
+        return f"{self.spec.run_name} restart {self.restart}"
+
+
+@dataclass
+class History:
+    """What happened, epoch by epoch.
+
+    Attributes:
+        losses: for each epoch the updates' mean losses, (U, B) in nats per image.
+        val_elbo: for each epoch the validation ELBO, (B,) in nats per image; NaN where it was not measured.
+        seconds: for each epoch how long it took.
+        finished_at: for each epoch when it ended, in seconds since 1970.
+    """
+
+    losses: list[Tensor] = field(default_factory=list)
+    val_elbo: list[Tensor] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    finished_at: list[float] = field(default_factory=list)
+
+
+class Engine:
+    """An array of members in training.
+
+    Args:
+        specs: runs of one cell (all fields but the seed alike); the members are their restarts, run by run.
+        images: the data set's tensors, on the CPU.
+        splits: for each run its train/validation/test indices.
+        device: where to train.
+        parents: for methods that start from another model: its finished parameters, name -> (B, ...).
+
+    Raises:
+        ValueError: the runs are not of one cell, or parents are missing or not wanted.
+    """
+
+    def __init__(
+        self,
+        specs: Sequence[RunSpec],
+        images: Images,
+        splits: Sequence[Split],
+        *,
+        device: torch.device | str = "cpu",
+        parents: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        self.spec = spec = specs[0]
+        if len({s.cell_key for s in specs}) > 1:
+            raise ValueError(f"an array holds runs of one cell, not of {sorted({s.cell for s in specs})}")
+        if (parents is None) != (spec.method_class.starts_from is None):
+            wanted = spec.method_class.starts_from
+            raise ValueError(f"{spec.method_label} starts from {wanted or 'scratch'}: parents must be given only then")
+        self.specs = list(specs)
+        self.members = [Member(s, r) for s in specs for r in range(s.restarts)]
+        self.device = torch.device(device)
+        dtype = {"float32": torch.float32, "float64": torch.float64}[spec.precision]
+
+        self.pixels = images.train.to(self.device)
+        self.test_pixels = self.pixels if images.test is images.train else images.test.to(self.device)
+        per_member = [split for split in splits for _ in range(spec.restarts)]
+        self.train_index = torch.stack([s.train for s in per_member])
+        self.val_index = torch.stack([s.validation for s in per_member]).to(self.device)
+        self.test_index = torch.stack([s.test for s in per_member]).to(self.device)
+
+        self.method = spec.method_class(spec, images.shape, len(self.members)).to(dtype)
+        self.method.requires_grad_(False)
+        nets.initialise(self.method, self._generators(noise.INIT, "cpu"))
+        self._fit_pixels(images, splits)
+        if parents is not None:
+            self.method.start_from(parents)
+        self.method.to(self.device)
+
+        self.updates: list[Update] = list(self.method.updates())
+        self.optimisers = [
+            # capturable keeps the step count on the device, which a CUDA graph needs
+            torch.optim.Adam(u.parameters, lr=spec.rate, fused=True, capturable=self.device.type == "cuda")
+            for u in self.updates
+        ]
+        self.order_streams = self._generators(noise.ORDER, "cpu")
+        self.noise = noise.Noise(self._generators(noise.TRAIN, self.device), dtype)
+        self.epoch = 0
+        self.iteration = 0
+        self.history = History()
+
+    def _generators(self, purpose: int, device: torch.device | str) -> list[torch.Generator]:
+        return [noise.generator(m.spec.seed, m.restart, purpose, device) for m in self.members]
+
+    def _fit_pixels(self, images: Images, splits: Sequence[Split]) -> None:
+        """Set each member's per-pixel mean, and start the decoder's variance at that of its training data."""
+        for run, split in enumerate(splits):
+            mean, variance = pixel_moments(images.train, split.train)
+            rows = slice(run * self.spec.restarts, (run + 1) * self.spec.restarts)
+            self.method.pixel_mean[rows] = mean.to(self.method.pixel_mean.dtype)
+            self.method.decoder.logvar[rows] = math.log(variance)
+
+    # ------------------------------------------------------------------ training
+    def train_epoch(self) -> Tensor:
+        """Pass once over every member's training images. Returns the updates' mean losses, (U, B), nats per image."""
+        began = time.perf_counter()
+        order = self._next_order()
+        total = torch.zeros(len(self.updates), len(self.members), device=self.device, dtype=torch.float64)
+        for index in order.split(self.spec.batch_size, dim=1):
+            total += self.train_step(index) * index.shape[1]
+        losses = (total / order.shape[1]).cpu()
+        self.epoch += 1
+        self.history.losses.append(losses)
+        self.history.val_elbo.append(torch.full((len(self.members),), math.nan, dtype=torch.float64))
+        self.history.seconds.append(time.perf_counter() - began)
+        self.history.finished_at.append(time.time())
+        return losses
+
+    def _next_order(self) -> Tensor:
+        """Every member's own permutation of its own training images: (B, n), on the device."""
+        rows = [
+            index[torch.randperm(len(index), generator=g)]
+            for index, g in zip(self.train_index, self.order_streams, strict=True)
+        ]
+        return torch.stack(rows).to(self.device)
+
+    def train_step(self, index: Tensor) -> Tensor:
+        """All updates, once, on the images at index (B, N). Returns their losses before each, (U, B)."""
+        step = Step(self.method.centred(self.pixels[index]), self.noise, self.iteration)
+        losses = [self._apply(u, adam, step) for u, adam in zip(self.updates, self.optimisers, strict=True)]
+        self.iteration += 1
+        return torch.stack(losses)
+
+    def _apply(self, update: Update, adam: torch.optim.Optimizer, step: Step) -> Tensor:
+        with _learning(update.parameters):
+            loss = update.loss(step)
+            # members share no parameter, so the sum's gradient is each member's own
+            gradients = torch.autograd.grad(loss.sum(), update.parameters)
+        for parameter, gradient in zip(update.parameters, gradients, strict=True):
+            # fused Adam on the CPU applies a gradient of other strides in the wrong order, silently
+            parameter.grad = gradient.contiguous()
+        adam.step()
+        adam.zero_grad(set_to_none=True)
+        return loss.detach()
+
+    def validate(self) -> Tensor:
+        """The validation ELBO now, one draw per image: (B,) nats. Noted in the history; touches no training stream."""
+        generators = self._generators(noise.EVALUATE, self.device)
+        scores = evaluate.scores(self.method, self.pixels, self.val_index, samples=1, generators=generators)
+        value = scores.elbo.mean(-1).cpu()
+        self.history.val_elbo[-1] = value
+        return value
+
+    def check_alive(self) -> None:
+        """Raise DivergedError once no member's losses are finite any more."""
+        if self.history.losses and not self.history.losses[-1].isfinite().all(0).any():
+            raise DivergedError(
+                f"after epoch {self.epoch} no loss is finite in {', '.join(map(str, self.members))}; "
+                f"the learning rate was {self.spec.rate:g}"
+            )
+
+    # ------------------------------------------------------------------ state
+    def state(self) -> dict[str, Tensor]:
+        """Everything that training needs to go on, as named tensors."""
+        state = {f"model.{name}": value for name, value in self.method.state_dict().items()}
+        for update, adam in zip(self.updates, self.optimisers, strict=True):
+            for i, values in adam.state_dict()["state"].items():
+                state |= {f"adam.{update.name}.{i}.{name}": value for name, value in values.items()}
+        for i, (order, train) in enumerate(zip(self.order_streams, self.noise.generators, strict=True)):
+            state |= {f"stream.order.{i}": order.get_state(), f"stream.train.{i}": train.get_state()}
+        history = self.history
+        state["counters"] = torch.tensor([self.epoch, self.iteration])
+        state["history.seconds"] = torch.tensor(history.seconds, dtype=torch.float64)
+        state["history.finished_at"] = torch.tensor(history.finished_at, dtype=torch.float64)
+        if history.losses:
+            state["history.losses"] = torch.stack(history.losses)
+            state["history.val_elbo"] = torch.stack(history.val_elbo)
+        return {name: value.detach() for name, value in state.items()}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from `state()`. Raises KeyError or RuntimeError when it is another model's."""
+        self.method.load_state_dict(_below(state, "model."))
+        for update, adam in zip(self.updates, self.optimisers, strict=True):
+            values: dict[int, dict[str, Tensor]] = {}
+            for name, value in _below(state, f"adam.{update.name}.").items():
+                i, what = name.split(".")
+                values.setdefault(int(i), {})[what] = value
+            adam.load_state_dict({"state": values, "param_groups": adam.state_dict()["param_groups"]})
+        for m, (order, train) in enumerate(zip(self.order_streams, self.noise.generators, strict=True)):
+            order.set_state(state[f"stream.order.{m}"].cpu())
+            train.set_state(state[f"stream.train.{m}"].cpu())
+        self.epoch, self.iteration = state["counters"].tolist()
+        self.history = History(
+            seconds=state["history.seconds"].tolist(), finished_at=state["history.finished_at"].tolist()
+        )
+        if self.epoch:
+            self.history.losses = list(state["history.losses"].cpu().unbind())
+            self.history.val_elbo = list(state["history.val_elbo"].cpu().unbind())
+
+
+@contextmanager
+def _learning(parameters: Sequence[torch.nn.Parameter]) -> Iterator[None]:
+    """Only these require gradients meanwhile, so nothing is recorded for what stands still."""
+    for p in parameters:
+        p.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for p in parameters:
+            p.requires_grad_(False)
+
+
+def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def pixel_moments(pixels: Tensor, index: Tensor) -> tuple[Tensor, float]:
+    """Per-pixel mean (C, H, W) of the images at `index`, and the variance about it over all pixels; [0, 1] units.
+
+    Sums are of integers, so they are exact and the same on every machine.
+    """
+    total = torch.zeros(pixels.shape[1:], dtype=torch.int64)
+    squares = torch.zeros(pixels.shape[1:], dtype=torch.int64)
+    for part in index.split(4096):
+        values = pixels[part].to(torch.int64)
+        total += values.sum(0)
+        squares += values.square().sum(0)
+    mean = total.double() / len(index)
+    variance = (squares.double() / len(index) - mean.square()).mean().item() / 255**2
+    return mean / 255, max(variance, 1e-6)
+
+
+def member_parameters(method: Method, i: int) -> dict[str, Tensor]:
+    """Member i's parameters and buffers, name -> (...), without the member axis."""
+    return {name: value[i].detach().cpu().clone() for name, value in method.state_dict().items()}
+
+
+def single(method: Method, i: int) -> Method:
+    """A model of one member with member i's parameters."""
+    parameter = method.decoder.logvar
+    alone = type(method)(method.spec, method.decoder.image_shape, 1).to(parameter.device, parameter.dtype)
+    alone.requires_grad_(False)
+    alone.load_state_dict({name: value[i : i + 1] for name, value in method.state_dict().items()})
+    return alone

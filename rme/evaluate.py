@@ -1,0 +1,138 @@
+"""Scores and timings of trained models: IWAE and ELBO per image, and inference time."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from rme import nets, objective
+from rme.methods.base import Method
+from rme.noise import Noise
+
+BLOCK = 64
+"""Images whose noise is drawn at once. Fixed, so that a score does not depend on the memory at hand."""
+
+CPU_CHUNK_BYTES = 32 << 20
+"""Activations of a decoder pass on a CPU: beyond the caches they only cost time, so free memory does not matter."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Per-image estimates of log p(x) in nats, each (B, n): elbo <= iwae <= log p(x) in expectation."""
+
+    iwae: Tensor
+    elbo: Tensor
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """No TF32 meanwhile: scores that are reported are float32 (or float64) throughout."""
+    matmul = torch.backends.cuda.matmul
+    before, matmul.allow_tf32 = matmul.allow_tf32, False
+    try:
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            yield
+    finally:
+        matmul.allow_tf32 = before
+
+
+@torch.no_grad()
+@full_precision()
+def scores(
+    method: Method, pixels: Tensor, index: Tensor, *, samples: int, generators: Sequence[torch.Generator]
+) -> Scores:
+    """IWAE (eq. 1) and ELBO from the same `samples` i.i.d. draws of q(z|x) per image.
+
+    Args:
+        method: B models.
+        pixels: uint8 images (n, C, H, W).
+        index: which of them each member is scored on, (B, n).
+        samples: K.
+        generators: one for each member; the result depends on their state and on nothing else that is random.
+    """
+    noise = Noise(generators, method.pixel_mean.dtype)
+    parts = []
+    for block in index.split(BLOCK, dim=1):
+        x = method.centred(pixels[block])
+        q = method.posterior(x)
+        z = q.sample(noise, samples)
+        size = max(1, images_at_once(method) // x.shape[:2].numel())
+        log_w = torch.cat([objective.log_weights(method.decoder, x, q, part) for part in z.split(size, dim=1)], 1)
+        parts.append(Scores(objective.iwae(log_w).double(), log_w.double().mean(1)))
+    return Scores(torch.cat([p.iwae for p in parts], 1), torch.cat([p.elbo for p in parts], 1))
+
+
+def images_at_once(method: Method) -> int:
+    """How many images a decoder pass may hold: on an accelerator, what fits a quarter of its free memory."""
+    weight = method.decoder.logvar
+    on_gpu = weight.device.type == "cuda"
+    budget = torch.cuda.mem_get_info(weight.device)[0] // 4 if on_gpu else CPU_CHUNK_BYTES
+    image = weight.element_size() * decoder_activations(
+        method.decoder.image_shape, method.spec.dim, method.spec.decoder
+    )
+    return max(1, budget // image)
+
+
+@lru_cache
+def decoder_activations(image_shape: nets.ImageShape, dim: int, kind: str) -> int:
+    """Entries that are alive at once in a decoder pass of one image: the largest layer's input and output, twice."""
+    with torch.device("meta"):
+        h = torch.empty(1, 1, dim)
+        largest = 0
+        for layer in nets.Decoder(1, dim, image_shape, kind).mean:
+            before, h = h, layer(h)
+            largest = max(largest, before.numel() + h.numel())
+    return 2 * largest
+
+
+@torch.no_grad()
+def inference_ms(method: Method, pixels: Tensor, *, batch_size: int = 128, repeats: int = 5) -> float:
+    """Milliseconds to infer q(z|x) for one batch (section 2.1): the whole set in batches, the median repeat's mean.
+
+    The images are brought to the model's units beforehand, so that what is timed is inference alone.
+    """
+    batches = [method.centred(part.unsqueeze(0)) for part in pixels.split(batch_size)]
+    device = pixels.device
+
+    def once() -> float:
+        synchronise(device)
+        began = time.perf_counter()
+        for x in batches:
+            method.posterior(x)
+        synchronise(device)
+        return (time.perf_counter() - began) / len(batches) * 1e3
+
+    method.posterior(batches[0])
+    return statistics.median(once() for _ in range(repeats))
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done what it was asked; before reading a clock."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+@torch.no_grad()
+def reconstructions(method: Method, pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Images (n, C, H, W) and, below, their reconstructions from one draw of q(z|x): uint8 (2, n, C, H, W)."""
+    x = method.centred(pixels.unsqueeze(0))
+    z = method.posterior(x).sample(Noise([generator], x.dtype), 1)[:, 0]
+    return torch.stack([pixels, _as_pixels(method, method.decoder(z))])
+
+
+@torch.no_grad()
+def prior_samples(method: Method, count: int, generator: torch.Generator) -> Tensor:
+    """Means g(z) at draws of the prior: uint8 (count, C, H, W)."""
+    noise = Noise([generator], method.pixel_mean.dtype)
+    return _as_pixels(method, method.decoder(noise.normal((1, count, method.spec.dim))))
+
+
+def _as_pixels(method: Method, means: Tensor) -> Tensor:
+    return (means + method.pixel_mean.unsqueeze(1)).squeeze(0).mul(255).round().clamp(0, 255).to(torch.uint8)

@@ -1,0 +1,111 @@
+"""RME: the recursive mixture encoder (Kim and Pavlovic 2020; supplement, section 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from rme import nets, objective
+from rme.distributions import DiagonalGaussian, Mixture
+from rme.methods.base import Method, Update, copy_parameters
+from rme.step import Step
+
+
+class RME(Method):
+    """Q_M(z|x) = sum_m alpha_m(x) q_m(z|x), one component added after another, each to where the last are not.
+
+    With eps_0 = 1 and eps_m(x) in (eps_min, eps_max), Q_m = (1 - eps_m) Q_{m-1} + eps_m q_m, hence
+    alpha_m = eps_m prod_{j > m} (1 - eps_j). One step is the pseudocode's, update for update:
+
+        q_0:      minimise -ELBO(q_0)
+        for m = 1..M:
+            q_m:    minimise -ELBO(q_m) + relu(kl_max - mean_x KL(q_m || Q_{m-1}))
+            eps_m:  minimise -ELBO(Q_m)
+        decoder:  minimise -ELBO(Q_M)
+
+    All components and the decoder start from a finished VAE. The order is M + 1, the number of components.
+    """
+
+    name: ClassVar[str] = "rme"
+    label: ClassVar[str] = "RME"
+    orders: ClassVar[tuple[int, ...] | None] = (2, 3, 4, 5)
+    order_means: ClassVar[str] = "components"
+    starts_from: ClassVar[str | None] = "vae"
+    fields: ClassVar[tuple[str, ...]] = ("stage_epochs", "stage_learning_rate", "eps_min", "eps_max", "kl_max")
+    rate_field: ClassVar[str] = "stage_learning_rate"
+
+    def __init__(self, spec, image_shape, members) -> None:
+        super().__init__(spec, image_shape, members)
+        self.components = nn.ModuleList(nets.Encoder(members, spec.dim, image_shape) for _ in range(spec.order))
+        self.impacts = nn.ModuleList(
+            nets.BoundedRegressor(members, image_shape, spec.eps_min, spec.eps_max) for _ in range(spec.order - 1)
+        )
+
+    def start_from(self, parent: Mapping[str, Tensor]) -> None:
+        for component in self.components:
+            copy_parameters(component, parent, "encoder")
+        copy_parameters(self.decoder, parent, "decoder")
+
+    # ------------------------------------------------------------------ the mixture
+    def posterior(self, x: Tensor) -> Mixture:
+        return mixture([q(x) for q in self.components], [eps(x) for eps in self.impacts])
+
+    def component(self, m: int, step: Step) -> DiagonalGaussian:
+        """q_m(z|x) after its own update, from where on it stands still."""
+        return step.frozen(("q", m), lambda: self.components[m](step.x))
+
+    def impact(self, m: int, step: Step) -> Tensor:
+        """eps_m(x) after its own update, from where on it stands still: (B, N)."""
+        return step.frozen(("eps", m), lambda: self.impacts[m - 1](step.x))
+
+    def upto(self, m: int, step: Step) -> Mixture:
+        """Q_m(z|x) once components and impacts 0..m have been updated."""
+        return mixture([self.component(j, step) for j in range(m + 1)], [self.impact(j, step) for j in range(1, m + 1)])
+
+    # ------------------------------------------------------------------ the updates' losses
+    def component_loss(self, m: int, step: Step) -> Tensor:
+        """-ELBO(q_m), and for m > 0 the bounded KL to the mixture so far."""
+        q = self.components[m](step.x)
+        z = q.rsample(step.normal(*q.mu.shape[1:]))
+        loss = -objective.elbo(self.decoder, step.x, q, z).mean(-1)
+        if m == 0:
+            return loss
+        kl = objective.kl_monte_carlo(q, self.upto(m - 1, step), z).mean(-1)
+        return loss + torch.relu(self.spec.kl_max - kl)
+
+    def impact_loss(self, m: int, step: Step) -> Tensor:
+        """-ELBO(Q_m) as a function of eps_m alone."""
+        eps = [self.impact(j, step) for j in range(1, m)] + [self.impacts[m - 1](step.x)]
+        return self.mixture_loss(mixture([self.component(j, step) for j in range(m + 1)], eps), step)
+
+    def decoder_loss(self, step: Step) -> Tensor:
+        """-ELBO(Q_M) as a function of the decoder."""
+        return self.mixture_loss(self.upto(len(self.components) - 1, step), step)
+
+    def mixture_loss(self, q: Mixture, step: Step) -> Tensor:
+        z = q.rsample_each(step.normal(*q.components.mu.shape[1:]))
+        return -objective.elbo_of_mixture(self.decoder, step.x, q, z).mean(-1)
+
+    def updates(self) -> Sequence[Update]:
+        updates = [Update("q_0", list(self.components[0].parameters()), partial(self.component_loss, 0))]
+        for m in range(1, len(self.components)):
+            updates += [
+                Update(f"q_{m}", list(self.components[m].parameters()), partial(self.component_loss, m)),
+                Update(f"eps_{m}", list(self.impacts[m - 1].parameters()), partial(self.impact_loss, m)),
+            ]
+        return [*updates, Update("decoder", list(self.decoder.parameters()), self.decoder_loss)]
+
+
+def mixture(components: Sequence[DiagonalGaussian], impacts: Sequence[Tensor]) -> Mixture:
+    """Q_m from q_0..q_m (B, N, p) and eps_1..eps_m (B, N)."""
+    log_alpha = [torch.zeros_like(components[0].mu[..., 0])]
+    for eps in impacts:
+        log_alpha = [value + torch.log1p(-eps) for value in log_alpha] + [torch.log(eps)]
+    stacked = DiagonalGaussian(
+        torch.stack([q.mu for q in components], -3), torch.stack([q.logvar for q in components], -3)
+    )
+    return Mixture(torch.stack(log_alpha, -2), stacked)

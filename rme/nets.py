@@ -1,0 +1,302 @@
+"""The networks of Tables 1-3 and 5, for B members at once: parameters (B, ...), inputs (B, N, ...).
+
+The layers are the only code that treats the member axis specially, and `Network.forward` is the one place that
+chooses how: on a CPU one kernel call for each member, in the memory layout that is fastest there; on an accelerator
+one batched kernel for all members.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rme.distributions import DiagonalGaussian, gaussian_log_prob
+
+KERNEL, STRIDE, PADDING = 4, 2, 1
+"""Every convolution: 4x4, stride 2, and the padding that halves (or doubles) the side."""
+
+ImageShape = tuple[int, int, int]
+
+
+class Layer(nn.Module):
+    """A layer with weights (B, ...) and biases (B, out), which knows the two ways of applying itself."""
+
+    weight: nn.Parameter
+    bias: nn.Parameter
+
+    def initialise(self, generators: Sequence[torch.Generator]) -> None:
+        """PyTorch's default initialisation, member i's from generator i (on the CPU, whatever the device)."""
+        with torch.no_grad():
+            for weight, bias, g in zip(self.weight, self.bias, generators, strict=True):
+                w = torch.empty(weight.shape, dtype=weight.dtype)
+                nn.init.kaiming_uniform_(w, a=math.sqrt(5), generator=g)
+                fan_in, _ = nn.init._calculate_fan_in_and_fan_out(w)
+                b = torch.empty(bias.shape, dtype=bias.dtype)
+                nn.init.uniform_(b, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in), generator=g)
+                weight.copy_(w)
+                bias.copy_(b)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """All members in one kernel: (B, N, ...) -> (B, N, ...)."""
+        raise NotImplementedError
+
+    def single(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """One member, with that member's weight and bias: (N, ...) -> (N, ...)."""
+        raise NotImplementedError
+
+
+class Linear(Layer):
+    """y = W x + b. (B, N, inputs) -> (B, N, outputs)."""
+
+    def __init__(self, members: int, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(members, outputs, inputs))
+        self.bias = nn.Parameter(torch.empty(members, outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.baddbmm(self.bias.unsqueeze(1), x, self.weight.transpose(1, 2))
+
+    def single(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.linear(x, weight, bias)
+
+
+class Conv(Layer):
+    """4x4 convolution of stride 2. (B, N, C, H, W) -> (B, N, outputs, H // 2, W // 2)."""
+
+    def __init__(self, members: int, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(members, outputs, inputs, KERNEL, KERNEL))
+        self.bias = nn.Parameter(torch.empty(members, outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        members = x.shape[0]
+        y = F.conv2d(
+            _members_as_channels(x), self.weight.flatten(0, 1), self.bias.flatten(), STRIDE, PADDING, groups=members
+        )
+        return _channels_as_members(y, members)
+
+    def single(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.conv2d(x.contiguous(memory_format=torch.channels_last), weight, bias, STRIDE, PADDING)
+
+
+class TransposedConv(Layer):
+    """4x4 transposed convolution of stride 2. (B, N, C, H, W) -> (B, N, outputs, 2H + extra, 2W + extra).
+
+    Args:
+        extra: output padding, 1 where the encoder's convolution had an odd side to halve.
+    """
+
+    def __init__(self, members: int, inputs: int, outputs: int, extra: int = 0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(members, inputs, outputs, KERNEL, KERNEL))
+        self.bias = nn.Parameter(torch.empty(members, outputs))
+        self.extra = extra
+
+    def forward(self, x: Tensor) -> Tensor:
+        members = x.shape[0]
+        y = F.conv_transpose2d(
+            _members_as_channels(x),
+            self.weight.flatten(0, 1),
+            self.bias.flatten(),
+            STRIDE,
+            PADDING,
+            self.extra,
+            members,
+        )
+        return _channels_as_members(y, members)
+
+    def single(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        x = x.contiguous(memory_format=torch.channels_last)
+        if weight.shape[1] <= 4:
+            # to an image's 1 or 3 channels, a matrix product and a fold beat the library's kernel by a third
+            return self._as_product(x, weight, bias)
+        return F.conv_transpose2d(x, weight, bias, STRIDE, PADDING, self.extra)
+
+    def _as_product(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        n, inputs, height, width = x.shape
+        columns = x.permute(0, 2, 3, 1).reshape(n * height * width, inputs) @ weight.reshape(inputs, -1)
+        columns = columns.view(n, height * width, -1).transpose(1, 2)
+        side = (STRIDE * height + self.extra, STRIDE * width + self.extra)
+        return F.fold(columns, side, KERNEL, padding=PADDING, stride=STRIDE) + bias.view(1, -1, 1, 1)
+
+
+class Flatten(nn.Module):
+    """(B, N, C, H, W) -> (B, N, C * H * W)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(-3)
+
+
+class Unflatten(nn.Module):
+    """(B, N, C * H * W) -> (B, N, C, H, W)."""
+
+    def __init__(self, shape: ImageShape) -> None:
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, self.shape)
+
+
+class Network(nn.Sequential):
+    """Layers one after another, for B members: (B, N, ...) -> (B, N, ...)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "cpu":
+            return super().forward(x)
+        weights: list[tuple[Any, Any]] = [
+            # unbind once: indexing member by member would cost a gradient of the whole array for each
+            (layer.weight.unbind(), layer.bias.unbind()) if isinstance(layer, Layer) else (None, None)
+            for layer in self
+        ]
+        outputs = []
+        for i, h in enumerate(x.unbind()):
+            for layer, (weight, bias) in zip(self, weights, strict=True):
+                h = layer.single(h, weight[i], bias[i]) if isinstance(layer, Layer) else layer(h)
+            outputs.append(h)
+        return outputs[0].unsqueeze(0) if len(outputs) == 1 else torch.stack(outputs)
+
+
+def _members_as_channels(x: Tensor) -> Tensor:
+    return x.transpose(0, 1).flatten(1, 2)
+
+
+def _channels_as_members(x: Tensor, members: int) -> Tensor:
+    return x.unflatten(1, (members, -1)).transpose(0, 1)
+
+
+def initialise(module: nn.Module, generators: Sequence[torch.Generator]) -> None:
+    """Initialise every layer below `module`, in the order in which they were made, member i from generator i."""
+    for layer in module.modules():
+        if isinstance(layer, Layer):
+            layer.initialise(generators)
+
+
+# ---------------------------------------------------------------------- Tables 1-3
+def convolutions(image_shape: ImageShape) -> tuple[list[int], list[int], int]:
+    """What Tables 1-3 say for images of this shape (C, H, W).
+
+    Returns:
+        the sides before each convolution and after the last (28 -> [28, 14, 7, 3]), the encoder's channels, and
+        the width h of the fully connected layers.
+    """
+    side = image_shape[1]
+    count = 4 if side >= 64 else 3
+    sides = [side]
+    for _ in range(count):
+        sides.append(sides[-1] // STRIDE)
+    return sides, [32, 32, 64, 64][:count], 256 if side < 32 else 512
+
+
+class Encoder(nn.Module):
+    """q(z|x) = N(mu(x), diag exp logvar(x)): convolutions, a hidden layer of h, and the two heads (Tables 1-3)."""
+
+    def __init__(self, members: int, dim: int, image_shape: ImageShape) -> None:
+        super().__init__()
+        sides, channels, width = convolutions(image_shape)
+        layers: list[nn.Module] = []
+        inputs = image_shape[0]
+        for outputs in channels:
+            layers += [Conv(members, inputs, outputs), nn.LeakyReLU(0.01)]
+            inputs = outputs
+        layers += [Flatten(), Linear(members, channels[-1] * sides[-1] ** 2, width), nn.LeakyReLU(0.01)]
+        self.trunk = Network(*layers)
+        self.head = Network(Linear(members, width, 2 * dim))
+        self.width = width
+
+    def features(self, x: Tensor) -> Tensor:
+        """The last hidden layer: (B, N, C, H, W) -> (B, N, h)."""
+        return self.trunk(x)
+
+    def forward(self, x: Tensor) -> DiagonalGaussian:
+        """(B, N, C, H, W) -> a distribution of batch shape (B, N) over z (p,)."""
+        return DiagonalGaussian(*self.head(self.features(x)).chunk(2, dim=-1))
+
+
+class Decoder(nn.Module):
+    """p(x|z) = N(g(z), s^2 I): the mean g is transposed convolutions or fully connected, s^2 is one learnt scalar.
+
+    Args:
+        kind: 'conv' (Tables 1-3) or 'fc' (Table 5: two hidden layers of the width whose parameter count is nearest).
+    """
+
+    def __init__(self, members: int, dim: int, image_shape: ImageShape, kind: str = "conv") -> None:
+        super().__init__()
+        self.image_shape = image_shape
+        self.mean = Network(*(_conv_decoder if kind == "conv" else _fc_decoder)(members, dim, image_shape))
+        self.logvar = nn.Parameter(torch.zeros(members))
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Means g(z): (B, N, p) -> (B, N, C, H, W), or with samples (B, S, N, p) -> (B, S, N, C, H, W)."""
+        if z.dim() == 3:
+            return self.mean(z)
+        return self.mean(z.flatten(1, 2)).unflatten(1, z.shape[1:3])
+
+    def log_prob(self, x: Tensor, z: Tensor) -> Tensor:
+        """log p(x|z) in nats: x (B, N, C, H, W) and z (B, N, p) -> (B, N), or z (B, S, N, p) -> (B, S, N)."""
+        mean = self(z)
+        if z.dim() == 4:
+            x = x.unsqueeze(1)
+        logvar = self.logvar.view(-1, *[1] * (z.dim() - 2))
+        return gaussian_log_prob((x - mean).square().sum((-3, -2, -1)), logvar, math.prod(self.image_shape))
+
+
+def _conv_decoder(members: int, dim: int, image_shape: ImageShape) -> list[nn.Module]:
+    sides, channels, width = convolutions(image_shape)
+    small = (64, sides[-1], sides[-1])
+    layers: list[nn.Module] = [
+        Linear(members, dim, width), nn.ReLU(),
+        Linear(members, width, math.prod(small)), nn.ReLU(),
+        Unflatten(small),
+    ]  # fmt: skip
+    # the encoder's channels backwards, and the image's last: 32, 32, C or 64, 32, 32, C
+    outputs = [*channels[-2::-1], image_shape[0]]
+    inputs = small[0]
+    for output, smaller, larger in zip(outputs, sides[:0:-1], sides[-2::-1], strict=True):
+        layers += [TransposedConv(members, inputs, output, extra=larger - STRIDE * smaller), nn.ReLU()]
+        inputs = output
+    return layers[:-1]
+
+
+def _fc_decoder(members: int, dim: int, image_shape: ImageShape) -> list[nn.Module]:
+    width = fc_decoder_width(dim, image_shape)
+    return [
+        Linear(members, dim, width), nn.ReLU(),
+        Linear(members, width, width), nn.ReLU(),
+        Linear(members, width, math.prod(image_shape)), Unflatten(image_shape),
+    ]  # fmt: skip
+
+
+def fc_decoder_width(dim: int, image_shape: ImageShape) -> int:
+    """The hidden width with which two hidden layers have nearest the convolutional decoder's parameter count."""
+    with torch.device("meta"):
+        target = sum(p.numel() for p in Network(*_conv_decoder(1, dim, image_shape)).parameters())
+    pixels = math.prod(image_shape)
+
+    def count(width: int) -> int:
+        return (dim + 1) * width + (width + 1) * width + (width + 1) * pixels
+
+    width = 1
+    while count(width + 1) <= target:
+        width += 1
+    return min(width, width + 1, key=lambda w: abs(count(w) - target))
+
+
+class BoundedRegressor(nn.Module):
+    """eps(x) = eps_min + (eps_max - eps_min) sigmoid(MLP(x)), one hidden layer of 10 (supplement 1.3, section 4)."""
+
+    def __init__(self, members: int, image_shape: ImageShape, low: float, high: float, hidden: int = 10) -> None:
+        super().__init__()
+        self.low, self.high = low, high
+        self.mlp = Network(
+            Flatten(), Linear(members, math.prod(image_shape), hidden), nn.ReLU(), Linear(members, hidden, 1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, C, H, W) -> (B, N), each in (low, high)."""
+        return self.low + (self.high - self.low) * torch.sigmoid(self.mlp(x).squeeze(-1))

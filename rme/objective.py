@@ -1,0 +1,60 @@
+"""The only ELBO, KL and IWAE in the project. All per example, in nats.
+
+Shapes: images x (B, N, C, H, W); z one draw (B, N, p), or S draws (B, S, N, p).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from rme.distributions import DiagonalGaussian, Mixture, Posterior, standard_normal_log_prob
+
+
+class Likelihood(Protocol):
+    """A decoder: anything that gives log p(x|z)."""
+
+    def log_prob(self, x: Tensor, z: Tensor) -> Tensor: ...
+
+
+def kl_to_prior(q: DiagonalGaussian) -> Tensor:
+    """KL(q || N(0, I)) in closed form: (*, N)."""
+    return 0.5 * (q.mu.square() + q.logvar.exp() - 1 - q.logvar).sum(-1)
+
+
+def kl_gaussians(q: DiagonalGaussian, r: DiagonalGaussian) -> Tensor:
+    """KL(q || r) of diagonal Gaussians in closed form: (*, N)."""
+    ratio = torch.exp(q.logvar - r.logvar)
+    distance = (q.mu - r.mu).square() * torch.exp(-r.logvar)
+    return 0.5 * (ratio + distance - 1 - (q.logvar - r.logvar)).sum(-1)
+
+
+def kl_monte_carlo(q: Posterior, r: Posterior, z: Tensor) -> Tensor:
+    """KL(q || r) estimated at draws z of q: log q(z) - log r(z), the shape of z without its last axis."""
+    return q.log_prob(z) - r.log_prob(z)
+
+
+def log_weights(decoder: Likelihood, x: Tensor, q: Posterior, z: Tensor) -> Tensor:
+    """log p(x, z) - log q(z|x) at draws z of q: (B, N) or (B, S, N). Its mean over draws is the ELBO."""
+    return decoder.log_prob(x, z) + standard_normal_log_prob(z) - q.log_prob(z)
+
+
+def elbo(decoder: Likelihood, x: Tensor, q: DiagonalGaussian, z: Tensor) -> Tensor:
+    """E_q[log p(x|z)] at one draw z (B, N, p) of q, minus KL(q || prior) in closed form: (B, N)."""
+    return decoder.log_prob(x, z) - kl_to_prior(q)
+
+
+def elbo_of_mixture(decoder: Likelihood, x: Tensor, q: Mixture, z: Tensor) -> Tensor:
+    """sum_k alpha_k(x) (log p(x, z_k) - log Q(z_k|x)) at one draw of each component, z (B, K, N, p): (B, N).
+
+    The expectation over components is exact, so the weights alpha receive their gradient (section 4).
+    """
+    return (q.log_alpha.exp() * log_weights(decoder, x, q, z)).sum(-2)
+
+
+def iwae(log_w: Tensor) -> Tensor:
+    """Eq. (1): log of the mean of S importance weights, from their logs (B, S, N): (B, N)."""
+    return torch.logsumexp(log_w, -2) - math.log(log_w.shape[-2])

@@ -1,0 +1,150 @@
+"""The result of a run: scores, the models of its restarts, and how they came about; kept in a folder of its own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rme import checkpoint
+from rme.config import RunSpec
+from rme.methods.base import Method
+
+MARKER = "result.json"
+"""Written last: a folder without it holds no result."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One finished run of R restarts, U updates and E epochs.
+
+    Attributes:
+        spec: what was run.
+        chosen: the restart with the best validation IWAE.
+        models: for each restart its parameters and buffers, name -> tensor.
+        val_iwae, val_elbo: for each restart, (R,) nats per image; a diverged restart's are NaN.
+        test_iwae, test_elbo: the chosen restart's, for each test image, (n,) nats.
+        inference_ms: the chosen restart's inference time for a batch of 128, ms.
+        train_s: this run's share of its array's training time, s.
+        updates: names of the U updates.
+        losses: (E, U, R) mean losses by epoch, nats per image.
+        history_elbo: (E, R) validation ELBO by epoch, nats per image; NaN where it was not measured.
+        finished_at: (E,) when each epoch ended, s since 1970.
+        reconstructions: uint8 (2, n, C, H, W): test images, and the model's reconstructions of them.
+        samples: uint8 (n, C, H, W): decoder means at draws of the prior.
+        environment: device, torch version and the like, as plain strings.
+    """
+
+    spec: RunSpec
+    chosen: int
+    models: list[dict[str, Tensor]]
+    val_iwae: Tensor
+    val_elbo: Tensor
+    test_iwae: Tensor
+    test_elbo: Tensor
+    inference_ms: float
+    train_s: float
+    updates: list[str]
+    losses: Tensor
+    history_elbo: Tensor
+    finished_at: Tensor
+    reconstructions: Tensor
+    samples: Tensor
+    environment: dict[str, str]
+
+    _TENSORS = (
+        "val_iwae", "val_elbo", "test_iwae", "test_elbo", "losses", "history_elbo", "finished_at",
+        "reconstructions", "samples",
+    )  # fmt: skip
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The run's numbers under the names that MLflow shows."""
+        return {
+            "val/iwae": self.val_iwae[self.chosen].item(),
+            "val/elbo": self.val_elbo[self.chosen].item(),
+            "test/iwae": self.test_iwae.mean().item(),
+            "test/elbo": self.test_elbo.mean().item(),
+            "time/inference_ms": self.inference_ms,
+            "time/train_s": self.train_s,
+        }
+
+    @property
+    def model(self) -> Method:
+        """The chosen restart as a model of one member."""
+        return as_method(self.spec, self.models[self.chosen])
+
+    def save(self, folder: Path) -> None:
+        """Write into `folder`, the marker last, so that a folder with a marker is whole."""
+        models = {f"{r}.{name}": value for r, model in enumerate(self.models) for name, value in model.items()}
+        checkpoint.save(folder / "models.safetensors", models, {"restarts": len(self.models)})
+        arrays = {name: getattr(self, name) for name in self._TENSORS}
+        checkpoint.save(folder / "arrays.safetensors", arrays, {})
+        about = {
+            "spec": self.spec.model_dump(mode="json"),
+            "key": self.spec.key,
+            "chosen": self.chosen,
+            "inference_ms": self.inference_ms,
+            "train_s": self.train_s,
+            "updates": self.updates,
+            "environment": self.environment,
+            "metrics": self.metrics,
+        }
+        text = json.dumps(about, indent=2) + "\n"
+        checkpoint.write_atomically(folder / MARKER, lambda path: path.write_text(text))
+
+    @classmethod
+    def load(cls, folder: Path) -> Result:
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: there is no whole result in the folder.
+            CorruptFile: there is one, but a file of it was damaged.
+        """
+        if not (folder / MARKER).exists():
+            raise FileNotFoundError(folder / MARKER)
+        try:
+            about = json.loads((folder / MARKER).read_text())
+        except ValueError as error:
+            raise checkpoint.CorruptFile(f"{folder / MARKER}: {error}") from error
+        arrays, _ = checkpoint.load(folder / "arrays.safetensors")
+        return cls(
+            spec=RunSpec.of(about["spec"]),
+            chosen=about["chosen"],
+            models=load_models(folder),
+            inference_ms=about["inference_ms"],
+            train_s=about["train_s"],
+            updates=about["updates"],
+            environment=about["environment"],
+            **arrays,
+        )
+
+
+def load_models(folder: Path) -> list[dict[str, Tensor]]:
+    """The parameters of a result's restarts. Raises as `Result.load`."""
+    tensors, meta = checkpoint.load(folder / "models.safetensors")
+    models: list[dict[str, Tensor]] = [{} for _ in range(meta["restarts"])]
+    for name, value in tensors.items():
+        restart, _, parameter = name.partition(".")
+        models[int(restart)][parameter] = value
+    return models
+
+
+def as_method(spec: RunSpec, model: Mapping[str, Tensor]) -> Method:
+    """A model of one member from its parameters, name -> tensor without the member axis."""
+    pixel_mean = model["pixel_mean"]
+    shape: Any = tuple(pixel_mean.shape)
+    method = spec.method_class(spec, shape, 1).to(pixel_mean.dtype)
+    method.requires_grad_(False)
+    method.load_state_dict({name: value.unsqueeze(0) for name, value in model.items()})
+    return method
+
+
+def stack_models(models: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Parameters of B models as one array, name -> (B, ...)."""
+    return {name: torch.stack([model[name] for model in models]) for name in models[0]}

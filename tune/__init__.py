@@ -1,0 +1,1 @@
+"""The sweep: grids of runs, trained by Ray Tune, recorded in MLflow."""

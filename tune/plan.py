@@ -1,0 +1,89 @@
+"""What a sweep would do: which runs are done, which trials are to be trained, and what that takes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from rme.config import RunSpec
+from tune.grid import AbsentCell, Grid, Trial, trials, with_parents
+from tune.storage import Storage
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A grid held against what is there.
+
+    Attributes:
+        trials: all trials of the grid's runs and of what they start from, done or not.
+        recorded: keys of runs that MLflow has, finished.
+        on_storage: keys of runs whose results are on the storage.
+        absent: cells whose method or data set is not there, and in how many trials they would be trained.
+    """
+
+    grid: Grid
+    trials: tuple[Trial, ...]
+    recorded: frozenset[str]
+    on_storage: frozenset[str]
+    absent_trials: int
+
+    @property
+    def to_train(self) -> list[Trial]:
+        """Trials of which a run is wanted, or started from, and is nowhere yet; parents first."""
+        needed = set()
+        for trial in reversed(self.trials):  # children come after their parents
+            for spec in trial.runs:
+                missing = spec.key not in self.recorded and spec.key not in self.on_storage
+                if missing or spec.key in needed:
+                    needed.add(spec.key)
+                    # a finished parent whose models were deleted is trained again
+                    if spec.parent is not None and spec.parent.key not in self.on_storage:
+                        needed.add(spec.parent.key)
+        return [t for t in self.trials if any(spec.key in needed for spec in t.runs)]
+
+    @property
+    def to_record(self) -> list[RunSpec]:
+        """Runs that have a result on the storage and are not in MLflow."""
+        runs = [spec for trial in self.trials for spec in trial.runs]
+        return [spec for spec in runs if spec.key in self.on_storage and spec.key not in self.recorded]
+
+    def counts(self) -> dict[str, int]:
+        """Of the grid as it is written, with what is absent: cells, runs, trainings, trials; and how it stands."""
+        runs, absent = self.grid.runs, self.grid.absent
+        wanted = {spec.key for spec in runs}
+        own = [t for t in self.trials if any(spec.key in wanted for spec in t.runs)]
+        return {
+            "cells": len({spec.cell_key for spec in runs}) + len(absent),
+            "runs": len(runs) + sum(cell.seeds for cell in absent),
+            "trainings": sum(spec.restarts for spec in runs) + sum(cell.seeds * cell.restarts for cell in absent),
+            "trials": len(own) + self.absent_trials,
+            "done_runs": len(wanted & self.recorded),
+            "to_train_trials": len(self.to_train),
+            "to_train_runs": sum(len(t.runs) for t in self.to_train),
+            "starting_points": len({spec.key for t in self.trials for spec in t.runs} - wanted),
+        }
+
+
+def make_plan(grid: Grid, seeds_per_trial: int, recorded: Collection[str], storage: Storage) -> Plan:
+    """Group the grid's runs, and what they start from, into trials, and look up what is there.
+
+    Trials are made of the whole grid, done or not, so that a sweep that goes on finds its arrays as they were.
+    """
+    runs = with_parents(grid.runs)
+    grouped = trials(runs, seeds_per_trial)
+    on_storage = frozenset(spec.key for spec in runs if storage.has_result(spec.key))
+    known = frozenset(recorded) & {spec.key for spec in runs}
+    grouped = [part for trial in grouped for part in _unfinished_part(trial, known | on_storage, storage)]
+    return Plan(grid, tuple(grouped), known, on_storage, sum(_absent_trials(c, seeds_per_trial) for c in grid.absent))
+
+
+def _unfinished_part(trial: Trial, done: Collection[str], storage: Storage) -> list[Trial]:
+    """The trial, or, if some of its runs were finished in another array and it never began, its two parts."""
+    finished = tuple(spec for spec in trial.runs if spec.key in done)
+    if len(finished) in (0, len(trial.runs)) or storage.trial_folder(trial.key).exists():
+        return [trial]
+    return [Trial(finished), Trial(tuple(spec for spec in trial.runs if spec.key not in done))]
+
+
+def _absent_trials(cell: AbsentCell, seeds_per_trial: int) -> int:
+    return -(-cell.seeds // seeds_per_trial)

@@ -1,0 +1,96 @@
+"""Hands finished results to MLflow from a thread of the driver, and keeps what the server does not take."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from rme.config import RunSpec
+from tune.storage import Storage
+from tune.tracking import Tracker
+
+log = logging.getLogger(__name__)
+
+RETRY_AFTER_S = (1, 2, 5, 10, 20, 30)
+"""Waits between tries while the server does not answer; the last is repeated."""
+
+
+class Recorder:
+    """A queue of runs to record. Runs whose results are on the storage cannot be lost: a later sweep records them.
+
+    Args:
+        tracker: where to.
+        storage: where the results lie.
+        on_recorded: called, on the recorder's thread, with each run recorded and its metrics.
+    """
+
+    def __init__(
+        self, tracker: Tracker, storage: Storage, on_recorded: Callable[[RunSpec, dict[str, float]], None] | None = None
+    ) -> None:
+        self.tracker = tracker
+        self.storage = storage
+        self.on_recorded = on_recorded
+        self.failures: dict[str, str] = {}
+        """Keys of runs that could not be recorded for good, and why."""
+        self._queue: deque[tuple[RunSpec, str | None]] = deque()
+        self._changed = threading.Condition()
+        self._closing = False
+        self._thread = threading.Thread(target=self._work, name="recorder", daemon=True)
+        self._thread.start()
+
+    def result(self, spec: RunSpec) -> None:
+        """Record a run whose result is on the storage."""
+        self._put(spec, None)
+
+    def failure(self, spec: RunSpec, reason: str) -> None:
+        """Record that a run came to nothing, and why."""
+        self._put(spec, reason)
+
+    def _put(self, spec: RunSpec, reason: str | None) -> None:
+        with self._changed:
+            self._queue.append((spec, reason))
+            self._changed.notify_all()
+
+    def close(self, timeout_s: float = 60) -> list[RunSpec]:
+        """Wait until all is recorded, at most `timeout_s` if the server does not answer. Returns what is left."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join(timeout_s)
+        with self._changed:
+            return [spec for spec, _ in self._queue]
+
+    def _work(self) -> None:
+        tries = 0
+        while True:
+            with self._changed:
+                while not self._queue and not self._closing:
+                    self._changed.wait()
+                if not self._queue:
+                    return
+                spec, reason = self._queue[0]
+            try:
+                self._record(spec, reason)
+            except Exception as error:  # whatever MLflow's stores raise, the result is safe on the storage
+                wait = RETRY_AFTER_S[min(tries, len(RETRY_AFTER_S) - 1)]
+                tries += 1
+                log.warning("%s is not recorded yet, again in %d s: %s", spec.run_name, wait, error)
+                threading.Event().wait(wait)
+                continue
+            tries = 0
+            with self._changed:
+                self._queue.popleft()
+
+    def _record(self, spec: RunSpec, reason: str | None) -> None:
+        if reason is not None:
+            self.tracker.record_failure(spec, reason)
+            return
+        result = self.storage.result(spec)
+        if result is None:
+            self.failures[spec.key] = "its result on the storage is damaged"
+            return
+        self.tracker.record(result)
+        if self.on_recorded is not None:
+            self.on_recorded(spec, result.metrics)

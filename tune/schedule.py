@@ -1,0 +1,104 @@
+"""Which trial may start: one whose runs start from others waits for those, and for nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from tune.grid import Trial
+
+
+class State(StrEnum):
+    WAITING = "waiting"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
+@dataclass
+class Entry:
+    """A trial and how it stands. `needs` are the keys of runs, not there yet, from which it starts."""
+
+    trial: Trial
+    needs: set[str]
+    state: State = State.WAITING
+    reason: str = ""
+
+
+@dataclass
+class Schedule:
+    """The trials to run, by key, each in its state."""
+
+    entries: dict[str, Entry] = field(default_factory=dict)
+    failed_runs: dict[str, str] = field(default_factory=dict)
+    """Keys of runs that will not come, and why."""
+
+    @classmethod
+    def of(cls, trials: Sequence[Trial], available: Collection[str] = ()) -> Schedule:
+        """All trials waiting. `available`: keys of runs whose results are there already; the order breaks ties."""
+        return cls(
+            {
+                trial.key: Entry(
+                    trial, {s.parent.key for s in trial.runs if s.parent is not None and s.parent.key not in available}
+                )
+                for trial in trials
+            }
+        )
+
+    def next(self) -> Trial | None:
+        """Start a trial that may start, of these the one for which most others wait; None if none may."""
+        ready = [key for key, e in self.entries.items() if e.state is State.WAITING and not e.needs]
+        if not ready:
+            return None
+        key = max(ready, key=self._dependents)  # the first of equals, so the grid's order decides
+        self.entries[key].state = State.RUNNING
+        return self.entries[key].trial
+
+    def _dependents(self, key: str) -> int:
+        runs = {spec.key for spec in self.entries[key].trial.runs}
+        return sum(e.state is State.WAITING and bool(e.needs & runs) for e in self.entries.values())
+
+    def finished(self, trial: Trial, failures: dict[str, str] | None = None) -> None:
+        """A trial ended. `failures`: for its runs that came to nothing, the reason, by run key."""
+        self._settle(self.entries[trial.key], State.FAILED if failures else State.DONE, failures or {})
+
+    def _settle(self, entry: Entry, state: State, failures: dict[str, str]) -> None:
+        entry.state = state
+        entry.reason = "; ".join(dict.fromkeys(failures.values()))
+        self.failed_runs |= failures
+        names = {spec.key: spec.run_name for spec in entry.trial.runs}
+        for key in names.keys() - failures.keys():
+            for other in self.entries.values():
+                other.needs.discard(key)
+        for key in failures:
+            self._skip_children(key, names[key])
+
+    def _skip_children(self, key: str, name: str) -> None:
+        for old, entry in list(self.entries.items()):
+            if key not in entry.needs or entry.state is not State.WAITING:
+                continue
+            lost = {spec.key for spec in entry.trial.runs if spec.parent is not None and spec.parent.key == key}
+            reason = f"skipped: it starts from {name}, which failed"
+            kept = tuple(spec for spec in entry.trial.runs if spec.key not in lost)
+            entry.needs.discard(key)
+            if not kept:
+                self._settle(entry, State.SKIPPED, {run: reason for run in lost})
+                continue
+            # the others of the array go on without it, as another trial
+            self.failed_runs |= {run: reason for run in lost}
+            trial = Trial(kept)
+            self.entries = {
+                (trial.key if k == old else k): (replace(entry, trial=trial) if k == old else e)
+                for k, e in self.entries.items()
+            }
+
+    @property
+    def exhausted(self) -> bool:
+        """Nothing will be started any more."""
+        return all(e.state is not State.WAITING for e in self.entries.values())
+
+    def count(self, state: State) -> int:
+        """How many runs are in trials of this state."""
+        return sum(len(e.trial.runs) for e in self.entries.values() if e.state is state)
