@@ -1,0 +1,186 @@
+"""`python -m analysis.report`: the tables of an experiment as a page to read and as files to paste."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from markupsafe import Markup
+from rich.console import Console
+
+from analysis import render
+from analysis.collect import CELL, CollectError, collect, failures
+from analysis.findings import findings
+from analysis.stats import summarise
+from analysis.tables import Table, difference_tables, fullest, score_tables, sort_rows
+
+SCORE = "test_iwae"
+"""What methods are judged by; validation ELBOs are shown beside it."""
+
+_WIDTH = 160
+_RENDERERS = {"md": render.to_markdown, "csv": render.to_csv, "tex": render.to_latex}
+_NOT_SETTINGS = {
+    "run_key", *CELL, "method_label", "dataset_label", "seed", "chosen_restart", "val_iwae", "val_elbo", "test_iwae",
+    "test_elbo", "inference_ms", "train_s", "device", "git_commit", "torch_version", "mlflow_run_id",
+    "mlflow_parent_id", "start_time",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written: the page, all files with it, the answer in sentences, and the tables."""
+
+    index: Path
+    files: list[Path]
+    answer: list[str]
+    tables: list[Table]
+
+
+def build_report(
+    experiment: str,
+    out: str | Path,
+    tracking_uri: str = "sqlite:///mlflow.db",
+    where: Mapping[str, str] | None = None,
+    expected_seeds: int | None = None,
+) -> Report:
+    """Write `out/index.html` and each table as `out/tables/NAME.{md,csv,tex}`.
+
+    Args:
+        experiment: name of the MLflow experiment.
+        out: folder to write to; made if it is missing, files of the same name are replaced.
+        tracking_uri: the MLflow store.
+        where: keeps the runs that have these values; see `analysis.collect.collect`.
+        expected_seeds: runs of a complete cell; by default as many as the fullest cell has.
+
+    Raises:
+        CollectError: the runs cannot be read, or none has finished.
+        OSError: `out` cannot be written.
+    """
+    runs = collect(tracking_uri, experiment, where)
+    if runs.empty:
+        chosen = " that matches" if where else ""
+        raise CollectError(f"experiment {experiment!r} has no finished run{chosen} in {tracking_uri}")
+    failed = failures(tracking_uri, experiment, where)
+    scores = score_tables(runs, SCORE, expected_seeds)
+    beside = [*difference_tables(runs, SCORE, expected_seeds), *score_tables(runs, "val_elbo", expected_seeds)]
+    # the tables of one data set and decoder stand together
+    tables = [t for main in scores for t in [main, *beside] if _subject(t) == _subject(main) and (t is main or _any(t))]
+    answer = findings(runs, SCORE)
+    page = render.templates.get_template("report.html.j2").render(
+        experiment=experiment,
+        where=dict(where or {}),
+        answer=answer,
+        tables=[Markup(render.to_html(table)) for table in tables],
+        **_how_it_was_run(runs, failed, expected_seeds),
+    )
+    out = Path(out)
+    (out / "tables").mkdir(parents=True, exist_ok=True)
+    files = []
+    for table in tables:
+        for suffix, renderer in _RENDERERS.items():
+            files.append(out / "tables" / f"{table.name}.{suffix}")
+            files[-1].write_text(renderer(table), encoding="utf-8")
+    index = out / "index.html"
+    index.write_text(page, encoding="utf-8")
+    return Report(index, [index, *files], answer, tables)
+
+
+def _subject(table: Table) -> tuple[str, str]:
+    return table.dataset, table.decoder
+
+
+def _any(table: Table) -> bool:
+    return any(entry.n for entry in table.entries.values())
+
+
+def _how_it_was_run(runs: pd.DataFrame, failed: pd.DataFrame, expected_seeds: int | None) -> dict[str, object]:
+    return {
+        "n_runs": len(runs),
+        "first": f"{runs['start_time'].min():%Y-%m-%d}",
+        "last": f"{runs['start_time'].max():%Y-%m-%d}",
+        "hours": runs["train_s"].sum() / 3600,
+        "untimed": int(runs["train_s"].isna().sum()),
+        "made_with": {
+            title: runs[name].fillna("not recorded").value_counts().to_dict()
+            for name, title in {"git_commit": "Commit", "device": "Device", "torch_version": "PyTorch"}.items()
+        },
+        "settings": {
+            name: sorted({str(value) for value in runs[name].dropna()}, key=_natural)
+            for name in runs.columns
+            if name not in _NOT_SETTINGS
+        },
+        "failed": sort_rows(failed).to_dict("records"),
+        "missing": _missing(runs, failed, expected_seeds),
+    }
+
+
+def _missing(runs: pd.DataFrame, failed: pd.DataFrame, expected_seeds: int | None) -> list[dict[str, object]]:
+    """The cells that have fewer scores than they should, also those of which every run failed."""
+    both = pd.concat([runs, failed.assign(**{SCORE: float("nan")})], ignore_index=True)
+    both = both.drop_duplicates([*CELL, "seed"])  # a run may have failed with one setting and finished with another
+    cells = sort_rows(summarise(both, SCORE))
+    expected = expected_seeds or fullest(runs)
+    seeds = set(both["seed"])
+    return [
+        {"cell": cell, "expected": expected, "seeds": sorted(seeds - set(cell["seeds"]))}
+        for _, cell in cells[cells["n"] < expected].iterrows()
+    ]
+
+
+def _natural(text: str) -> tuple[int, float, str]:
+    """Numbers by size, then words."""
+    try:
+        return (0, float(text), text)
+    except ValueError:
+        return (1, 0.0, text)
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"{text!r} is not FIELD=VALUE")
+    return name, value
+
+
+def _seeds(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seeds, 1 or more")
+    return int(text)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; 0 when the report is written, 2 with a line on stderr when it cannot be."""
+    parser = argparse.ArgumentParser(prog="python -m analysis.report", description=__doc__)
+    parser.add_argument("--experiment", required=True, metavar="E", help="name of the MLflow experiment (the grid)")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to write the report to")
+    parser.add_argument("--tracking-uri", default="sqlite:///mlflow.db", metavar="URI", help="default: %(default)s")
+    parser.add_argument(
+        "--where", type=_assignment, action="append", default=[], metavar="FIELD=VALUE",
+        help="only the runs with this param; can be given several times",
+    )  # fmt: skip
+    parser.add_argument(
+        "--expected-seeds", type=_seeds, metavar="N", help="runs of a complete cell (default: the most)"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        report = build_report(
+            options.experiment, options.out, options.tracking_uri, dict(options.where), options.expected_seeds
+        )
+    except (CollectError, OSError) as error:
+        print(f"analysis.report: {error}", file=sys.stderr)
+        return 2
+    console = Console(width=None if sys.stdout.isatty() else _WIDTH, highlight=False, markup=False)
+    for table in report.tables:
+        if table.score == SCORE:
+            console.print(render.to_rich(table))
+    console.print("\n".join(report.answer), soft_wrap=True)
+    console.print(f"\nreport: {report.index}", soft_wrap=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,128 @@
+"""For the tests of `tune`: tiny data sets and grids, and the sweep's command as a user gives it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from conftest import blobs
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Run
+
+ROOT = Path(__file__).resolve().parent.parent
+
+SMALL = {
+    "dim": 3, "restarts": 1, "epochs": 2, "batch_size": 16, "iwae_samples": 4, "learning_rate": 0.001,
+    "stage_learning_rate": 0.001, "kl_max": 5.0,
+}  # fmt: skip
+
+
+def write_npz(path: Path, train: int = 40, test: int = 12) -> Path:
+    """A data set of made-up 28x28 images."""
+    images = {"train": blobs(train, (1, 28, 28), 1), "test": blobs(test, (1, 28, 28), 2)}
+    np.savez(path, **{name: value.permute(0, 2, 3, 1).numpy() for name, value in images.items()})
+    return path
+
+
+def write_grid(path: Path, rows: list[dict], **defaults) -> Path:
+    """A grid whose name is its file's."""
+    path.write_text(yaml.safe_dump({"name": path.stem, "defaults": {**SMALL, **defaults}, "rows": rows}))
+    return path
+
+
+class Sweep:
+    """`python tune/sweep.py` in a folder of its own, with a Ray and a database of its own."""
+
+    def __init__(self, folder: Path, grid: Path, ray_folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(exist_ok=True)
+        self.tracking = f"sqlite:///{folder / 'mlflow.db'}"
+        self.storage = folder / "storage"
+        self.experiment = grid.stem
+        self.command = [
+            sys.executable, str(ROOT / "tune" / "sweep.py"), "--grid", str(grid), "--storage", str(self.storage),
+            "--tracking-uri", self.tracking,
+        ]  # fmt: skip
+        self.environment = {**os.environ, "RAY_TMPDIR": str(ray_folder), "XDG_CACHE_HOME": str(folder / "cache")}
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*self.command, *arguments], cwd=self.folder, env=self.environment, capture_output=True, text=True
+        )
+
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        with open(self.folder / "output.txt", "ab") as output:
+            return subprocess.Popen(
+                [*self.command, *arguments], cwd=self.folder, env=self.environment, stdout=output, stderr=output
+            )
+
+    def runs(self, children: bool = True) -> list[Run]:
+        """The MLflow runs, children or parents."""
+        client = MlflowClient(tracking_uri=self.tracking)
+        experiment = client.get_experiment_by_name(self.experiment)
+        assert experiment is not None
+        found = client.search_runs([experiment.experiment_id], max_results=1000)
+        return [run for run in found if ("run_key" in run.data.tags) == children]
+
+    def history(self, run: Run, metric: str) -> list[Metric]:
+        return MlflowClient(tracking_uri=self.tracking).get_metric_history(run.info.run_id, metric)
+
+    def scores(self) -> dict[str, dict[str, float]]:
+        """By run name, what must not depend on how a sweep was disturbed."""
+        return {
+            run.info.run_name: {k: v for k, v in run.data.metrics.items() if not k.startswith("time/")}
+            for run in self.runs()
+        }
+
+    def test_scores(self) -> dict[str, torch.Tensor]:
+        """By run key, the test images' scores as they lie on the storage."""
+        from rme import checkpoint
+
+        folders = (self.storage / "runs").iterdir()
+        return {folder.name: checkpoint.load(folder / "arrays.safetensors")[0]["test_iwae"] for folder in folders}
+
+
+@contextmanager
+def short_folder() -> Iterator[Path]:
+    """A folder with a short path: Ray's sockets must fit into 107 characters."""
+    folder = Path(tempfile.mkdtemp(prefix="rme", dir="/tmp"))
+    try:
+        yield folder
+    finally:
+        end_processes_of(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def processes_of(folder: Path) -> list[int]:
+    """Ids of the processes whose command line names the folder, such as a killed driver's Ray."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if str(folder).encode() in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return [pid for pid in found if pid != os.getpid()]
+
+
+def end_processes_of(folder: Path, patience_s: float = 20) -> None:
+    """Wait for them to end by themselves, then end what is left."""
+    deadline = time.monotonic() + patience_s
+    while processes_of(folder) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    for pid in processes_of(folder):
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue

@@ -1,0 +1,237 @@
+"""Checkpoints: what is read is what was written, and what was damaged is noticed, named and passed over."""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from rme import checkpoint, noise, training
+from rme.checkpoint import Checkpoints, CorruptFile
+
+
+def tensors() -> dict[str, Tensor]:
+    """Of every kind that a training's state has, and some more."""
+    g = torch.Generator().manual_seed(0)
+    return {
+        "float32": torch.randn(3, 4, generator=g),
+        "float64": torch.randn(2, 3, generator=g, dtype=torch.float64),
+        "bfloat16": torch.randn(5, generator=g).bfloat16(),
+        "int64": torch.tensor([-(2**62), 0, 7]),
+        "bool": torch.tensor([True, False]),
+        "stream": noise.generator(1, 2, noise.TRAIN).get_state(),
+        "step": torch.tensor(12.0),
+        "count": torch.tensor(5),
+        "empty": torch.empty(0, 3),
+        "transposed": torch.randn(4, 6, generator=g).T,
+        "odd numbers": torch.tensor([torch.nan, torch.inf, -torch.inf, -0.0]),
+    }
+
+
+META = {"runs": ["a", "b"], "epoch": 3, "text": "é β"}
+
+
+def bits(value: Tensor) -> bytes:
+    return value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b""
+
+
+def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "a.safetensors"
+    checkpoint.save(path, tensors(), META)
+    found, meta = checkpoint.load(path)
+    assert meta == META
+    assert found.keys() == tensors().keys()
+    for name, value in tensors().items():
+        assert found[name].dtype == value.dtype and found[name].shape == value.shape, name
+        assert bits(found[name]) == bits(value), name
+    stream = torch.Generator()
+    stream.set_state(found["stream"])
+    assert torch.equal(torch.rand(3, generator=stream), torch.rand(3, generator=noise.generator(1, 2, noise.TRAIN)))
+
+
+def test_a_later_change_of_the_tensors_does_not_reach_the_file(tmp_path: Path) -> None:
+    value = torch.zeros(3)
+    checkpoint.save(tmp_path / "a", {"x": value}, {})
+    value.add_(1)
+    assert checkpoint.load(tmp_path / "a")[0]["x"].tolist() == [0, 0, 0]
+
+
+def test_results_can_be_read_by_others(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "a", {"x": torch.zeros(3)}, {})
+    assert stat.S_IMODE(os.stat(tmp_path / "a").st_mode) == 0o644
+
+
+# ---------------------------------------------------------------------- damage
+@pytest.fixture
+def written(tmp_path: Path) -> Path:
+    path = tmp_path / "a.safetensors"
+    checkpoint.save(path, {name: tensors()[name] for name in ("float32", "int64", "step")}, META)
+    return path
+
+
+def test_a_file_cut_anywhere_is_noticed(written: Path) -> None:
+    whole = written.read_bytes()
+    for length in [0, 1, 7, 8, 9, 100, len(whole) // 2, len(whole) - 8, len(whole) - 1]:
+        written.write_bytes(whole[:length])
+        with pytest.raises(CorruptFile, match=r"a\.safetensors"):
+            checkpoint.load(written)
+
+
+def test_a_bit_flipped_anywhere_is_noticed(written: Path) -> None:
+    """In the header too: names, types, offsets, metadata. Padding alone may change unnoticed, as it means nothing."""
+    whole = written.read_bytes()
+    header = int.from_bytes(whole[:8], "little")
+    padding = {8 + i for i in range(len(whole[8 : 8 + header].rstrip()), header)}
+    for position in range(len(whole)):
+        if position in padding:
+            continue
+        for bit in (0, 5):
+            damaged = bytearray(whole)
+            damaged[position] ^= 1 << bit
+            written.write_bytes(bytes(damaged))
+            try:
+                found, meta = checkpoint.load(written)
+            except CorruptFile:
+                continue
+            pytest.fail(f"bit {bit} of byte {position} ({whole[position : position + 1]!r}): read as {found, meta}")
+
+
+def test_another_programs_file_is_not_taken_for_ours(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({"x": torch.zeros(2)}, tmp_path / "a")
+    with pytest.raises(CorruptFile):
+        checkpoint.load(tmp_path / "a")
+
+
+def test_a_file_that_is_not_there_is_not_called_damaged(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        checkpoint.load(tmp_path / "a")
+
+
+# ---------------------------------------------------------------------- atomic
+def test_a_failure_while_writing_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "a"
+    checkpoint.save(path, {"x": torch.zeros(3)}, {"n": 1})
+    old = path.read_bytes()
+
+    def full_disk(tensors, where, metadata) -> None:
+        Path(where).write_bytes(b"half of")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoint.save(path, {"x": torch.ones(3)}, {"n": 2})
+    assert path.read_bytes() == old
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_old_file_is_whole_until_the_new_one_is(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_text("old")
+    seen = []
+
+    def write(temporary: Path) -> None:
+        temporary.write_text("ne")
+        seen.append(path.read_text())
+        temporary.write_text("new")
+        assert temporary.parent == path.parent, "a rename is atomic within a file system only"
+
+    checkpoint.write_atomically(path, write)
+    assert seen == ["old"] and path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+# ---------------------------------------------------------------------- a training's newest
+def number(saved: tuple[dict[str, Tensor], dict] | None) -> int | None:
+    return None if saved is None else int(saved[0]["epoch"])
+
+
+def filled(folder: Path, epochs: list[int], keep: int = 2) -> Checkpoints:
+    checkpoints = Checkpoints(folder, keep)
+    for epoch in epochs:
+        checkpoints.save(epoch, {"epoch": torch.tensor(epoch), "much": torch.zeros(100)}, {"of": epoch})
+    return checkpoints
+
+
+def test_the_newest_two_are_kept(tmp_path: Path) -> None:
+    checkpoints = filled(tmp_path / "c", [1, 2, 9, 10])
+    assert number(checkpoints.newest()) == 10 and checkpoints.newest()[1] == {"of": 10}
+    assert len(list((tmp_path / "c").iterdir())) == 2
+    next(iter(sorted((tmp_path / "c").iterdir(), reverse=True))).unlink()
+    assert number(checkpoints.newest()) == 9
+    filled(tmp_path / "d", [1, 2, 3, 4], keep=3)
+    assert len(list((tmp_path / "d").iterdir())) == 3
+
+
+@pytest.mark.parametrize("damage", [
+    lambda whole: b"",
+    lambda whole: whole[:-10],
+    lambda whole: whole[:-50] + bytes([whole[-50] ^ 4]) + whole[-49:],
+    lambda whole: b"not a checkpoint at all",
+], ids=["empty", "cut", "flipped", "other"])  # fmt: skip
+def test_a_damaged_newest_one_is_named_and_passed_over(tmp_path: Path, caplog, damage) -> None:
+    checkpoints = filled(tmp_path, [1, 2])
+    newest = max(tmp_path.iterdir())
+    newest.write_bytes(damage(newest.read_bytes()))
+    with caplog.at_level(logging.WARNING):
+        assert number(checkpoints.newest()) == 1
+    assert newest.name in caplog.text
+    min(tmp_path.iterdir()).write_bytes(b"")
+    assert checkpoints.newest() is None
+
+
+def test_no_folder_is_no_checkpoint(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path / "none")
+    assert checkpoints.newest() is None
+    checkpoints.remove()
+    assert not (tmp_path / "none").exists()
+
+
+def test_remove_takes_its_own_files_only(tmp_path: Path) -> None:
+    checkpoints = filled(tmp_path / "c", [1, 2])
+    (tmp_path / "c" / "notes.txt").write_text("mine")
+    checkpoints.remove()
+    assert [p.name for p in (tmp_path / "c").iterdir()] == ["notes.txt"]
+    (tmp_path / "c" / "notes.txt").unlink()
+    filled(tmp_path / "c", [1]).remove()
+    assert not (tmp_path / "c").exists()
+
+
+# ---------------------------------------------------------------------- in a training
+def test_another_trainings_checkpoint_is_not_used(tiny, tmp_path: Path, caplog) -> None:
+    """The same shapes, so that nothing but its name says that it is another's."""
+    checkpoints = Checkpoints(tmp_path)
+    training.train(tiny.engine(tiny.spec(seed=8, epochs=1)), checkpoints)
+    assert checkpoints.newest() is not None
+    plain, offered = (tiny.engine(tiny.spec(seed=9, epochs=1)) for _ in range(2))
+    training.train(plain)
+    with caplog.at_level(logging.WARNING):
+        training.train(offered, checkpoints)
+    assert "another training" in caplog.text
+    assert len(offered.history.losses) == 1
+    for a, b in zip(plain.method.parameters(), offered.method.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_training_goes_on_from_the_checkpoint_before_a_damaged_one(tiny, tmp_path: Path) -> None:
+    spec = tiny.spec(epochs=3)
+    whole, first, second = (tiny.engine(spec) for _ in range(3))
+    training.train(whole)
+    checkpoints = Checkpoints(tmp_path)
+    for _ in range(2):
+        first.train_epoch()
+        first.validate()
+        checkpoints.save(first.epoch, first.state(), {"runs": [spec.key]})
+    newest = max(tmp_path.iterdir())
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    trained = []
+    training.train(second, checkpoints, on_epoch=lambda engine: trained.append(engine.epoch))
+    assert trained == [2, 3]
+    for a, b in zip(whole.method.parameters(), second.method.parameters(), strict=True):
+        assert torch.equal(a, b)

@@ -1,0 +1,143 @@
+"""Grids: YAML to runs, runs to trials, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from sweeping import SMALL, write_grid
+
+from rme import methods
+from rme.config import RunSpec
+from tune import grid as grids
+from tune import sweep
+from tune.grid import GridError, load, trials, with_parents
+
+
+def spec(method="vae", order=None, seed=0, **fields):
+    return RunSpec.of({"dataset": "digits", **SMALL, "method": method, "order": order, "seed": seed, **fields})
+
+
+def test_paper_grid_is_the_paper(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tune.estimate.hours", lambda trials: {("MNIST", "VAE"): 1.0})
+    assert sweep.main(["--grid", "paper", "--plan", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    # 29 rows x 4 dims x 5 data sets, and 13 rows x 2 x 2; ten runs each, three trainings a run, two runs a trial
+    cells = 29 * 4 * 5 + 13 * 2 * 2
+    assert plan["cells"] == cells == 632
+    assert plan["runs"] == 10 * cells
+    assert plan["trainings"] == 30 * cells
+    assert plan["trials"] == 5 * cells
+    assert list(tmp_path.iterdir()) == []  # a plan starts and leaves nothing
+
+
+def test_paper_grid_has_the_paper_s_settings():
+    for run in load("paper").runs:
+        assert (run.epochs, run.batch_size, run.restarts, run.iwae_samples) == (2000, 128, 3, 100)
+        assert (run.learning_rate, run.stage_learning_rate, run.kl_max) == (5e-4, 1e-6, 500.0)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in grids.GRIDS.glob("*.yaml")))
+def test_every_grid_loads_under_its_own_name(name):
+    grid = load(name)
+    assert grid.name == name and grid.description
+    assert len({run.key for run in grid.runs}) == len(grid.runs)
+
+
+def test_smoke_has_every_method_with_every_decoder():
+    present = {(run.method, run.decoder) for run in load("smoke").runs}
+    assert present == {(name, decoder) for name in methods.names() for decoder in methods.get(name).decoders}
+
+
+def test_a_row_stands_for_every_combination(tmp_path):
+    rows = [{"method": "vae"}, {"method": "RME", "order": [2, "4-5"], "seed": 7}]
+    runs = load(str(write_grid(tmp_path / "g.yaml", rows, dataset="digits", dim=[2, 3], seed="0-2"))).runs
+    found = [(run.method, run.order, run.dim, run.seed) for run in runs]
+    vae = [("vae", None, dim, seed) for dim in (2, 3) for seed in (0, 1, 2)]
+    assert sorted(found, key=str) == sorted(vae + [("rme", o, d, 7) for o in (2, 4, 5) for d in (2, 3)], key=str)
+
+
+def test_only_keeps_and_set_sets(tmp_path):
+    path = str(write_grid(tmp_path / "g.yaml", [{"method": ["vae", "rme"], "order": None}], dataset="digits", seed="0-3"))
+    grid = load(path, only={"method": ["VAE"], "seed": ["1-2"]}, overrides={"epochs": 9, "kl_max": "7"})
+    assert [(run.method, run.seed, run.epochs, run.kl_max) for run in grid.runs] == [("vae", 1, 9, 7), ("vae", 2, 9, 7)]
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("rows:\n  - {method: vae,\n  - x", ["line 3", "column"]),
+        ("rows: 3", ["rows"]),
+        ("rows: []", ["rows"]),
+        ("row:\n  - {method: vae}", ["rows"]),
+        ("rows:\n  - {method: vae, dataset: digits, dim: 2, epoch: 3}", ["row 1", "epoch", "epochs"]),
+        ("rows:\n  - {dataset: digits, dim: 2}", ["row 1", "method"]),
+        ("rows:\n  - vae", ["row 1", "vae"]),
+        ("rows:\n  - {method: rme, order: 9, dataset: digits, dim: 2}", ["order=9", "2, 3, 4, 5"]),
+        ("rows:\n  - {method: vae, dataset: digits, dim: 0}", ["dim=0"]),
+        ("default: {}\nrows:\n  - {method: vae}", ["default", "defaults"]),
+    ],
+)
+def test_a_bad_grid_is_named(tmp_path, text, named):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(GridError) as error:
+        load(str(path))
+    for part in (str(path), *named):
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--grid", "demos"], ["demos", "demo", "paper"]),
+        (["--grid", "missing.yaml"], ["missing.yaml"]),
+        (["--grid", "demo", "--only", "method=sae"], ["sae", "vae", "rme"]),
+        (["--grid", "demo", "--only", "methods=vae"], ["methods", "method"]),
+        (["--grid", "demo", "--only", "method"], ["--only method", "FIELD=VALUE"]),
+        (["--grid", "demo", "--set", "epoch=3"], ["epoch=3", "epochs"]),
+        (["--grid", "demo", "--set", "epochs=many"], ["epochs='many'"]),
+        (["--grid", "demo", "--set", "learning_rate=5"], ["learning_rate=5"]),
+        (["--grid", "demo", "--dataset", "nowhere.npz"], ["nowhere.npz"]),
+        (["--grid", "demo", "--storage", "/proc/none"], ["/proc/none"]),
+        (["--grid", "demo", "--storage", "s3://bucket"], ["s3://bucket"]),
+        (["--grid", "demo", "--tracking-uri", "nonsense://x"], ["nonsense://x"]),
+        (["--grid", "demo", "--set", "dataset=mnist", "--data-dir", "empty"], ["MNIST"]),
+        (["--grid", "demo", "--json"], ["--plan"]),
+    ],
+)
+def test_a_bad_command_line_is_refused_in_one_line(tmp_path, monkeypatch, capsys, arguments, named):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("torchvision.datasets.mnist.MNIST.mirrors", [])  # no network in a test
+    assert sweep.main([*arguments, *([] if "--tracking-uri" in arguments else ["--tracking-uri", "sqlite:///m.db"])]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("sweep: ") and message.count("\n") <= 2
+    for part in named:
+        assert part in message
+
+
+def test_what_is_not_there_is_listed_by_the_plan_and_refused_by_name(tmp_path, monkeypatch, capsys):
+    rows = [{"method": "vae"}, {"method": "not-yet", "order": [1, 2]}]
+    path = str(write_grid(tmp_path / "g.yaml", rows, dataset="digits", seed="0-4"))
+    grid = load(path)
+    assert len(grid.runs) == 5
+    assert [(cell.values["order"], cell.seeds) for cell in grid.absent] == [(1, 5), (2, 5)]
+    monkeypatch.chdir(tmp_path)
+    assert sweep.main(["--grid", path]) == 2
+    message = capsys.readouterr().err
+    assert "not-yet" in message and "2 cells" in message and "--only method=vae" in message
+
+
+def test_trials_group_a_cell_s_seeds():
+    runs = [spec(seed=s) for s in (3, 0, 2, 1, 4)] + [spec("rme", 2, seed=s) for s in (0, 1)]
+    found = [[(run.method, run.seed) for run in trial.runs] for trial in trials(runs, 2)]
+    assert found == [[("vae", 0), ("vae", 1)], [("vae", 2), ("vae", 3)], [("vae", 4)], [("rme", 0), ("rme", 1)]]
+    # a trial is found again whatever the order in which its grid was written
+    assert {t.key for t in trials(runs, 2)} == {t.key for t in trials(runs[::-1], 2)}
+
+
+def test_parents_come_first_and_once():
+    runs = with_parents([spec("rme", 3), spec("rme", 2), spec(), spec("rme", 2, seed=1)])
+    found = [(run.method, run.order, run.seed) for run in runs]
+    assert found == [("vae", None, 0), ("rme", 3, 0), ("rme", 2, 0), ("vae", None, 1), ("rme", 2, 1)]

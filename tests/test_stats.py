@@ -1,0 +1,219 @@
+"""The statistics against SciPy and against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+
+from analysis.stats import (
+    colour_of,
+    compare_column,
+    paired_difference,
+    smallest_p,
+    summarise,
+    wilcoxon_greater,
+)
+
+
+def by_seed(values):
+    return dict(enumerate(values))
+
+
+def runs_of(cells, dim=10, dataset="mnist", decoder="conv"):
+    """{(method, order): scores by seed} -> one row for each run."""
+    return pd.DataFrame(
+        [
+            {"method": m, "order": o, "dataset": dataset, "dim": dim, "decoder": decoder, "seed": s, "test_iwae": v}
+            for (m, o), scores in cells.items()
+            for s, v in (scores if isinstance(scores, dict) else by_seed(scores)).items()
+        ]
+    )
+
+
+# ---------------------------------------------------------------------- Wilcoxon
+def test_wilcoxon_worked_by_hand():
+    # differences 3, -1, 4, 2, 5: absolute ranks 3 1 4 2 5, so W+ = 3 + 4 + 2 + 5 = 14 of 15.
+    # W+ >= 14 needs all five positive (15), or all but the rank 1 (14): 2 of 2^5 patterns.
+    result = wilcoxon_greater(by_seed([3, -1, 4, 2, 5]), by_seed([0, 0, 0, 0, 0]))
+    assert (result.statistic, result.p, result.n_pairs, result.n_zero) == (14, 2 / 32, 5, 0)
+    assert (result.ties, result.exact, result.note) == (False, True, "")
+
+
+def test_wilcoxon_with_ties_worked_by_hand():
+    # differences 2, 2, -2, 5: ranks 2 2 2 4 (average of 1, 2, 3), W+ = 8 of 10.
+    # Sums >= 8: all (10), without one of the three 2s (8): 1 + 3 of 2^4 patterns.
+    result = wilcoxon_greater(by_seed([2, 2, -2, 5]), by_seed([0, 0, 0, 0]))
+    assert (result.statistic, result.p, result.ties) == (8, 4 / 16, True)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 8, 10, 13, 30, 50])
+def test_wilcoxon_agrees_with_scipy_without_ties(n):
+    rng = np.random.default_rng(n)
+    for shift in (-1, 0, 0.5, 2):
+        a, b = rng.normal(shift, 1, n), rng.normal(0, 1, n)
+        expected = scipy.stats.wilcoxon(a, b, alternative="greater", method="exact")
+        result = wilcoxon_greater(by_seed(a), by_seed(b))
+        assert result.exact and not result.ties
+        assert result.statistic == expected.statistic
+        np.testing.assert_allclose(result.p, expected.pvalue, rtol=1e-12)
+
+
+@pytest.mark.parametrize("n", [4, 6, 9, 10])
+def test_wilcoxon_agrees_with_the_permutation_test_under_ties(n):
+    rng = np.random.default_rng(n)
+    ties = 0
+    for _ in range(5):
+        difference = rng.integers(-3, 6, n).astype(float)
+        difference[difference == 0] = 1.0
+        expected = scipy.stats.wilcoxon(
+            difference, alternative="greater", method=scipy.stats.PermutationMethod(n_resamples=np.inf)
+        )
+        result = wilcoxon_greater(by_seed(difference), by_seed(np.zeros(n)))
+        assert result.statistic == expected.statistic
+        np.testing.assert_allclose(result.p, expected.pvalue, rtol=1e-12)
+        ties += result.ties
+    assert ties
+
+
+def test_wilcoxon_agrees_with_every_sign_pattern_written_out():
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        difference = rng.integers(-4, 5, 9).astype(float)
+        kept = difference[difference != 0]
+        ranks = scipy.stats.rankdata(abs(kept))
+        observed = ranks[kept > 0].sum()
+        sums = [np.dot(signs, ranks) for signs in itertools.product([0, 1], repeat=len(kept))]
+        result = wilcoxon_greater(by_seed(difference), by_seed(np.zeros(9)))
+        assert result.p == np.mean([s >= observed for s in sums])
+        assert result.n_zero == 9 - len(kept)
+
+
+def test_wilcoxon_beyond_the_exact_range_is_near_the_exact_p():
+    rng = np.random.default_rng(1)
+    a, b = rng.normal(0.2, 1, 60), rng.normal(0, 1, 60)
+    result = wilcoxon_greater(by_seed(a), by_seed(b))
+    assert not result.exact and "normal approximation" in result.note
+    assert result.p == pytest.approx(scipy.stats.wilcoxon(a, b, alternative="greater", method="exact").pvalue, abs=0.01)
+
+
+def test_wilcoxon_pairs_by_seed_and_not_by_position():
+    best = {3: 10.0, 1: 20.0, 7: 5.0, 9: np.nan}
+    other = {1: 19.0, 2: 99.0, 3: 9.0, 9: 1.0}
+    result = wilcoxon_greater(best, other)  # seeds 1 and 3: differences 1 and 1
+    assert (result.n_pairs, result.statistic, result.p, result.ties) == (2, 3, 0.25, True)
+    assert wilcoxon_greater(pd.Series(best), pd.Series(other)) == result
+
+
+def test_wilcoxon_reports_zeros_and_too_few_pairs():
+    result = wilcoxon_greater(by_seed([1, 2, 3, 4]), by_seed([1, 1, 1, 1]))
+    assert (result.n_pairs, result.n_zero, result.p) == (4, 1, 1 / 8)
+    assert "1 of 4 pairs equal" in result.note and "smallest is 0.125" in result.note
+
+
+@pytest.mark.parametrize(
+    ("best", "other", "note"),
+    [
+        ({1: 1.0}, {2: 1.0}, "no seed in common"),
+        ({1: 1.0, 2: 3.0}, {1: 1.0, 2: 3.0}, "all 2 pairs equal"),
+        ({}, {}, "no seed in common"),
+    ],
+)
+def test_wilcoxon_without_a_pair_that_differs_has_no_p(best, other, note):
+    result = wilcoxon_greater(best, other)
+    assert np.isnan(result.p) and note in result.note
+
+
+@pytest.mark.parametrize("n", [1, 4, 5, 10])
+def test_smallest_p_is_what_a_clean_sweep_gives(n):
+    result = wilcoxon_greater(by_seed(np.arange(1.0, n + 1)), by_seed(np.zeros(n)))
+    assert result.p == smallest_p(n)
+    assert ("cannot give" in result.note) == (n < 5)
+
+
+# ---------------------------------------------------------------------- cells and columns
+def test_summarise_by_hand():
+    table = summarise(runs_of({("rme", 2): [1.0, 2.0, 6.0], ("vae", None): {5: 4.0}}))
+    rme, vae = (table[table["method"] == name].iloc[0] for name in ("rme", "vae"))
+    assert (rme["n"], rme["mean"], rme["order"], rme["seeds"]) == (3, 3.0, 2, (0, 1, 2))
+    assert rme["sd"] == pytest.approx(np.sqrt((4 + 1 + 9) / 2))
+    assert (vae["n"], vae["mean"], vae["seeds"]) == (1, 4.0, (5,))
+    assert np.isnan(vae["sd"]) and pd.isna(vae["order"])
+
+
+def test_summarise_leaves_out_what_is_not_finite():
+    cell = summarise(runs_of({("vae", None): [1.0, np.nan, 3.0, -np.inf]})).iloc[0]
+    assert (cell["n"], cell["mean"], cell["seeds"]) == (2, 2.0, (0, 2))
+
+
+def test_summarise_refuses_a_seed_twice():
+    runs = runs_of({("vae", None): [1.0, 2.0]}).assign(seed=3)
+    with pytest.raises(ValueError, match=r"vae mnist 10 conv: a seed occurs twice in \[3, 3\]"):
+        summarise(runs)
+
+
+def test_compare_column_agrees_with_scipy():
+    rng = np.random.default_rng(3)
+    noise = rng.normal(0, 2, 10)
+    cells = {
+        ("vae", None): 685 + noise + rng.normal(0, 1, 10),
+        ("rme", 4): 699 + noise + rng.normal(0, 1, 10),
+        ("rme", 5): 699.5 + noise + rng.normal(0, 1, 10),
+    }
+    table = compare_column(runs_of(cells))
+    assert list(table["rank"]) == [1, 2, 3]
+    best = table.iloc[0]
+    assert best["is_best"] and best["colour"] == "best" and np.isnan(best["p"]) and best["mean"] == table["mean"].max()
+    for _, row in table.iloc[1:].iterrows():
+        name = (row["method"], None if pd.isna(row["order"]) else row["order"])
+        expected = scipy.stats.wilcoxon(
+            cells[best["method"], best["order"]], cells[name], alternative="greater", method="exact"
+        )
+        assert row["p"] == pytest.approx(expected.pvalue, rel=1e-12)
+        assert row["n_pairs"] == 10 and not row["is_best"] and row["colour"] == colour_of(row["p"])
+    assert table.iloc[2]["method"] == "vae" and table.iloc[2]["p"] == 1 / 1024
+
+
+def test_compare_column_gives_no_p_that_could_not_be_small():
+    table = compare_column(runs_of({("vae", None): [1.0, 2.0, 3.0, 4.0], ("sa", 1): [2.0, 3.0, 4.0, 5.0]}))
+    vae = table[table["method"] == "vae"].iloc[0]
+    assert np.isnan(vae["p"]) and vae["colour"] == "untested" and vae["n_pairs"] == 4
+    assert "4 pairs cannot give p ≤ 0.05" in vae["note"]
+
+
+def test_compare_column_with_a_cell_that_has_no_score():
+    table = compare_column(runs_of({("vae", None): [1.0, 2.0], ("sa", 1): [np.nan, np.nan]}))
+    sa = table[table["method"] == "sa"].iloc[0]
+    assert list(table["is_best"]) == [True, False]
+    assert sa["n"] == 0 and pd.isna(sa["rank"]) and sa["note"] == "no seed in common"
+    assert not compare_column(runs_of({("sa", 1): [np.nan]}))["is_best"].any()
+
+
+def test_compare_column_refuses_two_columns():
+    runs = pd.concat([runs_of({("vae", None): [1.0]}), runs_of({("vae", None): [1.0]}, dim=20)])
+    with pytest.raises(ValueError, match="runs of 2 columns"):
+        compare_column(runs)
+
+
+@pytest.mark.parametrize(
+    ("p", "colour"),
+    [
+        (0.001, ""), (0.01, ""), (0.0101, "yellow-orange"), (0.05, "yellow-orange"), (0.051, "orange"),
+        (0.1, "orange"), (0.101, "red-orange"), (1.0, "red-orange"), (np.nan, "untested"),
+    ],
+)  # fmt: skip
+def test_colours_of_table_7(p, colour):
+    assert colour_of(p) == colour
+
+
+def test_paired_difference_by_hand():
+    runs = runs_of({("vae", None): [10.0, 20.0, 30.0], ("rme", 2): {0: 11.0, 1: 23.0, 9: 99.0}, ("sa", 1): {9: 1.0}})
+    runs = pd.concat([runs, runs_of({("vae", None): {0: -1000.0, 9: -1000.0}}, dim=20)])
+    table = paired_difference(runs).set_index("method")
+    assert list(table.index) == ["rme", "sa"]
+    assert (table.loc["rme", "n"], table.loc["rme", "mean"]) == (2, 2.0)  # 11 - 10 and 23 - 20
+    assert table.loc["rme", "sd"] == pytest.approx(np.sqrt(2))
+    assert table.loc["sa", "n"] == 0 and np.isnan(table.loc["sa", "mean"])

@@ -1,0 +1,261 @@
+"""What the tables hold, and that every rendering says the same."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis import render
+from analysis.tables import difference_tables, score_tables, sort_rows
+
+
+def runs_of(cells, dataset="mnist", label="MNIST", decoder="conv"):
+    """{(method, order, label, dim): scores by seed} -> one row for each run."""
+    rows = [
+        {
+            "method": method, "order": order, "method_label": name, "dataset": dataset, "dataset_label": label,
+            "dim": dim, "decoder": decoder, "seed": seed, "test_iwae": value, "val_elbo": value - 5,
+        }
+        for (method, order, name, dim), scores in cells.items()
+        for seed, value in enumerate(scores)
+    ]  # fmt: skip
+    return pd.DataFrame(rows).astype({"order": "Int64"})
+
+
+SPREAD = np.linspace(-1, 1, 10)
+# against RME(5), whose scores are 700 + SPREAD, the differences and so the p are known by hand
+CELLS = {
+    ("vae-more", None, "VAE-more", 10): 690 + 2 * SPREAD,
+    ("rme", 5, "RME(5)", 10): 700 + SPREAD,
+    ("rme", 2, "RME(2)", 10): 700 + SPREAD - np.array([1, 2, 3, 4, 5, 6, 7, 8, -9, -10]),  # W+ = 36 of 55: p = 0.216
+    ("vae", None, "VAE", 10): 685 + SPREAD,  # W+ = 55: p = 1/1024
+    ("vae", None, "VAE", 20): 930 + SPREAD[:3],
+    ("sa", 8, "SA(8)", 10): 700 + SPREAD - np.array([1, 2, -3, -4, -5, 6, 7, 8, 9, 10]),  # 43: p = 0.065
+    ("sa", 1, "SA(1)", 10): 700 + SPREAD - np.array([-1, -2, -3, -4, 5, 6, 7, 8, 9, 10]),  # 45: p = 0.042
+}
+
+
+@pytest.fixture(scope="module")
+def table():
+    (table,) = score_tables(runs_of(CELLS))
+    return table
+
+
+def entry(table, label, dim=10):
+    return next(e for (row, d), e in table.entries.items() if (row.label, d) == (label, dim))
+
+
+class Cells(HTMLParser):
+    """Rows of (class, title, text), and every tag that was opened but not closed."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.rows, self.open, self.text = [], [], ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        if tag not in ("meta", "br"):
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append([dict(attributes).get("class"), dict(attributes).get("title"), ""])
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+        if {"td", "th"} & set(self.open):
+            self.rows[-1][-1][2] += " ".join(data.split()) and f" {' '.join(data.split())}"
+
+
+def test_rows_stand_in_the_papers_order(table):
+    assert [row.label for row in table.rows] == ["VAE", "SA(1)", "SA(8)", "RME(2)", "RME(5)", "VAE-more"]
+    assert table.dims == [10, 20]
+
+
+def test_tables_stand_in_the_papers_order():
+    cell = {("vae", None, "VAE", 10): [1.0]}
+    runs = [("zoo", "Zoo", "conv"), ("svhn", "SVHN", "conv"), ("art", "Art", "conv"), ("mnist", "MNIST", "fc")]
+    runs.append(("mnist", "MNIST", "conv"))
+    names = [t.name for t in score_tables(pd.concat([runs_of(cell, *which) for which in runs]))]
+    assert names == [f"test_iwae-{x}" for x in ("mnist-conv", "mnist-fc", "svhn-conv", "art-conv", "zoo-conv")]
+
+
+def test_two_data_sets_never_share_a_file():
+    cell = {("vae", None, "VAE", 10): [1.0]}
+    runs = pd.concat([runs_of(cell, "a b", "My set"), runs_of(cell, "a-b", "my/set")])
+    assert [t.name for t in score_tables(runs)] == ["test_iwae-my-set-conv", "test_iwae-my-set-conv-2"]
+
+
+def test_numbers_and_colours(table):
+    assert (entry(table, "RME(5)").rank, entry(table, "RME(5)").colour) == (1, "best")
+    assert entry(table, "VAE").p == 1 / 1024 and entry(table, "VAE").colour == ""
+    assert entry(table, "RME(2)").colour == "red-orange"
+    assert entry(table, "SA(8)").colour == "orange"
+    assert entry(table, "SA(1)").colour == "yellow-orange"
+    assert entry(table, "VAE").mean == pytest.approx(685)
+    assert entry(table, "VAE").sd == pytest.approx(np.std(SPREAD, ddof=1))
+
+
+def test_incomplete_cells(table):
+    assert entry(table, "VAE", 20).incomplete == "n=3/10" and entry(table, "VAE").incomplete == ""
+    (table,) = score_tables(runs_of(CELLS), expected_seeds=12)
+    assert entry(table, "VAE").incomplete == "n=10/12"
+
+
+def test_other_scores():
+    (table,) = score_tables(runs_of(CELLS), "val_elbo")
+    assert table.name == "val_elbo-mnist-conv" and table.title.startswith("Validation ELBO: MNIST")
+    assert entry(table, "VAE").mean == pytest.approx(680)
+
+
+def test_differences_are_paired_by_seed():
+    (table,) = difference_tables(runs_of(CELLS))
+    assert table.name == "test_iwae-minus-vae-mnist-conv"
+    assert entry(table, "VAE-more").mean == pytest.approx(5)
+    assert entry(table, "VAE-more").sd == pytest.approx(np.std(SPREAD, ddof=1))
+    assert entry(table, "RME(5)").sd == pytest.approx(0, abs=1e-9)
+    assert not any(row.method == "vae" for row in table.rows)
+    assert "+15.0 ± 0.0" in render.to_text(table)
+    assert "$+15.0^{0.0}$" in render.to_latex(table)
+
+
+def test_no_difference_table_without_a_vae():
+    assert difference_tables(runs_of({("sa", 1, "SA(1)", 10): [1.0]})) == []
+    assert difference_tables(runs_of({("vae", None, "VAE", 10): [1.0]})) == []
+
+
+def test_caption_tells_how_small_p_can_be(table):
+    assert "no p can be smaller" not in table.caption
+    six = {("vae", None, "VAE", 10): SPREAD[:6], ("sa", 1, "SA(1)", 10): 1 + SPREAD[:6]}
+    assert "With 6 pairs, no p can be smaller than 0.016." in score_tables(runs_of(six))[0].caption
+
+
+def test_sort_rows():
+    frame = pd.DataFrame(
+        [("svhn", "vae", None, 10), ("mnist", "zzz", None, 10), ("mnist", "rme", 10, 10), ("mnist", "rme", 2, 50),
+         ("mnist", "rme", 2, 10), ("mnist", "aaa", 1, 10), ("mnist", "vae", None, 10)],
+        columns=["dataset", "method", "order", "dim"],
+    ).assign(decoder="conv").astype({"order": "Int64"})  # fmt: skip
+    ordered = sort_rows(frame)[["dataset", "method", "dim"]].agg(lambda row: " ".join(map(str, row)), axis=1).tolist()
+    assert ordered == [
+        "mnist vae 10", "mnist rme 10", "mnist rme 50", "mnist rme 10", "mnist aaa 10", "mnist zzz 10", "svhn vae 10",
+    ]  # fmt: skip
+
+
+# ---------------------------------------------------------------------- renderings
+def test_text(table):
+    text = render.to_text(table)
+    assert "\x1b" not in text
+    rows = {line.split()[0]: " ".join(line.split()) for line in text.splitlines() if line.strip()}
+    assert rows["VAE"] == "VAE 685.0 ± 0.7 n=3/10 929.2 ± 0.2 *"
+    assert rows["RME(5)"] == "RME(5) 700.0 ± 0.7 * –"
+    assert rows["SA(1)"].endswith("† –") and rows["SA(8)"].endswith("‡ –") and rows["RME(2)"].endswith("§ –")
+    assert "* best mean" in text and "§ p > 0.1" in text
+
+
+def test_text_in_colour(table):
+    line = next(line for line in render.to_text(table, colour=True).splitlines() if "RME(5)" in line)
+    assert re.search(r"\x1b\[1;31m\s*700\.0", line)
+
+
+def test_markdown(table):
+    lines = render.to_markdown(table).splitlines()
+    rows = [line for line in lines if line.startswith("|")]
+    assert len(rows) == 2 + 6 and len({row.count("|") for row in rows}) == 1
+    assert "| RME(5) | **700.0 ± 0.7** | – |" in rows
+    assert "| VAE | 685.0 ± 0.7 | n=3/10 **929.2 ± 0.2** |" in rows
+    assert any("§ p > 0.1" in line for line in lines)
+
+
+def test_csv_holds_every_number(table):
+    rows = list(csv.DictReader(io.StringIO(render.to_csv(table))))
+    assert len(rows) == len(table.entries) == 7
+    for row in rows:
+        expected = entry(table, row["label"], int(row["dim"]))
+        assert float(row["mean"]) == expected.mean and float(row["sd"]) == expected.sd
+        assert (int(row["n"]), int(row["expected"]), int(row["rank"])) == (expected.n, 10, expected.rank)
+        assert row["p"] == ("" if np.isnan(expected.p) else repr(expected.p)) and row["colour"] == expected.colour
+    assert {row["order"] for row in rows if row["method"] == "vae"} == {""}
+
+
+def test_latex(table):
+    text = render.to_latex(table)
+    assert r"RME$^{(5)}$ & \textcolor{red}{$\mathbf{700.0}^{0.7}$} & -- \\" in text
+    assert r"VAE & $685.0^{0.7}$ & {\scriptsize n=3/10} \textcolor{red}{$\mathbf{929.2}^{0.2}$} \\" in text
+    assert r"SA$^{(1)}$ & \textcolor{YellowOrange}{$" in text and r"SA$^{(8)}$ & \textcolor{Orange}{$" in text
+    assert r"RME$^{(2)}$ & \textcolor{RedOrange}{$" in text
+    assert text.index(r"\toprule") < text.index(r"\midrule") < text.index(r"\bottomrule")
+    body = text[text.index(r"\midrule") : text.index(r"\bottomrule")]
+    assert {line.count("&") for line in body.splitlines()[1:]} == {len(table.dims)}
+    assert text.count("{") == text.count("}") and r"\label{tab:test_iwae-mnist-conv}" in text
+
+
+HOSTILE = r"<script>alert(1)</script> & 50%_$x^2$ \evil{a}~|*b* [red]#"
+
+
+@pytest.fixture(scope="module")
+def hostile():
+    (table,) = score_tables(runs_of({("odd", 2, f"{HOSTILE}(2)", 10): [1.0, 2.0]}, "odd", HOSTILE))
+    return table
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
+def test_latex_compiles(table, hostile, tmp_path):
+    (differences,) = difference_tables(runs_of(CELLS))
+    body = "\n".join(map(render.to_latex, (table, hostile, differences)))
+    packages = r"\usepackage{booktabs}\usepackage[dvipsnames]{xcolor}"
+    (tmp_path / "t.tex").write_text(rf"\documentclass{{article}}{packages}\begin{{document}}{body}\end{{document}}")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+def test_html(table):
+    parsed = Cells(render.to_html(table))
+    assert parsed.open == [] and {len(row) for row in parsed.rows} == {3}
+    rows = {row[0][2].strip(): row[1:] for row in parsed.rows}
+    assert list(rows) == ["dim(z)", *(row.label for row in table.rows)]
+    kind, title, text = rows["RME(5)"][0]
+    assert (kind, text.split()) == ("best", ["700.0", "±", "0.7", "*"])
+    assert title == "n = 10 of 10, mean 700.0000, sd 0.6728, rank 1"
+    assert rows["VAE"][0][1].endswith("p = 0.00098 (10 pairs)")
+    assert rows["VAE"][1][2].split()[0] == "n=3/10"
+    assert [rows[label][0][0] for label in ("VAE", "SA(1)", "SA(8)", "RME(2)")] == [
+        "plain", "yellow-orange", "orange", "red-orange",
+    ]  # fmt: skip
+
+
+def test_names_are_never_markup(hostile):
+    html = render.to_html(hostile)
+    assert "<script" not in html and HOSTILE in Cells(html).text
+    assert "<script>" not in render.to_markdown(hostile).replace(r"\<script\>", "")
+    assert HOSTILE in render.to_text(hostile)
+    assert r"\evil" not in render.to_latex(hostile) and r"50\%\_\$x" in render.to_latex(hostile)
+    assert next(csv.DictReader(io.StringIO(render.to_csv(hostile))))["label"] == f"{HOSTILE}(2)"
+
+
+def test_untested_cells_do_not_look_certain():
+    (table,) = score_tables(runs_of({("vae", None, "VAE", 10): [1.0, 2.0], ("sa", 1, "SA(1)", 10): [2.0, 4.0]}))
+    assert "too few pairs" in render.to_text(table) and "1.5 ± 0.7 ?" in render.to_text(table)
+    assert r"\textcolor{gray}{$1.5^{0.7}$}" in render.to_latex(table)
+    assert 'class="untested"' in render.to_html(table)
+    assert [colour for colour, _, _ in render.legend(table)] == ["best", "untested"]
+    assert "2 pairs cannot give" in render.details(entry(table, "VAE"))
+
+
+def test_a_single_seed_has_no_deviation():
+    (table,) = score_tables(runs_of({("vae", None, "VAE", 10): [1.25]}))
+    assert "nan" not in "".join(f(table) for f in (render.to_text, render.to_latex, render.to_csv, render.to_html))
+    assert r"$\mathbf{1.2}$" in render.to_latex(table)
