@@ -31,7 +31,7 @@ class RunSpec(BaseModel):
     (and pydantic's ValidationError from the constructor) when a value or a combination is impossible.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
     method: str = Field(description="inference method: a name of the registry rme.methods")
     order: int | None = Field(None, description="the method's order: components, flows, SVI or linearisation steps")
@@ -68,20 +68,23 @@ class RunSpec(BaseModel):
     @model_validator(mode="after")
     def _method_allows_it(self) -> RunSpec:
         method = self.method_class
+        wrong = []
         if method.orders is None:
             if self.order is not None:
-                raise ValueError(f"order={self.order}: {method.label} has no order; leave it out")
+                wrong.append(f"order={self.order}: {method.label} has no order; leave it out")
         elif self.order not in method.orders:
             choices = ", ".join(map(str, method.orders))
-            raise ValueError(f"order={self.order}: {method.label} needs a number of {method.order_means} of {choices}")
+            wrong.append(f"order={self.order}: {method.label} needs a number of {method.order_means} of {choices}")
         if self.decoder not in method.decoders:
-            raise ValueError(f"decoder={self.decoder!r}: {method.label} works with {' or '.join(method.decoders)} only")
+            wrong.append(f"decoder={self.decoder!r}: {method.label} works with {' or '.join(method.decoders)} only")
         if self.eps_min >= self.eps_max:
-            raise ValueError(f"eps_min={self.eps_min} must be below eps_max={self.eps_max}")
+            wrong.append(f"eps_min={self.eps_min} must be below eps_max={self.eps_max}")
         unknown = sorted(set(self.options) - set(method.options))
         if unknown:
             choices = ", ".join(method.options) or "none"
-            raise ValueError(f"options {', '.join(unknown)}: {method.label} declares {choices}")
+            wrong.append(f"options {', '.join(unknown)}: {method.label} declares {choices}")
+        if wrong:
+            raise ValueError("; ".join(wrong))
         return self
 
     @classmethod

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -45,7 +46,7 @@ class Linearised(VAE):
     name, label = "linearised", "Linearised"
     orders, order_means = (1, 2), "steps"
     decoders = ("fc",)
-    options = {"damping": 0.5, "rate": 2.0}
+    options: ClassVar[dict[str, float]] = {"damping": 0.5, "rate": 2.0}
 
 
 @pytest.fixture

@@ -59,7 +59,9 @@ def test_a_row_stands_for_every_combination(tmp_path):
 
 
 def test_only_keeps_and_set_sets(tmp_path):
-    path = str(write_grid(tmp_path / "g.yaml", [{"method": ["vae", "rme"], "order": None}], dataset="digits", seed="0-3"))
+    path = str(
+        write_grid(tmp_path / "g.yaml", [{"method": ["vae", "rme"], "order": None}], dataset="digits", seed="0-3")
+    )
     grid = load(path, only={"method": ["VAE"], "seed": ["1-2"]}, overrides={"epochs": 9, "kl_max": "7"})
     assert [(run.method, run.seed, run.epochs, run.kl_max) for run in grid.runs] == [("vae", 1, 9, 7), ("vae", 2, 9, 7)]
 
@@ -110,7 +112,9 @@ def test_a_bad_grid_is_named(tmp_path, text, named):
 def test_a_bad_command_line_is_refused_in_one_line(tmp_path, monkeypatch, capsys, arguments, named):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("torchvision.datasets.mnist.MNIST.mirrors", [])  # no network in a test
-    assert sweep.main([*arguments, *([] if "--tracking-uri" in arguments else ["--tracking-uri", "sqlite:///m.db"])]) == 2
+    assert (
+        sweep.main([*arguments, *([] if "--tracking-uri" in arguments else ["--tracking-uri", "sqlite:///m.db"])]) == 2
+    )
     message = capsys.readouterr().err
     assert message.startswith("sweep: ") and message.count("\n") <= 2
     for part in named:

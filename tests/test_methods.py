@@ -169,7 +169,7 @@ def test_an_array_of_three_equals_three_alone(tiny, spec, precision: str) -> Non
 @every_method
 def test_restarts_are_trained_apart(tiny, spec) -> None:
     """A run of two restarts: the first equals a run of one, the second is another."""
-    engine, losses = trained(tiny.engine(spec(precision="float64", restarts=2)), 2)
+    _, losses = trained(tiny.engine(spec(precision="float64", restarts=2)), 2)
     _, own_losses = trained(tiny.engine(spec(precision="float64", restarts=1)), 2)
     torch.testing.assert_close(losses[..., :1], own_losses, rtol=1e-12, atol=1e-12)
     assert not torch.isclose(losses[..., 0], losses[..., 1]).any()

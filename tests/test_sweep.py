@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import random
 import signal
 import time
@@ -69,8 +71,6 @@ def test_rme_started_from_its_own_vae(undisturbed):
     storage = Storage(undisturbed.storage)
     specs = {}
     for folder in (undisturbed.storage / "runs").iterdir():
-        import json
-
         spec = RunSpec.of(json.loads((folder / "result.json").read_text())["spec"])
         specs[spec.method, spec.seed] = spec
     for seed in range(3):
@@ -92,8 +92,6 @@ def test_the_same_command_again_finds_all_done(undisturbed):
 
 
 def test_a_plan_sees_what_is_done(undisturbed):
-    import json
-
     plan = json.loads(undisturbed.run("--plan", "--json").stdout)
     assert (plan["cells"], plan["runs"], plan["done_runs"], plan["to_train_runs"]) == (2, 6, 6, 0)
     assert plan["hours"] == 0
@@ -168,8 +166,6 @@ def test_a_killed_worker_goes_on_from_its_checkpoint(undisturbed, tmp_path, grid
     wait_for(lambda: list(sweep.storage.glob("trials/*/epoch-*.safetensors")), driver)
     workers = [pid for pid in descendants(driver.pid) if b"train_trial" in cmdline(pid)]
     assert workers
-    import os
-
     os.kill(workers[0], signal.SIGKILL)
     assert driver.wait(timeout=300) == 0, (sweep.folder / "output.txt").read_text()
     assert_same(sweep, undisturbed)
@@ -178,7 +174,6 @@ def test_a_killed_worker_goes_on_from_its_checkpoint(undisturbed, tmp_path, grid
 def test_a_run_that_fails_is_named_and_the_rest_go_on(tmp_path, ray_folder):
     """A rate so high that the losses are not numbers soon; the children are skipped, the other cell is trained."""
     dataset = write_npz(tmp_path / "spots.npz")
-    rows = [{"method": ["vae", "rme"], "order": None, "learning_rate": 0.9}, {"method": "vae"}]
     rows = [
         {"method": "vae", "learning_rate": 0.9},
         {"method": "rme", "order": 2, "learning_rate": 0.9},

@@ -68,31 +68,32 @@ class Schedule:
         entry.state = state
         entry.reason = "; ".join(dict.fromkeys(failures.values()))
         self.failed_runs |= failures
-        names = {spec.key: spec.run_name for spec in entry.trial.runs}
-        for key in names.keys() - failures.keys():
-            for other in self.entries.values():
-                other.needs.discard(key)
-        for key in failures:
-            self._skip_children(key, names[key])
+        finished = {spec.key for spec in entry.trial.runs} - failures.keys()
+        names = {spec.key: spec.run_name for spec in entry.trial.runs if spec.key in failures}
+        for other in self.entries.values():
+            other.needs -= finished
+        for key, other in list(self.entries.items()):
+            if other.state is State.WAITING and other.needs & names.keys():
+                self._lose(key, other, names)
 
-    def _skip_children(self, key: str, name: str) -> None:
-        for old, entry in list(self.entries.items()):
-            if key not in entry.needs or entry.state is not State.WAITING:
-                continue
-            lost = {spec.key for spec in entry.trial.runs if spec.parent is not None and spec.parent.key == key}
-            reason = f"skipped: it starts from {name}, which failed"
-            kept = tuple(spec for spec in entry.trial.runs if spec.key not in lost)
-            entry.needs.discard(key)
-            if not kept:
-                self._settle(entry, State.SKIPPED, {run: reason for run in lost})
-                continue
-            # the others of the array go on without it, as another trial
-            self.failed_runs |= {run: reason for run in lost}
-            trial = Trial(kept)
-            self.entries = {
-                (trial.key if k == old else k): (replace(entry, trial=trial) if k == old else e)
-                for k, e in self.entries.items()
-            }
+    def _lose(self, key: str, entry: Entry, names: dict[str, str]) -> None:
+        """Take the runs that start from failed ones, whose names are given by key, out of a waiting trial."""
+        lost = {
+            spec.key: f"skipped: it starts from {names[spec.parent.key]}, which failed"
+            for spec in entry.trial.runs
+            if spec.parent is not None and spec.parent.key in names
+        }
+        entry.needs -= names.keys()
+        kept = tuple(spec for spec in entry.trial.runs if spec.key not in lost)
+        if not kept:
+            self._settle(entry, State.SKIPPED, lost)
+            return
+        # the others of the array go on without them, as another trial
+        self.failed_runs |= lost
+        replaced = replace(entry, trial=Trial(kept))
+        self.entries = {
+            replaced.trial.key if k == key else k: replaced if k == key else e for k, e in self.entries.items()
+        }
 
     @property
     def exhausted(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -57,7 +58,7 @@ class GridSearcher(_NotPickled, Searcher):
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         # with error=True only after Ray's retries are used up
         trial = self.running.pop(trial_id)
-        failures = {} if result is None else dict(result.get("failures") or {})
+        failures = json.loads((result or {}).get("failures", "{}"))
         if error or result is None:
             reason = self.why(trial)
             failures = {spec.key: reason for spec in trial.runs}

@@ -160,9 +160,14 @@ class Tracker:
                 "mlflow.parentRunId": self._cell(spec),
             }
             run = self.client.create_run(self.experiment_id, started, tags, spec.run_name)
-        # again, if a killed driver got no further: writing the same parameters twice is allowed
-        self.client.log_batch(run.info.run_id, params=_params(spec))
+        self._log_params(run, _params(spec))
         return run
+
+    def _log_params(self, run: Run, params: list[Param]) -> None:
+        """Those that are not there; a killed driver may have got no further than making the run."""
+        missing = [param for param in params if param.key not in run.data.params]
+        if missing:
+            self.client.log_batch(run.info.run_id, params=missing)
 
     def _cell(self, spec: RunSpec) -> str:
         """The id of the cell's parent run, made if it is not there; finished from the start: nothing runs in it."""
@@ -172,7 +177,8 @@ class Tracker:
             if run is None:
                 tags = {CELL_TAG: key, "cell": spec.cell, "method_label": spec.method_label}
                 run = self.client.create_run(self.experiment_id, tags=tags, run_name=spec.cell)
-                self.client.log_batch(run.info.run_id, params=[p for p in _params(spec) if p.key != "seed"])
+            if run.info.status != RunStatus.to_string(RunStatus.FINISHED):
+                self._log_params(run, [param for param in _params(spec) if param.key != "seed"])
                 self.client.set_terminated(run.info.run_id)
             self._cells[key] = run.info.run_id
         return self._cells[key]
@@ -202,8 +208,10 @@ class Tracker:
 
 
 def _params(spec: RunSpec) -> list[Param]:
-    values: dict[str, Any] = {**spec.model_dump(), "stage_epochs": spec.stage_epochs or spec.epochs}
-    values |= {f"options.{name}": value for name, value in values.pop("options").items()}
+    """Every field that the run's method reads; another's value would say of the run what is not so."""
+    values: dict[str, Any] = {**spec.canonical, "dataset": spec.dataset}
+    del values["schema"]
+    values |= {f"options.{name}": value for name, value in values.pop("options", {}).items()}
     return [Param(name, str(value)) for name, value in values.items()]
 
 

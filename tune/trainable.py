@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 import traceback
@@ -38,7 +39,7 @@ def train_trial(config: dict[str, Any]) -> None:
     """Train a trial's runs, and write each one's result to the storage.
 
     Reports to Ray: epoch, epochs, members, seconds (of training), val_elbo (best member's), and at the end failures,
-    the reasons of runs that came to nothing, by key. Leaves the traceback of an exception on the storage.
+    as JSON the reasons of runs that came to nothing, by key. Leaves the traceback of an exception on the storage.
     """
     storage = Storage(config["storage"])
     error_file = storage.error_file(config["key"])
@@ -60,7 +61,7 @@ def _train(config: dict[str, Any], storage: Storage) -> None:
         train(engine, storage.checkpoints(config["key"]), on_epoch=_Reporter())
     except DivergedError as error:
         # to train again would diverge again: no exception, which Ray would retry
-        ray.tune.report(_progress(engine) | {"failures": {spec.key: str(error) for spec in specs}})
+        ray.tune.report(_progress(engine) | _failures({spec.key: str(error) for spec in specs}))
         return
     failures = {}
     for key, result in results(engine).items():
@@ -68,8 +69,13 @@ def _train(config: dict[str, Any], storage: Storage) -> None:
             failures[key] = str(result)
         else:
             result.save(storage.run_folder(key))
-    ray.tune.report(_progress(engine) | {"failures": failures})
+    ray.tune.report(_progress(engine) | _failures(failures))
     shutil.rmtree(storage.trial_folder(config["key"]), ignore_errors=True)
+
+
+def _failures(reasons: dict[str, str]) -> dict[str, str]:
+    # as text, because Ray flattens what is nested before a searcher sees it
+    return {"failures": json.dumps(reasons)}
 
 
 def _progress(engine: Engine) -> dict[str, Any]:

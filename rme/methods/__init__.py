@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
 
 from rme.methods.base import Method, Update
@@ -21,12 +22,21 @@ def registry() -> dict[str, type[Method]]:
             if module_info.name.startswith("_") or module_info.name == "base":
                 continue
             where = f"rme/methods/{module_info.name}.py"
-            module = importlib.import_module(f"{__name__}.{module_info.name}")
-            for item in vars(module).values():
-                if not (isinstance(item, type) and issubclass(item, Method)) or item.__module__ != module.__name__:
-                    continue
-                if not hasattr(item, "name"):
-                    continue  # an abstract family, such as a base of two variants
+            try:
+                module = importlib.import_module(f"{__name__}.{module_info.name}")
+            except Exception as error:
+                raise ImportError(f"{where}: {type(error).__name__}: {error}") from error
+            items = [item for item in vars(module).values() if isinstance(item, type) and issubclass(item, Method)]
+            # without a name: an abstract family, such as a base of two variants
+            items = [item for item in items if item.__module__ == module.__name__ and hasattr(item, "name")]
+            if not items:
+                raise ImportError(f"{where}: no method with a name in it; a helper file's name starts with _")
+            for item in items:
+                missing = [] if hasattr(item, "label") else ["label"]
+                if inspect.isabstract(item):
+                    missing += sorted(item.__abstractmethods__)
+                if missing:
+                    raise ImportError(f"{where}: {item.__name__} does not declare {', '.join(missing)}")
                 if item.name != item.name.lower():
                     raise ImportError(f"{where}: name={item.name!r} must be lower case")
                 if item.name in found:

@@ -1,0 +1,55 @@
+# A bare machine needs python3 >= 3.11 and make; everything else is installed into .venv from requirements.lock.
+PYTHON ?= python3
+BIN := .venv/bin
+TRACKING ?= sqlite:///mlflow.db
+EXPERIMENT ?= demo
+OUT ?= report
+PORT ?= 5000
+
+.PHONY: help venv demo test slow lint format mlflow report lock clean
+
+help:  ## what there is
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
+
+venv: .venv/installed  ## create .venv from the lock file
+
+.venv/installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is `$(PYTHON) -V`; Python 3.11 or later is needed: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: venv  ## VAE against RME on real digits, minutes on two cores; ends with the table and the report
+	$(BIN)/python tune/sweep.py --grid demo --tracking-uri $(TRACKING)
+	@$(BIN)/python -m analysis.report --experiment demo --tracking-uri $(TRACKING) --out $(OUT)
+	@echo "MLflow UI on it: make mlflow, then open http://localhost:$(PORT)"
+
+test: venv  ## the tests, under 15 minutes on two cores
+	$(BIN)/python -m pytest
+
+slow: venv  ## the slow tests
+	$(BIN)/python -m pytest -m slow
+
+lint: venv  ## style and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: venv  ## put the code into the formatter's shape
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+mlflow: venv  ## serve the MLflow UI on $(TRACKING) at localhost:$(PORT)
+	$(BIN)/mlflow server --backend-store-uri $(TRACKING) --host 127.0.0.1 --port $(PORT)
+
+report: venv  ## tables and page of EXPERIMENT (default: demo) in OUT (default: report/)
+	@$(BIN)/python -m analysis.report --experiment $(EXPERIMENT) --tracking-uri $(TRACKING) --out $(OUT)
+
+lock: venv  ## resolve pyproject.toml's ranges anew (needs uv)
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --extra dev --upgrade \
+		pyproject.toml --output-file requirements.lock
+
+clean:  ## remove what can be made again; not the runs
+	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache
