@@ -7,8 +7,8 @@ N, (*, S, N, p), which for an array of B members is (B, S, N, p).
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -18,16 +18,21 @@ from rme.noise import Noise
 LOG_2PI = math.log(2 * math.pi)
 
 
-class Posterior(Protocol):
+class Posterior(ABC):
     """What a method returns as q(z|x)."""
 
+    @abstractmethod
     def sample(self, noise: Noise, samples: int) -> Tensor:
         """I.i.d. draws: (*, S, N, p)."""
-        ...
 
+    @abstractmethod
     def log_prob(self, z: Tensor) -> Tensor:
         """log q(z|x): z (*, N, p) -> (*, N), or (*, S, N, p) -> (*, S, N)."""
-        ...
+
+    def sample_with_log_prob(self, noise: Noise, samples: int) -> tuple[Tensor, Tensor]:
+        """Draws (*, S, N, p) and their log q(z|x), (*, S, N). A flow, whose inverse is slow, knows both at once."""
+        z = self.sample(noise, samples)
+        return z, self.log_prob(z)
 
 
 def gaussian_log_prob(squared_distance: Tensor, logvar: Tensor, size: int) -> Tensor:
@@ -41,7 +46,7 @@ def standard_normal_log_prob(z: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class DiagonalGaussian:
+class DiagonalGaussian(Posterior):
     """N(mu, diag exp logvar).
 
     Shapes: mu and logvar (*, N, p).
@@ -71,7 +76,7 @@ class DiagonalGaussian:
 
 
 @dataclass(frozen=True)
-class Mixture:
+class Mixture(Posterior):
     """sum_k alpha_k N(mu_k, diag exp logvar_k).
 
     Shapes: log_alpha (*, K, N); components hold (*, K, N, p).

@@ -61,10 +61,10 @@ def scores(
     parts = []
     for block in index.split(BLOCK, dim=1):
         x = method.centred(pixels[block])
-        q = method.posterior(x)
-        z = q.sample(noise, samples)
+        z, log_q = method.posterior(x, noise).sample_with_log_prob(noise, samples)
         size = max(1, images_at_once(method) // x.shape[:2].numel())
-        log_w = torch.cat([objective.log_weights(method.decoder, x, q, part) for part in z.split(size, dim=1)], 1)
+        log_joint = torch.cat([objective.log_joint(method.decoder, x, part) for part in z.split(size, dim=1)], 1)
+        log_w = log_joint - log_q
         parts.append(Scores(objective.iwae(log_w).double(), log_w.double().mean(1)))
     return Scores(torch.cat([p.iwae for p in parts], 1), torch.cat([p.elbo for p in parts], 1))
 
@@ -93,11 +93,14 @@ def decoder_activations(image_shape: nets.ImageShape, dim: int, kind: str) -> in
 
 
 @torch.no_grad()
-def inference_ms(method: Method, pixels: Tensor, *, batch_size: int = 128, repeats: int = 5) -> float:
+def inference_ms(
+    method: Method, pixels: Tensor, generator: torch.Generator, *, batch_size: int = 128, repeats: int = 5
+) -> float:
     """Milliseconds to infer q(z|x) for one batch (section 2.1): the whole set in batches, the median repeat's mean.
 
     The images are brought to the model's units beforehand, so that what is timed is inference alone.
     """
+    noise = Noise([generator], method.pixel_mean.dtype)
     batches = [method.centred(part.unsqueeze(0)) for part in pixels.split(batch_size)]
     device = pixels.device
 
@@ -105,11 +108,11 @@ def inference_ms(method: Method, pixels: Tensor, *, batch_size: int = 128, repea
         synchronise(device)
         began = time.perf_counter()
         for x in batches:
-            method.posterior(x)
+            method.posterior(x, noise)
         synchronise(device)
         return (time.perf_counter() - began) / len(batches) * 1e3
 
-    method.posterior(batches[0])
+    method.posterior(batches[0], noise)
     return statistics.median(once() for _ in range(repeats))
 
 
@@ -123,7 +126,8 @@ def synchronise(device: torch.device) -> None:
 def reconstructions(method: Method, pixels: Tensor, generator: torch.Generator) -> Tensor:
     """Images (n, C, H, W) and, below, their reconstructions from one draw of q(z|x): uint8 (2, n, C, H, W)."""
     x = method.centred(pixels.unsqueeze(0))
-    z = method.posterior(x).sample(Noise([generator], x.dtype), 1)[:, 0]
+    noise = Noise([generator], x.dtype)
+    z = method.posterior(x, noise).sample(noise, 1)[:, 0]
     return torch.stack([pixels, _as_pixels(method, method.decoder(z))])
 
 

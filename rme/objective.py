@@ -37,9 +37,14 @@ def kl_monte_carlo(q: Posterior, r: Posterior, z: Tensor) -> Tensor:
     return q.log_prob(z) - r.log_prob(z)
 
 
+def log_joint(decoder: Likelihood, x: Tensor, z: Tensor) -> Tensor:
+    """log p(x, z) = log p(x|z) + log p(z): z (B, N, p) -> (B, N), or (B, S, N, p) -> (B, S, N)."""
+    return decoder.log_prob(x, z) + standard_normal_log_prob(z)
+
+
 def log_weights(decoder: Likelihood, x: Tensor, q: Posterior, z: Tensor) -> Tensor:
     """log p(x, z) - log q(z|x) at draws z of q: (B, N) or (B, S, N). Its mean over draws is the ELBO."""
-    return decoder.log_prob(x, z) + standard_normal_log_prob(z) - q.log_prob(z)
+    return log_joint(decoder, x, z) - q.log_prob(z)
 
 
 def elbo(decoder: Likelihood, x: Tensor, q: DiagonalGaussian, z: Tensor) -> Tensor:

@@ -173,7 +173,7 @@ def results(engine: Engine) -> dict[str, Result | DivergedError]:
             val_elbo=val_elbo[rows],
             test_iwae=test.iwae[0].cpu(),
             test_elbo=test.elbo[0].cpu(),
-            inference_ms=evaluate.inference_ms(model, pixels),
+            inference_ms=evaluate.inference_ms(model, pixels, pictures),
             train_s=seconds,
             updates=[u.name for u in engine.updates],
             losses=torch.stack(engine.history.losses)[:, :, rows],

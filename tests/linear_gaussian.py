@@ -12,6 +12,7 @@ from torch.distributions import MultivariateNormal
 
 from rme.distributions import DiagonalGaussian, Mixture
 from rme.methods.base import Method
+from rme.noise import Noise
 
 SHAPE = (1, 28, 28)
 PIXELS = 28 * 28
@@ -82,7 +83,7 @@ class LinearMethod(Method):
         self.decoder = LinearGaussian(members, spec.dim, orthogonal)
         self.shift, self.widen, self.count = shift, widen, components
 
-    def posterior(self, x: Tensor) -> DiagonalGaussian | Mixture:
+    def posterior(self, x: Tensor, noise: Noise) -> DiagonalGaussian | Mixture:
         exact = self.decoder.diagonal_posterior(x)
         q = DiagonalGaussian(exact.mu + self.shift, exact.logvar + self.widen)
         if not self.count:

@@ -224,7 +224,7 @@ def test_validation_scores_the_validation_images(tiny) -> None:
     for i, seed in enumerate((1, 2)):
         stream = noise.generator(seed, 0, noise.EVALUATE)
         x = tiny.images.train[engine.val_index[i]].double() / 255 - engine.method.pixel_mean[i]
-        q = single(engine.method, i).posterior(x.unsqueeze(0))
+        q = single(engine.method, i).encoder(x.unsqueeze(0))
         z = q.mu + (q.logvar / 2).exp() * torch.empty(1, 4, 3, dtype=torch.float64).normal_(generator=stream)
         mean = single(engine.method, i).decoder(z)
         log_p = torch.distributions.Normal(mean, (engine.method.decoder.logvar[i] / 2).exp()).log_prob(x).sum((2, 3, 4))

@@ -78,15 +78,18 @@ def test_posterior_shapes_and_draws(tiny, spec) -> None:
         return Noise([torch.Generator().manual_seed(s) for s in seeds], torch.float64)
 
     with torch.no_grad():
-        q = engine.method.posterior(x)
+        q = engine.method.posterior(x, streams(5, 6))
         z = q.sample(streams(0, 1), draws)
         assert z.shape == (2, draws, images, dim) and z.dtype == torch.float64
         log_q = q.log_prob(z)
         assert log_q.shape == (2, draws, images) and log_q.isfinite().all()
         for s in range(draws):
             torch.testing.assert_close(q.log_prob(z[:, s]), log_q[:, s], rtol=1e-10, atol=1e-10)
-        again = engine.method.posterior(x)
+        again = engine.method.posterior(x, streams(5, 6))
         assert torch.equal(again.sample(streams(0, 1), draws), z), "inference draws nothing but from the noise given"
+        both, log_both = again.sample_with_log_prob(streams(0, 1), draws)
+        assert torch.equal(both, z)
+        torch.testing.assert_close(log_both, log_q, rtol=1e-10, atol=1e-10)
         other = again.sample(streams(0, 9), draws)
         assert torch.equal(other[0], z[0]) and not torch.isclose(other[1], z[1]).any()
         assert not torch.isclose(z[:, 0], z[:, 1]).any()
@@ -99,8 +102,9 @@ def test_the_density_belongs_to_the_draws(tiny, spec) -> None:
     engine.train_epoch()
     draws = 20_000
     with torch.no_grad():
-        q = engine.method.posterior(engine.method.centred(tiny.images.test[:3].unsqueeze(0)))
-        z = q.sample(Noise([torch.Generator().manual_seed(0)], torch.float64), draws)
+        noise = Noise([torch.Generator().manual_seed(0)], torch.float64)
+        q = engine.method.posterior(engine.method.centred(tiny.images.test[:3].unsqueeze(0)), noise)
+        z = q.sample(noise, draws)
         # narrower than the draws, so that the ratio has a variance
         f = torch.distributions.Normal(z.mean(1, keepdim=True), 0.7 * z.std(1, keepdim=True))
         ratio = torch.exp(f.log_prob(z).sum(-1) - q.log_prob(z))
@@ -260,7 +264,7 @@ def test_the_template_is_a_vae_with_a_weight_on_the_kl(tiny) -> None:
         for name, method, options in (("vae", "vae", {}), ("1", "template", {}), ("3", "template", {"beta": 3.0}))
     }
     index = torch.arange(8).unsqueeze(0)
-    q = runs["vae"].method.posterior(runs["vae"].method.centred(tiny.images.train[index]))
+    q = runs["vae"].method.encoder(runs["vae"].method.centred(tiny.images.train[index]))
     prior = torch.distributions.Normal(torch.zeros_like(q.mu), torch.ones_like(q.mu))
     kl = torch.distributions.kl_divergence(torch.distributions.Normal(q.mu, (q.logvar / 2).exp()), prior).sum(-1).mean()
     loss = {name: engine.train_step(index).item() for name, engine in runs.items()}
@@ -305,12 +309,12 @@ def test_a_file_is_found_by_being_there(folder: Path) -> None:
 from rme.methods.base import Method
 class Half(Method):
     name, label = "half", "Half"
-    def posterior(self, x): ...
+    def posterior(self, x, noise): ...
 """, "updates"),
     (_GOOD.replace("VAE):", "Base):").replace("from rme.methods.vae import VAE", """
 from rme.methods.base import Method
 class Base(Method):
-    def posterior(self, x): ...
+    def posterior(self, x, noise): ...
     def updates(self): ...
 """).replace('name, label = "mine", "Mine"', 'name = "mine"'), "label"),
 ])  # fmt: skip

@@ -110,7 +110,7 @@ def test_the_posterior_is_the_pseudocodes_mixture(tiny) -> None:
         model = literal(engine, i)
         pixels = tiny.images.test[:6]
         plain = model.encoder_upto_kth(pixels.double() / 255 - engine.method.pixel_mean[i], 3)
-        q = engine.method.posterior(engine.method.centred(pixels.expand(2, -1, -1, -1, -1)))
+        q = engine.method.posterior(engine.method.centred(pixels.expand(2, -1, -1, -1, -1)), engine.noise)
         z = torch.randn(6, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(i))
         alphas = q.log_alpha[i].exp().T
         torch.testing.assert_close(alphas, plain.mixture_distribution.probs.detach(), rtol=1e-12, atol=0)

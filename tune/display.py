@@ -74,13 +74,14 @@ class Display:
             self._line_due = time.monotonic() + LINES_EVERY_S
             self._line(self.summary())
 
-    def ended(self, trial: Trial, failures: dict[str, str]) -> None:
+    def ended(self, trial: Trial) -> None:
         with self._lock:
             self.running.pop(trial.key, None)
-        for spec in trial.runs:
-            if spec.key in failures:
-                self.failures.append(f"{spec.run_name}: {failures[spec.key]}")
-                self._line(f"FAILED     {self.failures[-1]}")
+
+    def failed(self, spec: RunSpec, reason: str) -> None:
+        with self._lock:
+            self.failures.append(f"{spec.run_name}: {reason}")
+        self._line(f"FAILED     {spec.run_name}: {reason}")
 
     def recorded(self, spec: RunSpec, metrics: dict[str, float]) -> None:
         text = f"{spec.run_name}: test {metrics['test/iwae']:.1f}, validation {metrics['val/iwae']:.1f} nats (IWAE)"

@@ -37,6 +37,7 @@ class Recorder:
         self._queue: deque[tuple[RunSpec, str | None]] = deque()
         self._changed = threading.Condition()
         self._closing = False
+        self._given_up = threading.Event()
         self._thread = threading.Thread(target=self._work, name="recorder", daemon=True)
         self._thread.start()
 
@@ -54,17 +55,22 @@ class Recorder:
             self._changed.notify_all()
 
     def close(self, timeout_s: float = 60) -> list[RunSpec]:
-        """Wait until all is recorded, at most `timeout_s` if the server does not answer. Returns what is left."""
+        """Wait until all is recorded, or until nothing more was for `timeout_s`. Returns what is left."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-        self._thread.join(timeout_s)
+        left = -1
+        while self._thread.is_alive() and left != len(self._queue):
+            left = len(self._queue)
+            self._thread.join(timeout_s)
+        self._given_up.set()
+        self._thread.join()  # a thread that outlives the interpreter would abort it
         with self._changed:
             return [spec for spec, _ in self._queue]
 
     def _work(self) -> None:
         tries = 0
-        while True:
+        while not self._given_up.is_set():
             with self._changed:
                 while not self._queue and not self._closing:
                     self._changed.wait()
@@ -77,7 +83,7 @@ class Recorder:
                 wait = RETRY_AFTER_S[min(tries, len(RETRY_AFTER_S) - 1)]
                 tries += 1
                 log.warning("%s is not recorded yet, again in %d s: %s", spec.run_name, wait, error)
-                threading.Event().wait(wait)
+                self._given_up.wait(wait)
                 continue
             tries = 0
             with self._changed:

@@ -147,13 +147,19 @@ def _sweep(options: argparse.Namespace, plan: Plan, storage: Storage, tracker, c
     if done:
         console.print(f"{plan.grid.name}: {done} runs are done already", highlight=False)
 
+    told: set[str] = set()
+    runs = {spec.key: spec for trial in to_train for spec in trial.runs}
+
     def on_end(trial: Trial, failures: dict[str, str]) -> None:
-        display.ended(trial, failures)
+        display.ended(trial)
         for spec in trial.runs:
-            if spec.key in failures:
-                recorder.failure(spec, failures[spec.key])
-            else:
+            if spec.key not in failures:
                 recorder.result(spec)
+        # the trial's own failures, and what was skipped because of them
+        for key in schedule.failed_runs.keys() - told:
+            told.add(key)
+            display.failed(runs[key], schedule.failed_runs[key])
+            recorder.failure(runs[key], schedule.failed_runs[key])
 
     interrupted = False
     if to_train:

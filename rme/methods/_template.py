@@ -15,6 +15,7 @@ from torch import Tensor
 from rme import nets, objective
 from rme.distributions import DiagonalGaussian
 from rme.methods.base import Method, Update
+from rme.noise import Noise
 from rme.step import Step
 
 
@@ -36,7 +37,7 @@ class Template(Method):
         self.encoder = nets.Encoder(members, spec.dim, image_shape)
         self.beta = {**self.options, **spec.options}["beta"]
 
-    def posterior(self, x: Tensor) -> DiagonalGaussian:
+    def posterior(self, x: Tensor, noise: Noise) -> DiagonalGaussian:
         """q(z|x) at test time: an object with `sample(noise, S)` and `log_prob(z)`, as in `rme.distributions`."""
         return self.encoder(x)
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from rme import nets
 from rme.distributions import Posterior
+from rme.noise import Noise
 
 if TYPE_CHECKING:
     from rme.config import RunSpec
@@ -74,8 +75,11 @@ class Method(nn.Module, ABC):
         return pixels.to(self.pixel_mean.dtype).div_(255).sub_(self.pixel_mean.unsqueeze(1))
 
     @abstractmethod
-    def posterior(self, x: Tensor) -> Posterior:
-        """q(z|x) at test time for images (B, N, C, H, W): batch shape (B, N)."""
+    def posterior(self, x: Tensor, noise: Noise) -> Posterior:
+        """q(z|x) at test time for images (B, N, C, H, W): batch shape (B, N).
+
+        Called without gradients. `noise` is for methods whose inference is itself random, such as SVI steps.
+        """
 
     @abstractmethod
     def updates(self) -> Sequence[Update]:

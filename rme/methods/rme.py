@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from rme import nets, objective
 from rme.distributions import DiagonalGaussian, Mixture
 from rme.methods.base import Method, Update, copy_parameters
+from rme.noise import Noise
 from rme.step import Step
 
 
@@ -51,7 +52,7 @@ class RME(Method):
         copy_parameters(self.decoder, parent, "decoder")
 
     # ------------------------------------------------------------------ the mixture
-    def posterior(self, x: Tensor) -> Mixture:
+    def posterior(self, x: Tensor, noise: Noise) -> Mixture:
         return mixture([q(x) for q in self.components], [eps(x) for eps in self.impacts])
 
     def component(self, m: int, step: Step) -> DiagonalGaussian:

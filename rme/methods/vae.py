@@ -10,6 +10,7 @@ from torch import Tensor
 from rme import nets, objective
 from rme.distributions import DiagonalGaussian
 from rme.methods.base import Method, Update
+from rme.noise import Noise
 from rme.step import Step
 
 
@@ -23,7 +24,7 @@ class VAE(Method):
         super().__init__(spec, image_shape, members)
         self.encoder = nets.Encoder(members, spec.dim, image_shape)
 
-    def posterior(self, x: Tensor) -> DiagonalGaussian:
+    def posterior(self, x: Tensor, noise: Noise) -> DiagonalGaussian:
         return self.encoder(x)
 
     def loss(self, step: Step) -> Tensor:
