@@ -175,8 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     console = Console(width=None if sys.stdout.isatty() else _WIDTH, highlight=False, markup=False)
     for table in report.tables:
-        if table.score == SCORE:
-            console.print(render.to_rich(table))
+        console.print(render.to_rich(table))
     console.print("\n".join(report.answer), soft_wrap=True)
     console.print(f"\nreport: {report.index}", soft_wrap=True)
     return 0

@@ -107,14 +107,15 @@ def test_a_bad_grid_is_named(tmp_path, text, named):
         (["--grid", "demo", "--tracking-uri", "nonsense://x"], ["nonsense://x"]),
         (["--grid", "demo", "--set", "dataset=mnist", "--data-dir", "empty"], ["MNIST"]),
         (["--grid", "demo", "--json"], ["--plan"]),
+        (["--grid", "demo", "--cpus-per-trial", "4096"], ["--cpus-per-trial 4096", "this machine has"]),
+        (["--grid", "demo", "--address", "127.0.0.1:1"], ["127.0.0.1:1"]),
     ],
 )
 def test_a_bad_command_line_is_refused_in_one_line(tmp_path, monkeypatch, capsys, arguments, named):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("torchvision.datasets.mnist.MNIST.mirrors", [])  # no network in a test
-    assert (
-        sweep.main([*arguments, *([] if "--tracking-uri" in arguments else ["--tracking-uri", "sqlite:///m.db"])]) == 2
-    )
+    tracking = [] if "--tracking-uri" in arguments else ["--tracking-uri", f"sqlite:///{tmp_path}/m.db"]
+    assert sweep.main([*arguments, *tracking]) == 2
     message = capsys.readouterr().err
     assert message.startswith("sweep: ") and message.count("\n") <= 2
     for part in named:

@@ -198,7 +198,8 @@ def test_the_recorder_tries_again_until_the_server_takes_it(results, database, t
     heard = []
     recorder = Recorder(tracker, storage, lambda spec, metrics: heard.append(spec.key))
     recorder.result(results[0].spec)
-    assert recorder.close() == []
+    recorder.close()
+    assert recorder.left == []
     assert calls == 3 and heard == [results[0].spec.key] and len(children(tracker)) == 1
 
 
@@ -213,7 +214,8 @@ def test_what_the_server_never_takes_is_named_at_the_end(results, database, tmp_
     monkeypatch.setattr(tracker, "record", down)
     recorder = Recorder(tracker, storage)
     recorder.result(results[0].spec)
-    assert [spec.key for spec in recorder.close(timeout_s=0.2)] == [results[0].spec.key]
+    recorder.close(timeout_s=0.2)
+    assert [spec.key for spec in recorder.left] == [results[0].spec.key]
 
 
 def test_a_damaged_result_is_not_recorded(results, database, tmp_path):
@@ -226,8 +228,10 @@ def test_a_damaged_result_is_not_recorded(results, database, tmp_path):
     (folder / "arrays.safetensors").write_bytes(content)
     recorder = Recorder(tracker, storage)
     recorder.result(results[0].spec)
-    assert recorder.close() == []
+    recorder.close()
+    assert recorder.left == []
     assert recorder.failures.keys() == {results[0].spec.key} and children(tracker) == []
+    assert not storage.has_result(results[0].spec.key), "it is to be trained again"
 
 
 def test_a_plan_makes_no_database(tmp_path):

@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 import shutil
+import socket
 import time
 from collections.abc import Callable
 from typing import Any
@@ -24,6 +25,7 @@ for _name, _value in {
 
 import ray
 import ray.tune
+import torch
 
 from tune.display import Display
 from tune.grid import Trial
@@ -39,6 +41,10 @@ OBJECT_STORE_BYTES = 128 << 20
 """Trials pass nothing through Ray's object store; its default would take a third of the memory."""
 
 
+class ClusterError(ValueError):
+    """Ray cannot be had as asked for, or not what a trial is to get."""
+
+
 def run_trials(
     options: argparse.Namespace,
     schedule: Schedule,
@@ -46,21 +52,11 @@ def run_trials(
     display: Display,
     on_end: Callable[[Trial, dict[str, str]], None],
 ) -> bool:
-    """Run the schedule to its end. Returns whether it was interrupted."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    local: dict[str, Any] = {"num_cpus": cores, "object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
-    ray.init(
-        address=options.address or "local",
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        **({} if options.address else local),
-    )
-    logging.getLogger("ray").setLevel(logging.ERROR)
+    """Run the schedule to its end. Returns whether it was interrupted; raises ClusterError before it begins."""
+    _check_resources(options)
+    _connect(options.address)
     try:
-        gpus = options.gpus_per_trial
-        if gpus is None:
-            gpus = 1.0 if ray.cluster_resources().get("GPU") else 0.0
-        resources = {"cpu": options.cpus_per_trial, "gpu": gpus}
+        resources = _resources(options)
         searcher = GridSearcher(
             schedule,
             lambda trial: job(trial, storage, options.data_dir, options.cpus_per_trial),
@@ -94,6 +90,47 @@ def run_trials(
         return interrupted or not schedule.exhausted or schedule.count(State.RUNNING) > 0
     finally:
         ray.shutdown()
+
+
+def _connect(address: str | None) -> None:
+    """Start Ray here, or join the cluster at `address`."""
+    local: dict[str, Any] = {
+        "num_cpus": _here()["cpu"], "object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False
+    }  # fmt: skip
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        if address and ":" in address and "://" not in address:
+            # Ray itself tries for a minute and then ends the process
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host, int(port)), timeout=10).close()
+        ray.init(address=address or "local", **quiet, **({} if address else local))
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ClusterError(f"--address {address}: {reason}" if address else f"Ray does not start: {reason}") from error
+
+
+def _here() -> dict[str, int]:
+    """This machine's cores and GPUs."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return {"cpu": cores, "gpu": torch.cuda.device_count()}
+
+
+def _check_resources(options: argparse.Namespace) -> None:
+    """Raises ClusterError when a trial is to get more than this machine has, for then Ray would wait for ever."""
+    if options.address is not None:
+        return  # a cluster may grow
+    for name, wanted in (("cpu", options.cpus_per_trial), ("gpu", options.gpus_per_trial or 0)):
+        if wanted > _here()[name]:
+            raise ClusterError(f"--{name}s-per-trial {wanted:g}: this machine has {_here()[name]}")
+
+
+def _resources(options: argparse.Namespace) -> dict[str, float]:
+    """What a trial gets: by default a whole GPU, where there are any."""
+    gpus = options.gpus_per_trial
+    if gpus is None:
+        gpus = 1.0 if ray.cluster_resources().get("GPU") else 0.0
+    return {"cpu": float(options.cpus_per_trial), "gpu": gpus}
 
 
 def _why(storage: Storage, trial: Trial) -> str:

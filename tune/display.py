@@ -112,12 +112,12 @@ class Display:
     def summary(self) -> str:
         """One line: runs by state, speed and the time to go."""
         count = self.schedule.count
-        parts = [
-            f"{self.done_before + count(State.DONE)} done", f"{count(State.RUNNING)} running",
-            f"{count(State.WAITING)} waiting",
-        ]  # fmt: skip
-        parts += [f"{count(state)} {state}" for state in (State.FAILED, State.SKIPPED) if count(state)]
         with self._lock:
+            # what Ray was given and has no room for yet is waiting still
+            running = sum(len(self.schedule.entries[key].trial.runs) for key in self.running)
+            waiting = count(State.WAITING) + count(State.RUNNING) - running
+            parts = [f"{self.done_before + count(State.DONE)} done", f"{running} running", f"{waiting} waiting"]
+            parts += [f"{count(state)} {state}" for state in (State.FAILED, State.SKIPPED) if count(state)]
             speed = sum(
                 self.schedule.entries[key].trial.members * p.epoch / p.seconds
                 for key, p in self.running.items()

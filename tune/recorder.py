@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 
@@ -15,6 +16,9 @@ log = logging.getLogger(__name__)
 
 RETRY_AFTER_S = (1, 2, 5, 10, 20, 30)
 """Waits between tries while the server does not answer; the last is repeated."""
+
+SUMMARISE_EVERY_S = 600.0
+"""How often the cells' statistics are brought up to date while a sweep runs; it reads all of the experiment's runs."""
 
 
 class Recorder:
@@ -38,6 +42,7 @@ class Recorder:
         self._changed = threading.Condition()
         self._closing = False
         self._given_up = threading.Event()
+        self._summary_due = time.monotonic() + SUMMARISE_EVERY_S
         self._thread = threading.Thread(target=self._work, name="recorder", daemon=True)
         self._thread.start()
 
@@ -54,8 +59,8 @@ class Recorder:
             self._queue.append((spec, reason))
             self._changed.notify_all()
 
-    def close(self, timeout_s: float = 60) -> list[RunSpec]:
-        """Wait until all is recorded, or until nothing more was for `timeout_s`. Returns what is left."""
+    def close(self, timeout_s: float = 60) -> None:
+        """Wait until all is recorded, or until nothing more was for `timeout_s`."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -65,6 +70,16 @@ class Recorder:
             self._thread.join(timeout_s)
         self._given_up.set()
         self._thread.join()  # a thread that outlives the interpreter would abort it
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
+
+    @property
+    def left(self) -> list[RunSpec]:
+        """Runs that are not recorded yet."""
         with self._changed:
             return [spec for spec, _ in self._queue]
 
@@ -74,8 +89,11 @@ class Recorder:
             with self._changed:
                 while not self._queue and not self._closing:
                     self._changed.wait()
-                if not self._queue:
-                    return
+                done = not self._queue
+            if done:
+                self._summarise()
+                return
+            with self._changed:
                 spec, reason = self._queue[0]
             try:
                 self._record(spec, reason)
@@ -88,6 +106,15 @@ class Recorder:
             tries = 0
             with self._changed:
                 self._queue.popleft()
+            if time.monotonic() >= self._summary_due:
+                self._summarise()
+
+    def _summarise(self) -> None:
+        try:
+            self.tracker.summarise_cells()
+        except Exception as error:  # the next summary will say what this one did not
+            log.warning("the cells are not summarised: %s", error)
+        self._summary_due = time.monotonic() + SUMMARISE_EVERY_S
 
     def _record(self, spec: RunSpec, reason: str | None) -> None:
         if reason is not None:
@@ -95,7 +122,8 @@ class Recorder:
             return
         result = self.storage.result(spec)
         if result is None:
-            self.failures[spec.key] = "its result on the storage is damaged"
+            self.storage.discard(spec.key)
+            self.failures[spec.key] = "its result on the storage was damaged; the same command trains it again"
             return
         self.tracker.record(result)
         if self.on_recorded is not None:

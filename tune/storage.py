@@ -57,6 +57,10 @@ class Storage:
             log.warning("result passed over: %s", error)
             return None
 
+    def discard(self, key: str) -> None:
+        """Let a run's result, found damaged, count as none."""
+        (self.run_folder(key) / MARKER).unlink(missing_ok=True)
+
     def models(self, spec: RunSpec) -> list[dict[str, Tensor]]:
         """The finished models of a run. Raises FileNotFoundError or CorruptFile."""
         return load_models(self.run_folder(spec.key))

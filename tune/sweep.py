@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(stderr=True)
     try:
         return _run(options, console)
-    except (GridError, SpecError, StorageError, data.DataError, _tracking_error()) as error:
+    except _expected_errors() as error:
         console.print(f"sweep: {error}", markup=False, highlight=False, soft_wrap=True, style="red")
         return 2
 
@@ -140,13 +140,8 @@ def _sweep(options: argparse.Namespace, plan: Plan, storage: Storage, tracker, c
     schedule = Schedule.of(to_train, plan.on_storage - training)
     done = sum(len(t.runs) for t in plan.trials) - len(training)
     display = Display(schedule, done, console)
-    recorder = Recorder(tracker, storage, display.recorded)
-    for spec in plan.to_record:
-        if spec.key not in training:
-            recorder.result(spec)
     if done:
         console.print(f"{plan.grid.name}: {done} runs are done already", highlight=False)
-
     told: set[str] = set()
     runs = {spec.key: spec for trial in to_train for spec in trial.runs}
 
@@ -162,16 +157,16 @@ def _sweep(options: argparse.Namespace, plan: Plan, storage: Storage, tracker, c
             recorder.failure(runs[key], schedule.failed_runs[key])
 
     interrupted = False
-    if to_train:
-        from tune.cluster import run_trials
+    with display.live(), Recorder(tracker, storage, display.recorded) as recorder:
+        for spec in plan.to_record:
+            if spec.key not in training:
+                recorder.result(spec)
+        if to_train:
+            from tune.cluster import run_trials
 
-        with display.live():
             interrupted = run_trials(options, schedule, storage, display, on_end)
-    left = recorder.close()
-    tracker.summarise_cells()
-    return _farewell(
-        console, plan, schedule.failed_runs | recorder.failures, left, interrupted, time.monotonic() - began
-    )
+    failed = schedule.failed_runs | recorder.failures
+    return _farewell(console, plan, failed, recorder.left, interrupted, time.monotonic() - began)
 
 
 def _farewell(
@@ -249,14 +244,11 @@ def _print_plan(plan: Plan, options: argparse.Namespace) -> None:
         out.print(f"not there yet: {reason}", highlight=False)
 
 
-def _tracking_error() -> type[Exception]:
-    """TrackingError, once MLflow has been imported; importing it takes seconds, which bad input need not wait for."""
-    module = sys.modules.get("tune.tracking")
-    return module.TrackingError if module else _Never
-
-
-class _Never(Exception):
-    """Raised by nobody."""
+def _expected_errors() -> tuple[type[Exception], ...]:
+    """What says of itself what is wrong; from the modules that import MLflow and Ray too, if they were imported."""
+    late = {"tune.tracking": "TrackingError", "tune.cluster": "ClusterError"}
+    imported = [getattr(sys.modules[module], name) for module, name in late.items() if module in sys.modules]
+    return (GridError, SpecError, StorageError, data.DataError, *imported)
 
 
 if __name__ == "__main__":

@@ -71,7 +71,8 @@ class Tracker:
             if found is None:
                 # beside the database, not in whatever folder the command was given
                 artifacts = (path.parent / "mlartifacts" / experiment).as_uri() if path else None
-                self.experiment_id = self.client.create_experiment(experiment, artifact_location=artifacts)
+                tags = {"mlflow.experimentKind": "custom_model_development"}  # else the UI opens on GenAI traces
+                self.experiment_id = self.client.create_experiment(experiment, artifacts, tags)
             else:
                 self._check_active(found)
                 self.experiment_id = found.experiment_id
@@ -157,6 +158,7 @@ class Tracker:
                 "method_label": spec.method_label,
                 "dataset_label": data.label(spec.dataset),
                 "git_commit": git_commit(),
+                "mlflow.source.name": "tune/sweep.py",
                 "mlflow.parentRunId": self._cell(spec),
             }
             run = self.client.create_run(self.experiment_id, started, tags, spec.run_name)
