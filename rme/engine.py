@@ -250,7 +250,7 @@ def pixel_moments(pixels: Tensor, index: Tensor) -> tuple[Tensor, float]:
     """
     total = torch.zeros(pixels.shape[1:], dtype=torch.int64)
     squares = torch.zeros(pixels.shape[1:], dtype=torch.int64)
-    for part in index.split(4096):
+    for part in index.split(max(1, 2**24 // pixels[0].numel())):  # 128 MB of integers at a time
         values = pixels[part].to(torch.int64)
         total += values.sum(0)
         squares += values.square().sum(0)

@@ -26,7 +26,8 @@ MNIST_FILES = {"train-images-idx3-ubyte": 60_000, "t10k-images-idx3-ubyte": 10_0
 
 # ---------------------------------------------------------------------- the registry
 def test_the_registry_holds_the_files_of_the_folder() -> None:
-    assert {"digits", "mnist"} <= set(data.names())
+    ours = {"celeba", "cifar10", "digits", "mnist", "omniglot", "omniglot-lake", "svhn"}
+    assert ours <= set(data.names())
     assert data.names() == sorted(data.registry())
 
 
@@ -51,14 +52,29 @@ def test_every_data_set_keeps_the_contract(name: str, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [], "load must not write or download"
 
 
+@pytest.mark.parametrize("name", data.names())
+def test_every_data_sets_split_is_of_the_sizes_it_says(name: str) -> None:
+    dataset = data.get(name)
+    images = data.Images(*(torch.zeros(count, 1, 1, 1, dtype=torch.uint8) for count in dataset.counts))
+    split = dataset.split(images, seed=1)
+    assert (len(split.train), len(split.validation), len(split.test)) == dataset.split_sizes
+    assert len(torch.cat([split.train, split.validation]).unique()) == len(split.train) + len(split.validation)
+    assert split.train.max() < dataset.counts[0] and split.test.max() < dataset.counts[1]
+
+
 def test_unknown_names_are_answered_with_the_choices() -> None:
     for function in (data.get, data.canonical_name, data.identity, data.label):
-        with pytest.raises(ValueError, match=r"no data set 'mnsit'; there are digits, mnist.*path of an \.npz file"):
+        with pytest.raises(
+            ValueError, match=r"no data set 'mnsit'; there are celeba, .*digits, mnist, .*path of an \.npz file"
+        ):
             function("mnsit")
 
 
 def test_importing_the_room_needs_torch_and_numpy_only() -> None:
-    blocked = ["sklearn", "scipy", "torchvision", "PIL", "pandas", "ray", "mlflow", "pydantic", "matplotlib"]
+    blocked = [
+        "sklearn", "scipy", "torchvision", "PIL", "pandas", "ray", "mlflow", "pydantic", "matplotlib", "rich",
+        "safetensors",
+    ]  # fmt: skip
     program = (
         f"import sys; sys.modules.update(dict.fromkeys({blocked}))\n"
         "from rme import data; print(*data.names()); assert 'rme.methods' not in sys.modules"
@@ -389,7 +405,7 @@ def test_npz_loads(size: tuple[int, ...], save, tmp_path: Path) -> None:
         last = arrays[name][..., -1] if len(size) == 3 else arrays[name]
         assert np.array_equal(part[:, -1].numpy(), last)
     split = dataset.split(images, seed=0)
-    assert (len(split.train), len(split.validation), len(split.test)) == (18, 2, 5)
+    assert (len(split.train), len(split.validation), len(split.test)) == dataset.split_sizes == (18, 2, 5)
 
 
 def test_npz_in_fortran_order(tmp_path: Path) -> None:

@@ -164,7 +164,7 @@ def test_a_killed_worker_goes_on_from_its_checkpoint(undisturbed, tmp_path, grid
     sweep = Sweep(tmp_path / "worker", grid, ray_folder)
     driver = sweep.start()
     wait_for(lambda: list(sweep.storage.glob("trials/*/epoch-*.safetensors")), driver)
-    workers = [pid for pid in descendants(driver.pid) if b"train_trial" in cmdline(pid)]
+    workers = [pid for pid in descendants(driver.pid) if b"ray::ImplicitFunc" in cmdline(pid)]
     assert workers
     os.kill(workers[0], signal.SIGKILL)
     assert driver.wait(timeout=300) == 0, (sweep.folder / "output.txt").read_text()

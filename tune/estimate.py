@@ -37,11 +37,10 @@ def hours(trials: Iterable[Trial]) -> dict[tuple[str, str], float]:
     for trial in trials:
         spec = trial.runs[0]
         step_s, image_s = known.cost(spec)
-        dataset = data.get(spec.dataset)
-        held_out = round(0.1 * dataset.counts[0])
-        steps = spec.training_epochs * math.ceil((dataset.counts[0] - held_out) / spec.batch_size)
+        train, held_out, test = data.get(spec.dataset).split_sizes
+        steps = spec.training_epochs * math.ceil(train / spec.batch_size)
         # one test set is scored for a run, one validation set for each restart
-        images = len(trial.runs) * dataset.counts[1] + trial.members * held_out
+        images = len(trial.runs) * test + trial.members * held_out
         seconds = trial.members * steps * step_s + images * image_s * spec.iwae_samples / 100
         total[data.label(spec.dataset), spec.method_label] += seconds / 3600
     known.save()

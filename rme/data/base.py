@@ -67,7 +67,8 @@ class Split:
 class Dataset(ABC):
     """A data set. A subclass in a file of `rme/data/` is registered by being there.
 
-    It declares the attributes below and writes `load`; `prepare` and `split` are for those that need other ones.
+    It declares the attributes below and writes `load`; `prepare`, and `split` with `split_sizes`, are for those that
+    need other ones.
     """
 
     name: str
@@ -79,7 +80,7 @@ class Dataset(ABC):
     shape: tuple[int, int, int]
     """(C, H, W) of one image."""
     counts: tuple[int, int]
-    """Numbers of training and of test images."""
+    """Lengths of `Images.train` and of `Images.test`; where both are one pool of images, its size twice."""
     source: str
     """One sentence: where to get the files, and where under the data directory to put them."""
 
@@ -103,7 +104,7 @@ class Dataset(ABC):
         Raises DataError when there are too few training images to hold one out.
         """
         count = len(images.train)
-        held_out = round(0.1 * count)
+        held_out = tenth(count)
         if held_out == 0:
             raise DataError(f"{self.name}: 10% of {count} training images is none; at least 10 are needed")
         order = permutation(count, seed, HOLD_OUT)
@@ -112,6 +113,12 @@ class Dataset(ABC):
             validation=order[:held_out].sort().values,
             test=torch.arange(len(images.test)),
         )
+
+    @property
+    def split_sizes(self) -> tuple[int, int, int]:
+        """How many images `split` gives to training, validation and testing: from `counts` alone, for planning."""
+        train, test = self.counts
+        return train - tenth(train), tenth(train), test
 
     @property
     def identity(self) -> str:
@@ -128,6 +135,11 @@ class Dataset(ABC):
                 f"expected {self.counts[0]} and {self.counts[1]} of shape {self.shape}. {self.source}"
             )
         return images
+
+
+def tenth(count: int) -> int:
+    """10% of `count` images, the share that is held out."""
+    return round(0.1 * count)
 
 
 def permutation(n: int, seed: int, purpose: int) -> Tensor:

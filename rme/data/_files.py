@@ -1,0 +1,43 @@
+"""Files whose content is published: are they there and whole, and what is said when they cannot be had."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from rme.data.base import DataError
+
+
+def faults(files: Mapping[Path, str]) -> list[str]:
+    """What is wrong with files of known md5 (path -> 32 hex digits), a clause for each; none is wrong if empty."""
+    found = [_fault(path, md5) for path, md5 in files.items()]
+    return [fault for fault in found if fault is not None]
+
+
+def require(label: str, files: Mapping[Path, str], source: str) -> None:
+    """Raise DataError naming every file (path -> md5) that is missing or another, with both hashes."""
+    if wrong := faults(files):
+        raise DataError(f"{label}: {'; '.join(wrong)}. {source}")
+
+
+def download(label: str, wrong: list[str], get: Callable[[], object], source: str) -> None:
+    """Call `get`; where it fails, raise DataError with what was `wrong` before, why it failed, and the `source`."""
+    try:
+        get()
+    except Exception as error:  # a network fails in many ways
+        failure = f"the download failed ({type(error).__name__}: {error})"
+        raise DataError(f"{label}: {'; '.join([*wrong, failure])}. {source}") from error
+
+
+def _fault(path: Path, md5: str) -> str | None:
+    if not path.is_file():
+        return f"{path} is missing"
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    except OSError as error:
+        return f"{path} cannot be read ({error})"
+    if found != md5:
+        return f"{path} has the md5 {found}, expected {md5}: it is cut short, damaged or another file"
+    return None

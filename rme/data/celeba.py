@@ -1,0 +1,179 @@
+"""CelebA's faces, from torchvision's files; decoded once, then mapped into memory."""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from rme.data import _files
+from rme.data._cache import ImageCache
+from rme.data.base import HOLD_OUT, DataError, Dataset, Images, Split, permutation, tenth
+
+ALIGNED = (178, 218)
+"""Width and height of the aligned images, in pixels."""
+CROP = (35, 67, 143, 175)
+"""Left, upper, right, lower: the face, 108x108 about (89, 121). The paper says "tightly cropped" and no more; this box
+is the usual one."""
+_FOLDER, _ARCHIVE, _LIST = "img_align_celeba", "img_align_celeba.zip", "list_eval_partition.txt"
+
+
+class CelebA(Dataset):
+    """202,599 faces in colour (Liu et al. 2015), aligned, cropped to `CROP`, reduced to 64x64 by Pillow's BILINEAR.
+
+    All images are one pool: `Images.train` and `Images.test` are the same tensor, and `split` deals it out 80/10/10 by
+    the seed (the official partition is not used). The pool is a map of a file of 2.5 GB in `data_dir`/celeba/cache,
+    which `prepare` makes, in minutes; with it there the originals are needed no more. It is the cache that runs are
+    comparable by: another version of Pillow or of its JPEG library may decode a few pixels differently.
+    """
+
+    name = "celeba"
+    label = "CelebA"
+    version = 1
+    shape = (3, 64, 64)
+    counts = (202_599, 202_599)
+    list_md5 = "d32c9cbf5e040fd4025c592c306e6668"
+    """Of list_eval_partition.txt, which names the images in their order."""
+    source = (
+        f"Put {_ARCHIVE} (or its content, the folder {_FOLDER}) and {_LIST}, from "
+        "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html (Align&Cropped Images; Eval), into the folder celeba of the "
+        "data directory. With `pip install gdown` torchvision can download them, while Google Drive lets it."
+    )
+
+    def prepare(self, data_dir: Path) -> None:
+        """Decode the images into the cache, all or what is missing or damaged there; verifies every block of it.
+
+        Goes on where it was interrupted. Downloads the originals, if they are needed and missing, through torchvision.
+
+        Raises DataError naming the file when an original is missing or damaged, or the cache cannot be written.
+        """
+        cache = self._cache(data_dir)
+        if not cache.sound():
+            with (
+                self._originals(Path(data_dir) / "celeba") as (names, read),
+                ThreadPoolExecutor(os.cpu_count()) as threads,  # Pillow lets other threads run while it decodes
+                _bar(len(names)) as advance,
+            ):
+
+                def decode(block: range) -> np.ndarray:
+                    return np.stack(list(threads.map(lambda i: self._decode(names[i], read), block)))
+
+                try:
+                    cache.fill(decode, advance)
+                except OSError as error:
+                    raise DataError(f"{self.label}: {cache.folder} cannot be written ({error})") from error
+        self.load(data_dir)
+
+    def load(self, data_dir: Path) -> Images:
+        """Map the cache, judged by its manifest and size; never decodes. DataError when it is not finished or other."""
+        cache = self._cache(data_dir)
+        if fault := cache.fault():
+            made = "The images are decoded there by rme.data.get('celeba').prepare(data_dir), as a sweep does first"
+            raise DataError(f"{self.label}: {fault}. {made}; their originals: {self.source}")
+        pool = cache.open()
+        return self.images(pool, pool)
+
+    def split(self, images: Images, seed: int) -> Split:
+        """Deal out the pool by `seed`: 10% validate, 10% test, the rest trains.
+
+        Raises DataError when there are too few images.
+        """
+        count = len(images.train)
+        part = tenth(count)
+        if part == 0:
+            raise DataError(f"{self.name}: 10% of {count} images is none; at least 10 are needed")
+        order = permutation(count, seed, HOLD_OUT)
+        return Split(
+            train=order[2 * part :].sort().values,
+            validation=order[:part].sort().values,
+            test=order[part : 2 * part].sort().values,
+        )
+
+    @property
+    def split_sizes(self) -> tuple[int, int, int]:
+        """How many images train, validate and test: 80%, 10% and 10% of the pool."""
+        pool, _ = self.counts
+        return pool - 2 * tenth(pool), tenth(pool), tenth(pool)
+
+    def _cache(self, data_dir: Path) -> ImageCache:
+        recipe = {"version": self.version, "names": self.list_md5, "crop": CROP, "resampling": "BILINEAR"}
+        return ImageCache(Path(data_dir) / "celeba" / "cache", recipe, self.counts[0], self.shape)
+
+    @contextmanager
+    def _originals(self, folder: Path) -> Iterator[tuple[list[str], Callable[[str], bytes]]]:
+        """The images' names in order, and what reads one; in a folder, or else in the archive as it was downloaded."""
+        names_file = {folder / _LIST: self.list_md5}
+        wrong = _files.faults(names_file)
+        needed = [_LIST] if wrong else []
+        if not (folder / _FOLDER).is_dir() and not zipfile.is_zipfile(archive := folder / _ARCHIVE):
+            wrong.append(f"{archive} is {'no zip file, or cut short' if archive.exists() else 'missing'}")
+            needed.append(_ARCHIVE)
+        if needed:
+            _files.download(self.label, wrong, lambda: _download(folder, needed), self.source)
+            _files.require(self.label, names_file, self.source)
+        names = [line.split()[0] for line in (folder / _LIST).read_text().splitlines() if line.strip()]
+        if len(names) != self.counts[0]:
+            found = f"{folder / _LIST} names {len(names):,} images, expected {self.counts[0]:,}"
+            raise DataError(f"{self.label}: {found}. {self.source}")
+        if self._complete(folder / _FOLDER, names):
+            yield names, lambda name: (folder / _FOLDER / name).read_bytes()
+        else:
+            with zipfile.ZipFile(folder / _ARCHIVE) as packed:
+                yield names, lambda name: packed.read(f"{_FOLDER}/{name}")
+
+    def _complete(self, folder: Path, names: list[str]) -> bool:
+        """Whether the folder has all images; DataError when it has not and there is no archive to turn to."""
+        missing = sorted(set(names) - set(os.listdir(folder))) if folder.is_dir() else names
+        if missing and not zipfile.is_zipfile(folder.parent / _ARCHIVE):
+            found = f"{len(missing):,} of {len(names):,} images are missing in {folder}, the first is {missing[0]}"
+            raise DataError(f"{self.label}: {found}. {self.source}")
+        return not missing
+
+    def _decode(self, name: str, read: Callable[[str], bytes]) -> np.ndarray:
+        """One image as uint8 (3, 64, 64)."""
+        from PIL import Image
+
+        try:
+            with Image.open(io.BytesIO(read(name))) as image:
+                size = image.size
+                # the crop first: resize(box=...) would weigh in pixels beyond the box
+                face = image.convert("RGB").crop(CROP).resize((64, 64), Image.Resampling.BILINEAR)
+        except (OSError, SyntaxError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise DataError(f"{self.label}: {_FOLDER}/{name} cannot be decoded ({reason}). {self.source}") from error
+        if size != ALIGNED:
+            found, expected = ("x".join(map(str, pair)) for pair in (size, ALIGNED))
+            wrong = f"{_FOLDER}/{name} has {found} pixels, expected {expected}"
+            raise DataError(f"{self.label}: {wrong}. {self.source}")
+        return np.asarray(face).transpose(2, 0, 1)
+
+
+@contextmanager
+def _bar(total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar on standard error; gives what is told the number of images done."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("images"),
+        TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("CelebA: decoding, once", total=total)
+        yield lambda done: bar.update(task, completed=done)
+
+
+def _download(folder: Path, needed: list[str]) -> None:
+    from torchvision.datasets import CelebA as Published
+    from torchvision.datasets.utils import download_file_from_google_drive
+
+    for file_id, md5, name in Published.file_list:
+        if name in needed:
+            download_file_from_google_drive(file_id, str(folder), name, md5)

@@ -1,0 +1,152 @@
+"""OMNIGLOT made from Lake's own drawings: to be had everywhere, but not the paper's OMNIGLOT."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rme.data import _files
+from rme.data.base import DataError, Dataset, Images
+
+_PARTS = ("images_background", "images_evaluation")
+"""Lake's names for what is trained on and what is tested on here: they share no alphabet."""
+_LARGE, _SMALL = 105, 28
+
+
+class OmniglotLake(Dataset):
+    """Lake's drawings (2015), 105x105, area-averaged to 28x28: 19,280 of 30 alphabets, tested on 13,180 of 20 others.
+
+    Strokes are bright on a dark ground, as in Burda's OMNIGLOT (data set `omniglot`). Images and split are other ones,
+    so its numbers are NOT comparable with the OMNIGLOT columns of the paper, nor with other papers'.
+    """
+
+    name = "omniglot-lake"
+    label = "OMNIGLOT-Lake"
+    version = 1
+    shape = (1, _SMALL, _SMALL)
+    counts = (19_280, 13_180)
+    source = (
+        "Unpack images_background.zip and images_evaluation.zip, from "
+        "https://github.com/brendenlake/omniglot/tree/master/python, into the folder omniglot-py of the data directory "
+        "(as torchvision does), or put images_background.npz and images_evaluation.npz, each with a bool array "
+        "`images` (..., 105, 105), True on paper and False on strokes, into its folder omniglot-lake. "
+        "This is not the paper's OMNIGLOT, which is the data set omniglot."
+    )
+
+    def prepare(self, data_dir: Path) -> None:
+        """Pack the drawings in `data_dir`/omniglot-py, which torchvision downloads if need be, into the .npz files.
+
+        Raises DataError naming the files when that fails.
+        """
+        for part, count in zip(_PARTS, self.counts, strict=True):
+            if not _file(data_dir, part).is_file():
+                self._pack(data_dir, part, count)
+        self.load(data_dir)
+
+    def load(self, data_dir: Path) -> Images:
+        """Read `data_dir`/omniglot-lake. Raises DataError naming a file that is missing, damaged or another."""
+        return self.images(*(shrink(self._drawings(_file(data_dir, part))) for part in _PARTS))
+
+    def _drawings(self, path: Path) -> np.ndarray:
+        """The drawings of an .npz file, bool (N, 105, 105), True on strokes, in the order of their pixels.
+
+        That order is the same whatever the order in the file or, before it was packed, of the files in a folder.
+        """
+        expected = f"expected `images`, bool of shape (..., {_LARGE}, {_LARGE})"
+        if not path.is_file():
+            raise DataError(f"{self.label}: {path} is missing. {self.source}")
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                paper = file["images"]
+        except (
+            OSError, ValueError, EOFError, KeyError, AttributeError, TypeError, RuntimeError, zipfile.BadZipFile,
+            zlib.error,
+        ) as error:  # fmt: skip
+            wrong = f"{path} cannot be read ({error}); {expected}"
+            raise DataError(f"{self.label}: {wrong}. Delete it. {self.source}") from error
+        if not isinstance(paper, np.ndarray) or paper.dtype != np.bool_ or paper.shape[-2:] != (_LARGE, _LARGE):
+            found = f"{paper.dtype} of shape {paper.shape}" if isinstance(paper, np.ndarray) else "no array"
+            raise DataError(f"{self.label}: {path}: `images` is {found}; {expected}. {self.source}")
+        if paper.mean() < 0.5:
+            raise DataError(f"{self.label}: {path}: most pixels are False, expected True on paper. {self.source}")
+        strokes = ~paper.reshape(-1, _LARGE, _LARGE)
+        packed = np.packbits(strokes.reshape(len(strokes), -1), axis=1)
+        return strokes[sorted(range(len(strokes)), key=lambda i: packed[i].tobytes())]
+
+    def _pack(self, data_dir: Path, part: str, count: int) -> None:
+        """Write a part's .npz file from its drawings, one .png each, in folders alphabet/character."""
+        root = Path(data_dir) / "omniglot-py"
+        if len(files := _pngs(root / part)) != count:
+            wrong = [f"{_file(data_dir, part)} is missing", f"{root / part} has {len(files):,} of {count:,} drawings"]
+            _files.download(self.label, wrong, lambda: _download(root, part), self.source)
+            files = _pngs(root / part)
+        if len(files) != count:
+            found = f"{root / part} has {len(files):,} drawings (*/*/*.png), expected {count:,}"
+            raise DataError(f"{self.label}: {found}. Delete it if it should not have them. {self.source}")
+        paper = np.stack([self._read(file) for file in files])
+        from rme.checkpoint import write_atomically
+
+        write_atomically(_file(data_dir, part), lambda path: _save(path, paper))
+
+    def _read(self, path: Path) -> np.ndarray:
+        """A drawing, bool (105, 105), True on paper."""
+        from PIL import Image
+
+        try:
+            with Image.open(path) as image:
+                pixels = np.asarray(image.convert("L")) >= 128
+        except (OSError, SyntaxError, ValueError) as error:
+            again = "Delete it, and its .zip"
+            raise DataError(f"{self.label}: {path} cannot be read ({error}). {again}. {self.source}") from error
+        if pixels.shape != (_LARGE, _LARGE):
+            size = "x".join(map(str, pixels.shape))
+            raise DataError(f"{self.label}: {path} has {size} pixels, expected {_LARGE}x{_LARGE}. {self.source}")
+        return pixels
+
+
+def shrink(strokes: np.ndarray) -> Tensor:
+    """Area averages of bool images (N, 105, 105) as uint8 (N, 1, 28, 28): 255 where all is True, halves round up.
+
+    A small pixel covers 15/4 x 15/4 large ones. In quarters of a pixel all weights are integers, and so are the sums,
+    at most 15^2: floating point holds them exactly, so that the pixels are the same on every machine.
+    """
+    weights = area_weights(_LARGE, _SMALL).to(torch.float32)
+    unit = int(weights[0].sum()) ** 2
+    sums = [weights @ part.to(torch.float32) @ weights.T for part in torch.from_numpy(strokes).split(512)]
+    exact = torch.cat(sums).to(torch.int64)
+    return ((2 * 255 * exact + unit) // (2 * unit)).to(torch.uint8).unsqueeze(1)
+
+
+def area_weights(large: int, small: int) -> Tensor:
+    """How much of each of `large` intervals each of `small` covers, int64 (small, large), in the largest unit."""
+    common = int(np.gcd(large, small))
+    wide, narrow = large // common, small // common  # an interval's length, of the few and of the many
+    begin, end = torch.arange(small).unsqueeze(1) * wide, torch.arange(1, small + 1).unsqueeze(1) * wide
+    left, right = torch.arange(large) * narrow, torch.arange(1, large + 1) * narrow
+    return (torch.minimum(end, right) - torch.maximum(begin, left)).clamp(min=0)
+
+
+def _file(data_dir: Path, part: str) -> Path:
+    return Path(data_dir) / "omniglot-lake" / f"{part}.npz"
+
+
+def _pngs(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*/*/*.png"))
+
+
+def _download(root: Path, part: str) -> None:
+    from torchvision.datasets import Omniglot
+    from torchvision.datasets.utils import download_and_extract_archive
+
+    url = f"{Omniglot.download_url_prefix}/{part}.zip"
+    download_and_extract_archive(url, str(root), filename=f"{part}.zip", md5=Omniglot.zips_md5[part])
+
+
+def _save(path: Path, paper: np.ndarray) -> None:
+    with path.open("wb") as file:  # given a name, savez would add .npz to it
+        np.savez_compressed(file, images=paper)
