@@ -1,4 +1,4 @@
-"""Prints the networks layer by layer: `python -m rme.describe [--dataset mnist] [--dim 10] [--method rme --order 2]`."""
+"""Prints the networks layer by layer: `python -m rme.describe --dataset mnist --dim 10 --method rme --order 2`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def layers(network: nn.Module, x: torch.Tensor) -> Iterator[Row]:
         rows.append((type(module).__name__, _shape(inputs[0]), _shape(output), count))
 
     leaves = [module for module in network.modules() if not list(module.children())]
-    handles = [leaf.register_forward_hook(note) for leaf in leaves]  # type: ignore[arg-type]
+    handles = [leaf.register_forward_hook(note) for leaf in leaves]
     try:
         network(x)
     finally:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -108,3 +110,90 @@ class Mixture(Posterior):
         # samples stand on the component axis of the parameters: (*, S, 1, N, p) against (*, 1, K, N, p)
         each = self.components.unsqueeze(-4).log_prob(z.unsqueeze(-3))
         return torch.logsumexp(self.log_alpha.unsqueeze(-3) + each, -2)
+
+
+@dataclass(frozen=True)
+class FullGaussian(Posterior):
+    """N(mu, (L L')^-1), by the Cholesky factor L of its precision.
+
+    Shapes: mu (*, N, p); L lower triangular, (*, N, p, p).
+    """
+
+    mu: Tensor
+    precision_cholesky: Tensor
+
+    def rsample(self, eps: Tensor) -> Tensor:
+        """mu + L'^-1 eps, with eps (*, N, p)."""
+        return self.mu + self._whitened_inverse(eps.unsqueeze(-1)).squeeze(-1)
+
+    def sample(self, noise: Noise, samples: int) -> Tensor:
+        """Reparametrised draws: (*, S, N, p)."""
+        eps = noise.normal((*self.mu.shape[:-2], samples, *self.mu.shape[-2:]))
+        # the draws are the columns of one solve for each image: (*, S, N, p) to (*, N, p, S) and back
+        return self.mu.unsqueeze(-3) + self._whitened_inverse(eps.movedim(-3, -1)).movedim(-1, -3)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Z (*, N, p) -> (*, N), or with samples (*, S, N, p) -> (*, S, N)."""
+        if z.dim() == self.mu.dim():
+            columns = (z - self.mu).unsqueeze(-1)
+        else:
+            columns = (z - self.mu.unsqueeze(-3)).movedim(-3, -1)
+        squared = (self.precision_cholesky.mT @ columns).square().sum(-2)  # (*, N, 1 or S)
+        value = -0.5 * (squared + self.mu.shape[-1] * LOG_2PI - self.log_det_precision().unsqueeze(-1))
+        return value.squeeze(-1) if z.dim() == self.mu.dim() else value.movedim(-1, -2)
+
+    def log_det_precision(self) -> Tensor:
+        """log det L L': (*, N)."""
+        return 2 * self.precision_cholesky.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+
+    def variance(self) -> Tensor:
+        """The diagonal of (L L')^-1: (*, N, p)."""
+        identity = torch.eye(self.mu.shape[-1], dtype=self.mu.dtype, device=self.mu.device)
+        return self._whitened_inverse(identity.expand_as(self.precision_cholesky)).square().sum(-1)
+
+    def _whitened_inverse(self, columns: Tensor) -> Tensor:
+        return torch.linalg.solve_triangular(self.precision_cholesky.mT, columns, upper=True)
+
+
+class Flow(Protocol):
+    """An invertible map f of latents. Both ways give the result and log |det df/dz|, whose shape is z's but for p."""
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """f(z): z (*, N, p), or with samples (*, S, N, p)."""
+        ...
+
+    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """The z0 with f(z0) = z, and log |det df/dz| at z0."""
+        ...
+
+
+@dataclass(frozen=True)
+class PushForward(Posterior):
+    """The distribution of f_k(.. f_1(z_0)), z_0 from the base: log q(z) = log q_0(z_0) - sum_t log |det df_t|."""
+
+    base: DiagonalGaussian
+    flows: Sequence[Flow]
+
+    def push(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Base draws z_0 (*, N, p) or (*, S, N, p) carried through the flows, and their log q(z|x)."""
+        log_q = self.base.log_prob(z)
+        for flow in self.flows:
+            z, log_det = flow.forward(z)
+            log_q = log_q - log_det
+        return z, log_q
+
+    def sample(self, noise: Noise, samples: int) -> Tensor:
+        """Reparametrised draws: (*, S, N, p)."""
+        return self.sample_with_log_prob(noise, samples)[0]
+
+    def sample_with_log_prob(self, noise: Noise, samples: int) -> tuple[Tensor, Tensor]:
+        """Draws (*, S, N, p) and their log q(z|x), in one pass through the flows."""
+        return self.push(self.base.sample(noise, samples))
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """By the inverse, z (*, N, p) -> (*, N), or with samples (*, S, N, p) -> (*, S, N)."""
+        total = torch.zeros_like(z[..., 0])
+        for flow in reversed(self.flows):
+            z, log_det = flow.inverse(z)
+            total = total + log_det
+        return self.base.log_prob(z) - total

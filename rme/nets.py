@@ -65,6 +65,23 @@ class Linear(Layer):
         return F.linear(x, weight, bias)
 
 
+class MaskedLinear(Linear):
+    """y = (M * W) x + b with a fixed mask M of zeros and ones, (outputs, inputs), the same for all members."""
+
+    def __init__(self, members: int, mask: Tensor) -> None:
+        super().__init__(members, mask.shape[1], mask.shape[0])
+        # not in the state: it has no member axis, and follows from the sizes
+        self.register_buffer("mask", mask.to(self.weight.dtype), persistent=False)
+
+    mask: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.baddbmm(self.bias.unsqueeze(1), x, (self.weight * self.mask).transpose(1, 2))
+
+    def single(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.linear(x, weight * self.mask, bias)
+
+
 class Conv(Layer):
     """4x4 convolution of stride 2. (B, N, C, H, W) -> (B, N, outputs, H // 2, W // 2)."""
 
@@ -193,21 +210,25 @@ def convolutions(image_shape: ImageShape) -> tuple[list[int], list[int], int]:
     return sides, [32, 32, 64, 64][:count], 256 if side < 32 else 512
 
 
+def encoder_trunk(members: int, image_shape: ImageShape) -> tuple[Network, int]:
+    """The encoder of Tables 1-3 up to its last hidden layer, (B, N, C, H, W) -> (B, N, h), and h."""
+    sides, channels, width = convolutions(image_shape)
+    layers: list[nn.Module] = []
+    inputs = image_shape[0]
+    for outputs in channels:
+        layers += [Conv(members, inputs, outputs), nn.LeakyReLU(0.01)]
+        inputs = outputs
+    layers += [Flatten(), Linear(members, channels[-1] * sides[-1] ** 2, width), nn.LeakyReLU(0.01)]
+    return Network(*layers), width
+
+
 class Encoder(nn.Module):
     """q(z|x) = N(mu(x), diag exp logvar(x)): convolutions, a hidden layer of h, and the two heads (Tables 1-3)."""
 
     def __init__(self, members: int, dim: int, image_shape: ImageShape) -> None:
         super().__init__()
-        sides, channels, width = convolutions(image_shape)
-        layers: list[nn.Module] = []
-        inputs = image_shape[0]
-        for outputs in channels:
-            layers += [Conv(members, inputs, outputs), nn.LeakyReLU(0.01)]
-            inputs = outputs
-        layers += [Flatten(), Linear(members, channels[-1] * sides[-1] ** 2, width), nn.LeakyReLU(0.01)]
-        self.trunk = Network(*layers)
-        self.head = Network(Linear(members, width, 2 * dim))
-        self.width = width
+        self.trunk, self.width = encoder_trunk(members, image_shape)
+        self.head = Network(Linear(members, self.width, 2 * dim))
 
     def features(self, x: Tensor) -> Tensor:
         """The last hidden layer: (B, N, C, H, W) -> (B, N, h)."""
@@ -215,7 +236,24 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> DiagonalGaussian:
         """(B, N, C, H, W) -> a distribution of batch shape (B, N) over z (p,)."""
-        return DiagonalGaussian(*self.head(self.features(x)).chunk(2, dim=-1))
+        return self.gaussian(self.features(x))
+
+    def gaussian(self, features: Tensor) -> DiagonalGaussian:
+        """The two heads on the last hidden layer (B, N, h)."""
+        return DiagonalGaussian(*self.head(features).chunk(2, dim=-1))
+
+
+class PointEncoder(nn.Module):
+    """mu(x) alone: the encoder of Tables 1-3 without the head of the variances."""
+
+    def __init__(self, members: int, dim: int, image_shape: ImageShape) -> None:
+        super().__init__()
+        self.trunk, width = encoder_trunk(members, image_shape)
+        self.head = Network(Linear(members, width, dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, C, H, W) -> (B, N, p)."""
+        return self.head(self.trunk(x))
 
 
 class Decoder(nn.Module):
@@ -300,3 +338,40 @@ class BoundedRegressor(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, C, H, W) -> (B, N), each in (low, high)."""
         return self.low + (self.high - self.low) * torch.sigmoid(self.mlp(x).squeeze(-1))
+
+
+class MADE(nn.Module):
+    """A two-layer masked autoencoder (Germain et al. 2015): m_i and s_i depend on z_1..z_{i-1} and on a context.
+
+    Hidden unit j has a degree d_j of 0..p-1, and sees z_1..z_{d_j}; the outputs i see the units with d_j < i. The
+    context joins the hidden layer without a mask, so through the units of degree 0 it reaches the first output too.
+
+    Args:
+        context: width of the context.
+        backwards: whether the order is z_p..z_1.
+    """
+
+    def __init__(self, members: int, dim: int, context: int, hidden: int = 500, backwards: bool = False) -> None:
+        super().__init__()
+        position = torch.arange(1, dim + 1)
+        if backwards:
+            position = position.flip(0)
+        degree = torch.arange(hidden) % dim
+        sees = degree.unsqueeze(1) >= position  # (hidden, p)
+        seen_by = position.unsqueeze(1) > degree  # (p, hidden)
+        self.order = position.argsort().tolist()
+        self.inputs = Network(MaskedLinear(members, sees))
+        self.context = Network(Linear(members, context, hidden))
+        self.outputs = Network(MaskedLinear(members, torch.cat([seen_by, seen_by])))
+
+    def forward(self, z: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Contexts (B, N, h) and z (B, N, p) or (B, S, N, p) -> m and s, of z's shape."""
+        h = self.context(context)
+        if z.dim() == 3:
+            h = torch.relu(self.inputs(z) + h)
+            m, s = self.outputs(h).chunk(2, dim=-1)
+            return m, s
+        batch = z.shape[1:3]
+        h = torch.relu(self.inputs(z.flatten(1, 2)).unflatten(1, batch) + h.unsqueeze(1))
+        m, s = self.outputs(h.flatten(1, 2)).unflatten(1, batch).chunk(2, dim=-1)
+        return m, s

@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from rme.distributions import DiagonalGaussian, Mixture, Posterior, standard_normal_log_prob
+from rme.distributions import DiagonalGaussian, FullGaussian, Mixture, Posterior, standard_normal_log_prob
 
 
 class Likelihood(Protocol):
@@ -20,8 +20,10 @@ class Likelihood(Protocol):
     def log_prob(self, x: Tensor, z: Tensor) -> Tensor: ...
 
 
-def kl_to_prior(q: DiagonalGaussian) -> Tensor:
+def kl_to_prior(q: DiagonalGaussian | FullGaussian) -> Tensor:
     """KL(q || N(0, I)) in closed form: (*, N)."""
+    if isinstance(q, FullGaussian):
+        return 0.5 * ((q.mu.square() + q.variance() - 1).sum(-1) + q.log_det_precision())
     return 0.5 * (q.mu.square() + q.logvar.exp() - 1 - q.logvar).sum(-1)
 
 
@@ -47,7 +49,7 @@ def log_weights(decoder: Likelihood, x: Tensor, q: Posterior, z: Tensor) -> Tens
     return log_joint(decoder, x, z) - q.log_prob(z)
 
 
-def elbo(decoder: Likelihood, x: Tensor, q: DiagonalGaussian, z: Tensor) -> Tensor:
+def elbo(decoder: Likelihood, x: Tensor, q: DiagonalGaussian | FullGaussian, z: Tensor) -> Tensor:
     """E_q[log p(x|z)] at one draw z (B, N, p) of q, minus KL(q || prior) in closed form: (B, N)."""
     return decoder.log_prob(x, z) - kl_to_prior(q)
 

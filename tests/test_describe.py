@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from rme import data, describe, nets
@@ -19,7 +21,7 @@ def test_rows_chain_and_add_up(name):
     assert found.keys() == real.keys()
     for title, rows in found.items():
         assert sum(row[3] for row in rows) == sum(p.numel() for p in real[title].parameters())
-        assert all(a[2] == b[1] for a, b in zip(rows, rows[1:], strict=False))
+        assert all(a[2] == b[1] for a, b in itertools.pairwise(rows))
     image = " x ".join(map(str, shape))
     assert found["encoder"][0][1] == image == found["conv decoder"][-1][2]
     assert found["encoder"][-1][2] == str(2 * dim)

@@ -6,11 +6,13 @@ import math
 
 import pytest
 import torch
+from densities import assert_draws_follow_the_density
 from torch import Tensor
-from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
+from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, Normal, kl_divergence
 
-from rme.distributions import DiagonalGaussian, Mixture, gaussian_log_prob, standard_normal_log_prob
+from rme.distributions import DiagonalGaussian, FullGaussian, Mixture, gaussian_log_prob, standard_normal_log_prob
 from rme.noise import Noise
+from rme.objective import kl_to_prior
 
 B, N, P, S = 2, 6, 3, 4
 
@@ -167,3 +169,56 @@ def test_a_component_without_weight_is_never_drawn() -> None:
     z = q.sample(noise(), 500)
     assert (z.round() == 1).all()
     assert q.log_prob(z).isfinite().all()
+
+
+# ---------------------------------------------------------------------- one Gaussian of full covariance
+def full_gaussian(*batch: int, p: int = P) -> FullGaussian:
+    root = torch.tril(0.7 * normal(*batch, p, p, seed=31))
+    root = root - torch.diag_embed(root.diagonal(dim1=-2, dim2=-1)) + torch.diag_embed(normal(*batch, p, seed=32).exp())
+    return FullGaussian(normal(*batch, p, seed=30), root)
+
+
+def plain_full(q: FullGaussian, b: int, n: int) -> MultivariateNormal:
+    root = q.precision_cholesky[b, n]
+    return MultivariateNormal(q.mu[b, n], precision_matrix=root @ root.T)
+
+
+@pytest.mark.parametrize("samples", [0, S, P, N])
+def test_full_gaussian_density_is_torchs(samples: int) -> None:
+    q = full_gaussian(B, N)
+    z = normal(B, *[samples] * bool(samples), N, P, seed=2)
+    found = q.log_prob(z)
+    assert found.shape == z.shape[:-1]
+    for b in range(B):
+        for n in range(N):
+            wanted = plain_full(q, b, n).log_prob(z[b, ..., n, :])
+            torch.testing.assert_close(found[b, ..., n], wanted, rtol=1e-9, atol=1e-9)
+
+
+def test_full_gaussian_draws_have_its_moments() -> None:
+    q, draws = full_gaussian(B, N), 20_000
+    z = q.sample(noise(), draws)
+    assert z.shape == (B, draws, N, P)
+    for b in range(B):
+        for n in range(N):
+            plain, own = plain_full(q, b, n), z[b, :, n]
+            assert ((own.mean(0) - plain.mean) / plain.stddev * math.sqrt(draws)).abs().max() < 4.5
+            scale = plain.stddev.outer(plain.stddev)
+            assert ((torch.cov(own.T) - plain.covariance_matrix) / scale * math.sqrt(draws / 2)).abs().max() < 4.5
+    torch.testing.assert_close(q.rsample(normal(B, N, P)), q.mu + torch.linalg.solve(
+        q.precision_cholesky.mT, normal(B, N, P).unsqueeze(-1)).squeeze(-1), rtol=1e-9, atol=1e-9)  # fmt: skip
+
+
+def test_full_gaussian_kl_to_the_prior_is_torchs() -> None:
+    q = full_gaussian(B, N)
+    prior = MultivariateNormal(torch.zeros(P, dtype=torch.float64), torch.eye(P, dtype=torch.float64))
+    for b in range(B):
+        for n in range(N):
+            plain = plain_full(q, b, n)
+            torch.testing.assert_close(kl_to_prior(q)[b, n], kl_divergence(plain, prior), rtol=1e-9, atol=1e-9)
+            torch.testing.assert_close(q.variance()[b, n], plain.variance, rtol=1e-9, atol=0)
+
+
+def test_full_gaussian_draws_follow_its_density() -> None:
+    root = torch.tensor([[[[1.2, 0.0], [-0.9, 0.7]]], [[[0.8, 0.0], [0.5, 1.5]]]], dtype=torch.float64)
+    assert_draws_follow_the_density(FullGaussian(normal(B, 1, 2), root), (B, 1), half=10.0)

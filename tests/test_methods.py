@@ -23,13 +23,19 @@ from rme.step import Step
 
 
 def cases() -> list:
-    """Every method with its smallest order under both decoders, and with its largest; the dearest are slow."""
+    """Every method with its smallest order under both decoders, and with its largest; the dearest are slow.
+
+    So are the largest orders of a file's second method, which shares the code of the first.
+    """
     out = []
+    files: set[str] = set()
     for method in [*methods.registry().values(), Template]:
+        variant = method.__module__ in files
+        files.add(method.__module__)
         orders = sorted(method.orders) if method.orders else [None]
         for decoder in method.decoders:
             for order in dict.fromkeys([orders[0], orders[-1]]):
-                dear = order != orders[0] and decoder != method.decoders[0]
+                dear = order != orders[0] and (variant or decoder != method.decoders[0])
                 name = f"{method.name}-{order}-{decoder}" if order else f"{method.name}-{decoder}"
                 out.append(pytest.param(method, order, decoder, id=name, marks=[pytest.mark.slow] * dear))
     return out

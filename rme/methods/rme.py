@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import ClassVar
@@ -16,7 +17,7 @@ from rme.noise import Noise
 from rme.step import Step
 
 
-class RME(Method):
+class RecursiveMixture(Method):
     """Q_M(z|x) = sum_m alpha_m(x) q_m(z|x), one component added after another, each to where the last are not.
 
     With eps_0 = 1 and eps_m(x) in (eps_min, eps_max), Q_m = (1 - eps_m) Q_{m-1} + eps_m q_m, hence
@@ -24,19 +25,17 @@ class RME(Method):
 
         q_0:      minimise -ELBO(q_0)
         for m = 1..M:
-            q_m:    minimise -ELBO(q_m) + relu(kl_max - mean_x KL(q_m || Q_{m-1}))
+            q_m:    minimise -ELBO(q_m) + regulariser(q_m)
             eps_m:  minimise -ELBO(Q_m)
         decoder:  minimise -ELBO(Q_M)
 
     All components and the decoder start from a finished VAE. The order is M + 1, the number of components.
     """
 
-    name: ClassVar[str] = "rme"
-    label: ClassVar[str] = "RME"
     orders: ClassVar[tuple[int, ...] | None] = (2, 3, 4, 5)
     order_means: ClassVar[str] = "components"
     starts_from: ClassVar[str | None] = "vae"
-    fields: ClassVar[tuple[str, ...]] = ("stage_epochs", "stage_learning_rate", "eps_min", "eps_max", "kl_max")
+    fields: ClassVar[tuple[str, ...]] = ("stage_epochs", "stage_learning_rate", "eps_min", "eps_max")
     rate_field: ClassVar[str] = "stage_learning_rate"
 
     def __init__(self, spec, image_shape, members) -> None:
@@ -68,15 +67,16 @@ class RME(Method):
         return mixture([self.component(j, step) for j in range(m + 1)], [self.impact(j, step) for j in range(1, m + 1)])
 
     # ------------------------------------------------------------------ the updates' losses
+    @abstractmethod
+    def regulariser(self, m: int, q: DiagonalGaussian, z: Tensor, step: Step) -> Tensor:
+        """What keeps q_m, m > 0, from repeating Q_{m-1}, at draws z (B, N, p) of q_m: (B,), added to -ELBO(q_m)."""
+
     def component_loss(self, m: int, step: Step) -> Tensor:
-        """-ELBO(q_m), and for m > 0 the bounded KL to the mixture so far."""
+        """-ELBO(q_m), and for m > 0 what keeps it apart from the mixture so far."""
         q = self.components[m](step.x)
         z = q.rsample(step.normal(*q.mu.shape[1:]))
         loss = -objective.elbo(self.decoder, step.x, q, z).mean(-1)
-        if m == 0:
-            return loss
-        kl = objective.kl_monte_carlo(q, self.upto(m - 1, step), z).mean(-1)
-        return loss + torch.relu(self.spec.kl_max - kl)
+        return loss if m == 0 else loss + self.regulariser(m, q, z, step)
 
     def impact_loss(self, m: int, step: Step) -> Tensor:
         """-ELBO(Q_m) as a function of eps_m alone."""
@@ -99,6 +99,21 @@ class RME(Method):
                 Update(f"eps_{m}", list(self.impacts[m - 1].parameters()), partial(self.impact_loss, m)),
             ]
         return [*updates, Update("decoder", list(self.decoder.parameters()), self.decoder_loss)]
+
+
+class RME(RecursiveMixture):
+    """The recursive mixture whose new components are driven away by a bounded KL.
+
+    q_m, m > 0:  minimise -ELBO(q_m) + relu(kl_max - mean_x KL(q_m || Q_{m-1}))
+    """
+
+    name: ClassVar[str] = "rme"
+    label: ClassVar[str] = "RME"
+    fields: ClassVar[tuple[str, ...]] = (*RecursiveMixture.fields, "kl_max")
+
+    def regulariser(self, m: int, q: DiagonalGaussian, z: Tensor, step: Step) -> Tensor:
+        kl = objective.kl_monte_carlo(q, self.upto(m - 1, step), z).mean(-1)
+        return torch.relu(self.spec.kl_max - kl)
 
 
 def mixture(components: Sequence[DiagonalGaussian], impacts: Sequence[Tensor]) -> Mixture:

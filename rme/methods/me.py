@@ -1,0 +1,61 @@
+"""ME: a mixture encoder trained end to end (Kim and Pavlovic 2020, their baseline; supplement, 1.1 and 1.3)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from rme import nets, objective
+from rme.distributions import DiagonalGaussian, Mixture
+from rme.methods.base import Method, Update, copy_parameters
+from rme.noise import Noise
+from rme.step import Step
+
+
+class ME(Method):
+    """Q(z|x) = sum_k alpha_k(x) q_k(z|x) as in RME, but with everything learnt at once.
+
+    alpha(x) is the softmax of a network with one hidden layer of 10. There is a single update, of components, weights
+    and decoder: minimise -ELBO(Q). Component 0 and the decoder start from a finished VAE, the other components at
+    random: equal components have equal gradients in expectation, and only chance parts them. The order is the number
+    of components.
+    """
+
+    name: ClassVar[str] = "me"
+    label: ClassVar[str] = "ME"
+    orders: ClassVar[tuple[int, ...] | None] = (2, 3, 4, 5)
+    order_means: ClassVar[str] = "components"
+    starts_from: ClassVar[str | None] = "vae"
+    fields: ClassVar[tuple[str, ...]] = ("stage_epochs",)
+
+    def __init__(self, spec, image_shape, members) -> None:
+        super().__init__(spec, image_shape, members)
+        self.components = nn.ModuleList(nets.Encoder(members, spec.dim, image_shape) for _ in range(spec.order))
+        self.weights = nets.Network(
+            nets.Flatten(), nets.Linear(members, math.prod(image_shape), 10), nn.ReLU(),
+            nets.Linear(members, 10, spec.order),
+        )  # fmt: skip
+
+    def start_from(self, parent: Mapping[str, Tensor]) -> None:
+        copy_parameters(self.components[0], parent, "encoder")
+        copy_parameters(self.decoder, parent, "decoder")
+
+    def posterior(self, x: Tensor, noise: Noise) -> Mixture:
+        return self.mixture(x)
+
+    def mixture(self, x: Tensor) -> Mixture:
+        each = [q(x) for q in self.components]
+        stacked = DiagonalGaussian(torch.stack([q.mu for q in each], -3), torch.stack([q.logvar for q in each], -3))
+        return Mixture(torch.log_softmax(self.weights(x), -1).mT, stacked)
+
+    def loss(self, step: Step) -> Tensor:
+        q = self.mixture(step.x)
+        z = q.rsample_each(step.normal(*q.components.mu.shape[1:]))
+        return -objective.elbo_of_mixture(self.decoder, step.x, q, z).mean(-1)
+
+    def updates(self) -> Sequence[Update]:
+        return [Update("me", list(self.parameters()), self.loss)]

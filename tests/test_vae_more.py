@@ -1,0 +1,36 @@
+"""VAE-more: the VAE continued, and nothing but that."""
+
+from __future__ import annotations
+
+import torch
+
+from rme import noise
+from rme.noise import Noise
+from rme.step import Step
+
+
+def test_it_begins_as_the_finished_vae_and_goes_on_as_one(tiny) -> None:
+    engine = tiny.engine(tiny.spec("vae-more", precision="float64", restarts=2))
+    vae = tiny.engine(engine.spec.parent)
+    vae.train_epoch()
+    assert engine.spec.training_epochs == vae.spec.training_epochs and engine.spec.rate == vae.spec.rate
+    assert [u.name for u in engine.updates] == [u.name for u in vae.updates]
+    own = engine.method.state_dict()
+    assert own.keys() == vae.method.state_dict().keys()
+    for name, value in vae.method.state_dict().items():
+        assert torch.equal(own[name], value), name
+
+    def loss(method) -> torch.Tensor:
+        streams = Noise([noise.generator(5, r, noise.TRAIN) for r in range(2)], torch.float64)
+        return method.loss(Step(method.centred(tiny.images.train[:8].expand(2, -1, -1, -1, -1)), streams, 0))
+
+    assert torch.equal(loss(engine.method), loss(vae.method))
+
+
+def test_its_rate_and_its_own_length_are_part_of_the_key(tiny) -> None:
+    spec = tiny.spec("vae-more")
+    assert spec.rate == 1e-3 and tiny.spec("vae-more", learning_rate=2e-3).rate == 2e-3
+    keys = {s.key for s in (spec, tiny.spec("vae-more", learning_rate=2e-3), tiny.spec("vae-more", stage_epochs=7))}
+    assert len(keys) == 3
+    assert tiny.spec("vae-more", stage_learning_rate=1e-5).key == spec.key
+    assert tiny.spec("vae-more", stage_epochs=2).key == spec.key, "its default length is the VAE's"
