@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 TRACKING ?= sqlite:///mlflow.db
 EXPERIMENT ?= demo
-OUT ?= report
+OUT ?= report/$(EXPERIMENT)
 PORT ?= 5000
 
 .PHONY: help venv demo test slow lint format mlflow report lock clean
@@ -23,7 +23,7 @@ venv: .venv/installed  ## create .venv from the lock file
 
 demo: venv  ## VAE against RME on real digits, minutes on two cores; ends with the table and the report
 	$(BIN)/python tune/sweep.py --grid demo --tracking-uri $(TRACKING)
-	@$(BIN)/python -m analysis.report --experiment demo --tracking-uri $(TRACKING) --out $(OUT)
+	@$(BIN)/python -m analysis.report --experiment demo --tracking-uri $(TRACKING) --out report/demo
 	@echo "MLflow UI on it: make mlflow, then open http://localhost:$(PORT)"
 
 test: venv  ## the tests, under 15 minutes on two cores
@@ -44,7 +44,7 @@ format: venv  ## put the code into the formatter's shape
 mlflow: venv  ## serve the MLflow UI on $(TRACKING) at localhost:$(PORT)
 	$(BIN)/mlflow server --backend-store-uri $(TRACKING) --host 127.0.0.1 --port $(PORT)
 
-report: venv  ## tables and page of EXPERIMENT (default: demo) in OUT (default: report/)
+report: venv  ## tables and page of EXPERIMENT (default: demo) in OUT (default: report/EXPERIMENT)
 	@$(BIN)/python -m analysis.report --experiment $(EXPERIMENT) --tracking-uri $(TRACKING) --out $(OUT)
 
 lock: venv  ## resolve pyproject.toml's ranges anew (needs uv)

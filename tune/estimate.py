@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,18 +25,28 @@ from tune.grid import Trial
 SCORED_IMAGES = 16
 """Images on which the cost of IWAE is timed."""
 
+REFERENCE = (1, 28, 28)
+"""The images on which every kind of training is timed; for others only a VAE is."""
+
 
 def hours(trials: Iterable[Trial]) -> dict[tuple[str, str], float]:
     """Estimated hours of computing on one slot of this machine (a core, or the GPU), by (data set, method).
 
-    For each kind of cell a training step and the scoring of a few images are timed with one member on random images;
-    members are taken to cost that much each.
+    For each method and order a training step and the scoring of a few images are timed with one member on random
+    28x28 images, at the largest dim in question. Other images are taken to cost as much more as they cost a VAE, and
+    each member of an array as much as one alone.
     """
+    trials = list(trials)
+    dims: dict[tuple[str, str], int] = {}
+    for trial in trials:
+        spec = trial.runs[0]
+        kind = (spec.method_label, spec.decoder)
+        dims[kind] = max(dims.get(kind, 0), spec.dim)
     known = _Cache()
     total: dict[tuple[str, str], float] = defaultdict(float)
     for trial in trials:
         spec = trial.runs[0]
-        step_s, image_s = known.cost(spec)
+        step_s, image_s = known.cost(spec, dims[spec.method_label, spec.decoder])
         train, held_out, test = data.get(spec.dataset).split_sizes
         steps = spec.training_epochs * math.ceil(train / spec.batch_size)
         # one test set is scored for a run, one validation set for each restart
@@ -61,9 +71,18 @@ class _Cache:
             self.all = {}
         self.costs: dict[str, list[float]] = self.all.setdefault(self.here, {})
 
-    def cost(self, spec: RunSpec) -> tuple[float, float]:
+    def cost(self, spec: RunSpec, dim: int) -> tuple[float, float]:
         """Seconds of a member's training step, and of one image's IWAE with 100 samples."""
+        spec = spec.model_copy(update={"dim": dim, "restarts": 1})
+        step_s, image_s = self._timed(spec, REFERENCE)
         shape = data.get(spec.dataset).shape
+        if shape == REFERENCE:
+            return step_s, image_s
+        vae = spec.model_copy(update={"method": "vae", "order": None, "decoder": "conv", "options": {}})
+        theirs, ours = self._timed(vae, shape), self._timed(vae, REFERENCE)
+        return step_s * theirs[0] / ours[0], image_s * theirs[1] / ours[1]
+
+    def _timed(self, spec: RunSpec, shape: tuple[int, int, int]) -> tuple[float, float]:
         kind = f"{spec.method_label} {spec.decoder} {shape} dim {spec.dim} batch {spec.batch_size} {spec.precision}"
         if kind not in self.costs:
             self.costs[kind] = list(_measure(spec, shape, self.device))
@@ -83,14 +102,13 @@ def _measure(spec: RunSpec, shape: tuple[int, int, int], device: torch.device) -
     try:
         pixels = torch.randint(0, 256, (spec.batch_size, *shape), dtype=torch.uint8)
         everything = torch.arange(len(pixels))
-        alone = spec.model_copy(update={"restarts": 1})
         parents = None
-        if alone.parent is not None:
-            start = alone.parent.method_class(alone.parent, shape, 1)
+        if spec.parent is not None:
+            start = spec.parent.method_class(spec.parent, shape, 1)
             nets.initialise(start, [noise.generator(0, 0, noise.INIT)])
             parents = dict(start.state_dict())
         split = Split(everything, everything, everything)
-        engine = Engine([alone], Images(pixels, pixels), [split], device=device, parents=parents)
+        engine = Engine([spec], Images(pixels, pixels), [split], device=device, parents=parents)
         index = everything.unsqueeze(0).to(device)
         step_s = _seconds(lambda: engine.train_step(index), device)
         few = index[:, :SCORED_IMAGES]
@@ -109,7 +127,7 @@ def _measure(spec: RunSpec, shape: tuple[int, int, int], device: torch.device) -
         torch.set_num_threads(threads)
 
 
-def _seconds(work, device: torch.device, repeats: int = 2) -> float:
+def _seconds(work: Callable[[], object], device: torch.device, repeats: int = 2) -> float:
     """The shortest of a few repeats, after one that warms up."""
     work()
     best = math.inf

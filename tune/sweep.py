@@ -61,6 +61,12 @@ def _parser() -> argparse.ArgumentParser:
         "nodes share (default: storage)")  # fmt: skip
     add("--tracking-uri", default=os.environ.get("MLFLOW_TRACKING_URI", DEFAULT_TRACKING), metavar="URI",
         help=f"where MLflow records (default: $MLFLOW_TRACKING_URI or {DEFAULT_TRACKING})")  # fmt: skip
+    add(
+        "--report",
+        type=Path,
+        metavar="DIR",
+        help="write the report there at the end (default: report/NAME OF THE GRID)",
+    )
     add("--address", metavar="auto|HOST:PORT", help="a running Ray cluster (default: start Ray here)")
     add("--cpus-per-trial", type=_positive(int), default=1, metavar="N", help="cores of a trial (default: 1)")
     add("--gpus-per-trial", type=_positive(float, zero=True), metavar="F",
@@ -166,7 +172,20 @@ def _sweep(options: argparse.Namespace, plan: Plan, storage: Storage, tracker, c
 
             interrupted = run_trials(options, schedule, storage, display, on_end)
     failed = schedule.failed_runs | recorder.failures
+    _write_report(console, plan.grid.name, options)
     return _farewell(console, plan, failed, recorder.left, interrupted, time.monotonic() - began)
+
+
+def _write_report(console: Console, experiment: str, options: argparse.Namespace) -> None:
+    """Of whatever is recorded by now; that there is none yet, or of two settings at once, is no fault of the sweep."""
+    from analysis.collect import CollectError
+    from analysis.report import build_report
+
+    try:
+        report = build_report(experiment, options.report or Path("report") / experiment, options.tracking_uri)
+        console.print(f"report: {report.index}", markup=False, highlight=False, soft_wrap=True)
+    except (CollectError, OSError) as error:
+        console.print(f"no report: {error}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _farewell(
@@ -233,12 +252,16 @@ def _print_plan(plan: Plan, options: argparse.Namespace) -> None:
     if counts["starting_points"]:
         out.print("{starting_points} runs more are trained as starting points".format(**counts))
     if hours:
-        table = Table(
-            "data set", "method", "hours", title="estimated on one slot of this machine, step times measured here"
-        )
-        for (dataset, method), value in hours.items():
-            table.add_row(dataset, method, f"{value:.2f}")
-        table.add_row("all", "", f"{sum(hours.values()):.2f}", style="bold")
+        datasets = list(dict.fromkeys(dataset for dataset, _ in hours))
+        title = "hours on one slot of this machine, from step times measured here"
+        table = Table("", *datasets, title=title, show_footer=True)
+        table.columns[0].footer = "all"
+        for column, dataset in zip(table.columns[1:], datasets, strict=True):
+            column.justify = "right"
+            column.footer = f"{sum(value for (d, _), value in hours.items() if d == dataset):,.1f}"
+        for method in dict.fromkeys(method for _, method in hours):
+            values = [hours.get((dataset, method)) for dataset in datasets]
+            table.add_row(method, *("" if value is None else f"{value:,.1f}" for value in values))
         out.print(table)
     for reason in absent:
         out.print(f"not there yet: {reason}", highlight=False)
