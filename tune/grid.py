@@ -13,6 +13,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -233,7 +234,7 @@ class Trial:
 
     runs: tuple[RunSpec, ...]
 
-    @property
+    @cached_property
     def key(self) -> str:
         return hashlib.sha256(" ".join(spec.key for spec in self.runs).encode()).hexdigest()[:16]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from tune.grid import Trial
@@ -23,8 +23,13 @@ class Entry:
 
     trial: Trial
     needs: set[str]
+    runs: tuple[str, ...] = field(init=False)
+    """Keys of the trial's runs."""
     state: State = State.WAITING
     reason: str = ""
+
+    def __post_init__(self) -> None:
+        self.runs = tuple(spec.key for spec in self.trial.runs)
 
 
 @dataclass
@@ -34,18 +39,22 @@ class Schedule:
     entries: dict[str, Entry] = field(default_factory=dict)
     failed_runs: dict[str, str] = field(default_factory=dict)
     """Keys of runs that will not come, and why."""
+    children: dict[str, set[str]] = field(default_factory=dict)
+    """For a run's key, the keys of trials that wait for it."""
 
     @classmethod
     def of(cls, trials: Sequence[Trial], available: Collection[str] = ()) -> Schedule:
         """All trials waiting. `available`: keys of runs whose results are there already; the order breaks ties."""
-        return cls(
-            {
-                trial.key: Entry(
-                    trial, {s.parent.key for s in trial.runs if s.parent is not None and s.parent.key not in available}
-                )
-                for trial in trials
-            }
-        )
+        schedule = cls()
+        for trial in trials:
+            parents = {spec.parent.key for spec in trial.runs if spec.parent is not None}
+            schedule._add(Entry(trial, parents - set(available)))
+        return schedule
+
+    def _add(self, entry: Entry) -> None:
+        self.entries[entry.trial.key] = entry
+        for run in entry.needs:
+            self.children.setdefault(run, set()).add(entry.trial.key)
 
     def next(self) -> Trial | None:
         """Start a trial that may start, of these the one for which most others wait; None if none may."""
@@ -57,8 +66,7 @@ class Schedule:
         return self.entries[key].trial
 
     def _dependents(self, key: str) -> int:
-        runs = {spec.key for spec in self.entries[key].trial.runs}
-        return sum(e.state is State.WAITING and bool(e.needs & runs) for e in self.entries.values())
+        return len(set().union(*(self.children.get(run, ()) for run in self.entries[key].runs)))
 
     def finished(self, trial: Trial, failures: dict[str, str] | None = None) -> None:
         """A trial ended. `failures`: for its runs that came to nothing, the reason, by run key."""
@@ -68,32 +76,32 @@ class Schedule:
         entry.state = state
         entry.reason = "; ".join(dict.fromkeys(failures.values()))
         self.failed_runs |= failures
-        finished = {spec.key for spec in entry.trial.runs} - failures.keys()
         names = {spec.key: spec.run_name for spec in entry.trial.runs if spec.key in failures}
-        for other in self.entries.values():
-            other.needs -= finished
-        for key, other in list(self.entries.items()):
-            if other.state is State.WAITING and other.needs & names.keys():
-                self._lose(key, other, names)
+        for run in entry.runs:
+            for key in self.children.pop(run, ()):
+                child = self.entries[key]
+                if run in failures and child.state is State.WAITING:
+                    self._lose(child, names)
+                else:
+                    child.needs.discard(run)
 
-    def _lose(self, key: str, entry: Entry, names: dict[str, str]) -> None:
+    def _lose(self, entry: Entry, names: dict[str, str]) -> None:
         """Take the runs that start from failed ones, whose names are given by key, out of a waiting trial."""
         lost = {
             spec.key: f"skipped: it starts from {names[spec.parent.key]}, which failed"
             for spec in entry.trial.runs
             if spec.parent is not None and spec.parent.key in names
         }
-        entry.needs -= names.keys()
         kept = tuple(spec for spec in entry.trial.runs if spec.key not in lost)
         if not kept:
             self._settle(entry, State.SKIPPED, lost)
             return
         # the others of the array go on without them, as another trial
         self.failed_runs |= lost
-        replaced = replace(entry, trial=Trial(kept))
-        self.entries = {
-            replaced.trial.key if k == key else k: replaced if k == key else e for k, e in self.entries.items()
-        }
+        del self.entries[entry.trial.key]
+        for trials in self.children.values():
+            trials.discard(entry.trial.key)
+        self._add(Entry(Trial(kept), entry.needs - names.keys()))
 
     @property
     def exhausted(self) -> bool:
