@@ -249,8 +249,12 @@ def test_parents_missing_or_unwanted_are_refused(tiny) -> None:
     vae = tiny.engine(tiny.spec())
     with pytest.raises(ValueError, match="VAE starts from scratch"):
         Engine([vae.spec], tiny.images, splits, parents=vae.method.state_dict())
-    with pytest.raises(KeyError, match="encoder"):
-        Engine([good.spec], tiny.images, splits, parents={"decoder.logvar": torch.zeros(1)})
+    part = {"decoder.logvar": torch.zeros(1)}
+    with pytest.raises(KeyError, match=r"decoder\.mean\.0\.weight"):
+        Engine([good.spec], tiny.images, splits, parents=part)
+    whole = {name: value for name, value in vae.method.state_dict().items() if name.startswith("decoder.")}
+    with pytest.raises(KeyError, match=r"encoder\.trunk\.0\.weight"):
+        Engine([good.spec], tiny.images, splits, parents=whole)
 
 
 def tiny_split(engine: Engine):

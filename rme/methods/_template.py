@@ -29,7 +29,7 @@ class Template(Method):
     name: ClassVar[str] = "template"  # what grids say, lower case
     label: ClassVar[str] = "Template"  # what tables print
     orders: ClassVar[tuple[int, ...] | None] = None  # e.g. (1, 2, 4, 8), with order_means = "flows"
-    starts_from: ClassVar[str | None] = None  # "vae": start from the finished VAE, and write start_from()
+    starts_from: ClassVar[str | None] = None  # "vae": encoder and decoder start from the finished VAE's
     options: ClassVar[dict[str, float]] = {"beta": 1.0}  # `--set options.beta=4`; read as self.beta below
 
     def __init__(self, spec, image_shape, members) -> None:

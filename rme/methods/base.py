@@ -86,8 +86,15 @@ class Method(nn.Module, ABC):
         """The updates of one training step, in the order in which they are made."""
 
     def start_from(self, parent: Mapping[str, Tensor]) -> None:
-        """Copy the parameters of a finished model, name -> (B, ...), into this one (only if `starts_from`)."""
-        raise NotImplementedError(f"{type(self).__name__} declares starts_from={self.starts_from!r}: write start_from")
+        """Copy the parameters of a finished model, name -> (B, ...), into this one (only if `starts_from`).
+
+        As it stands: into the parts of the same name, which for a VAE are `encoder` and `decoder`; other parts stay
+        as they were initialised. KeyError names a parameter that such a part has and the finished model has not.
+        """
+        there = {name.partition(".")[0] for name in parent}
+        for name, part in self.named_children():
+            if name in there:
+                copy_parameters(part, parent, name)
 
 
 def copy_parameters(module: nn.Module, parent: Mapping[str, Tensor], prefix: str) -> None:

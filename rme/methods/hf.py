@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rme import nets, objective
 from rme.distributions import PushForward
-from rme.methods.base import Method, Update, copy_parameters
+from rme.methods.base import Method, Update
 from rme.noise import Noise
 from rme.step import Step
 
@@ -56,10 +56,6 @@ class HF(Method):
         self.encoder = nets.Encoder(members, spec.dim, image_shape)
         widths = [self.encoder.width] + [spec.dim] * (spec.order - 1)
         self.vectors = nn.ModuleList(nets.Network(nets.Linear(members, width, spec.dim)) for width in widths)
-
-    def start_from(self, parent: Mapping[str, Tensor]) -> None:
-        copy_parameters(self.encoder, parent, "encoder")
-        copy_parameters(self.decoder, parent, "decoder")
 
     def posterior(self, x: Tensor, noise: Noise) -> PushForward:
         return self.flow(x)

@@ -41,8 +41,8 @@ class ME(Method):
         )  # fmt: skip
 
     def start_from(self, parent: Mapping[str, Tensor]) -> None:
+        super().start_from(parent)
         copy_parameters(self.components[0], parent, "encoder")
-        copy_parameters(self.decoder, parent, "decoder")
 
     def posterior(self, x: Tensor, noise: Noise) -> Mixture:
         return self.mixture(x)

@@ -46,9 +46,9 @@ class RecursiveMixture(Method):
         )
 
     def start_from(self, parent: Mapping[str, Tensor]) -> None:
+        super().start_from(parent)
         for component in self.components:
             copy_parameters(component, parent, "encoder")
-        copy_parameters(self.decoder, parent, "decoder")
 
     # ------------------------------------------------------------------ the mixture
     def posterior(self, x: Tensor, noise: Noise) -> Mixture:

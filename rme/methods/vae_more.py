@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import ClassVar
 
-from torch import Tensor
-
-from rme.methods.base import copy_parameters
 from rme.methods.vae import VAE
 
 
@@ -22,7 +18,3 @@ class VAEMore(VAE):
     label: ClassVar[str] = "VAE-more"
     starts_from: ClassVar[str | None] = "vae"
     fields: ClassVar[tuple[str, ...]] = ("stage_epochs",)
-
-    def start_from(self, parent: Mapping[str, Tensor]) -> None:
-        copy_parameters(self.encoder, parent, "encoder")
-        copy_parameters(self.decoder, parent, "decoder")
