@@ -57,9 +57,10 @@ def run_trials(
     _connect(options.address)
     try:
         resources = _resources(options)
+        device = "cuda" if resources["gpu"] else "cpu"  # a trial that was given no GPU takes none
         searcher = GridSearcher(
             schedule,
-            lambda trial: job(trial, storage, options.data_dir, options.cpus_per_trial),
+            lambda trial: job(trial, storage, options.data_dir, options.cpus_per_trial, device),
             on_end,
             lambda trial: _why(storage, trial),
         )

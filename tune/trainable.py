@@ -23,7 +23,7 @@ REPORT_EVERY_S = 1.0
 """Reports are for the display alone, so they follow the clock: a result costs the driver about a millisecond."""
 
 
-def job(trial: Trial, storage: Storage, data_dir: Path, threads: int) -> dict[str, Any]:
+def job(trial: Trial, storage: Storage, data_dir: Path, threads: int, device: str) -> dict[str, Any]:
     """What a worker needs to know of a trial, as plain JSON values."""
     return {
         "key": trial.key,
@@ -32,6 +32,7 @@ def job(trial: Trial, storage: Storage, data_dir: Path, threads: int) -> dict[st
         "storage": str(storage.root),
         "data_dir": str(data_dir.resolve()),
         "threads": threads,
+        "device": device,
     }
 
 
@@ -56,7 +57,7 @@ def _train(config: dict[str, Any], storage: Storage) -> None:
     specs = [RunSpec.of(values) for values in config["runs"]]
     images = data.get(specs[0].dataset).load(Path(config["data_dir"]))
     parents = [storage.models(spec.parent) for spec in specs if spec.parent is not None]
-    engine = build(specs, images, pick_device("auto"), parents or None)
+    engine = build(specs, images, pick_device(config["device"]), parents or None)
     try:
         train(engine, storage.checkpoints(config["key"]), on_epoch=_Reporter())
     except DivergedError as error:
