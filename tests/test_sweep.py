@@ -17,7 +17,8 @@ from rme.config import RunSpec
 from tune.storage import Storage
 
 ROWS = [{"method": "vae"}, {"method": "rme", "order": 2}]
-EPOCHS = 60
+EPOCHS = {"epochs": 150, "stage_epochs": 30}
+"""Long enough that a first trial is still under way for seconds after its first checkpoint."""
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def grid(tmp_path_factory) -> Path:
     """Three seeds of a VAE and of the RME(2) that starts from it: four trials."""
     folder = tmp_path_factory.mktemp("grid")
     dataset = write_npz(folder / "spots.npz")
-    return write_grid(folder / "spots.yaml", ROWS, dataset=str(dataset), seed="0-2", epochs=EPOCHS)
+    return write_grid(folder / "spots.yaml", ROWS, dataset=str(dataset), seed="0-2", **EPOCHS)
 
 
 @pytest.fixture(scope="module")
@@ -110,15 +111,9 @@ def test_a_new_database_is_filled_from_the_storage(undisturbed, tmp_path, grid, 
 
 
 def test_a_killed_driver_costs_nothing(undisturbed, tmp_path, grid, ray_folder):
-    """kill -9 in mid-training, as soon as there are checkpoints of both phases' first trials."""
+    """kill -9 in mid-training."""
     sweep = Sweep(tmp_path / "killed", grid, ray_folder)
-    driver = sweep.start()
-    wait_for(lambda: list(sweep.storage.glob("trials/*/epoch-*.safetensors")), driver)
-    driver.send_signal(signal.SIGKILL)
-    driver.wait()
-    wait_for(lambda: not processes_of(ray_folder))
-    left = list(sweep.storage.glob("trials/*/epoch-*.safetensors"))
-    assert left, "the driver was to be killed before its trials were done"
+    assert stop_in_mid_training(sweep, signal.SIGKILL, ray_folder) == -signal.SIGKILL
     done = sweep.run()
     assert done.returncode == 0, done.stderr
     assert_same(sweep, undisturbed)
@@ -149,11 +144,7 @@ def test_a_driver_killed_at_random_moments_costs_nothing(undisturbed, tmp_path, 
 @pytest.mark.slow
 def test_ctrl_c_stops_tidily_and_is_resumed(undisturbed, tmp_path, grid, ray_folder):
     sweep = Sweep(tmp_path / "stopped", grid, ray_folder)
-    driver = sweep.start()
-    wait_for(lambda: list(sweep.storage.glob("trials/*/epoch-*.safetensors")), driver)
-    driver.send_signal(signal.SIGINT)
-    assert driver.wait(timeout=600) == 130
-    wait_for(lambda: not processes_of(ray_folder))
+    assert stop_in_mid_training(sweep, signal.SIGINT, ray_folder) == 130
     done = sweep.run()
     assert done.returncode == 0, done.stderr
     assert_same(sweep, undisturbed)
@@ -163,7 +154,7 @@ def test_ctrl_c_stops_tidily_and_is_resumed(undisturbed, tmp_path, grid, ray_fol
 def test_a_killed_worker_goes_on_from_its_checkpoint(undisturbed, tmp_path, grid, ray_folder):
     sweep = Sweep(tmp_path / "worker", grid, ray_folder)
     driver = sweep.start()
-    wait_for(lambda: list(sweep.storage.glob("trials/*/epoch-*.safetensors")), driver)
+    wait_for(lambda: checkpoints(sweep), driver)
     workers = [pid for pid in descendants(driver.pid) if b"ray::ImplicitFunc" in cmdline(pid)]
     assert workers
     os.kill(workers[0], signal.SIGKILL)
@@ -190,6 +181,21 @@ def test_a_run_that_fails_is_named_and_the_rest_go_on(tmp_path, ray_folder):
     assert runs["spots d3 VAE seed 0"].info.status == "FAILED"
     assert "finite" in runs["spots d3 VAE seed 0"].data.tags["failure"]
     assert "spots d3 VAE seed 0" in runs["spots d3 RME(2) seed 0"].data.tags["failure"]
+
+
+def checkpoints(sweep: Sweep) -> list[Path]:
+    return list(sweep.storage.glob("trials/*/epoch-*.safetensors"))
+
+
+def stop_in_mid_training(sweep: Sweep, signum: int, ray_folder: Path) -> int:
+    """Send the driver a signal once there is a checkpoint; wait until its Ray has ended too. Returns its status."""
+    driver = sweep.start()
+    wait_for(lambda: checkpoints(sweep), driver)
+    driver.send_signal(signum)
+    status = driver.wait(timeout=600)
+    wait_for(lambda: not processes_of(ray_folder))
+    assert checkpoints(sweep), "it was to be stopped before its trials were done"
+    return status
 
 
 def wait_for(condition, driver=None, patience_s: float = 600) -> None:
