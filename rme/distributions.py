@@ -77,6 +77,13 @@ class DiagonalGaussian(Posterior):
         return DiagonalGaussian(self.mu.unsqueeze(axis), self.logvar.unsqueeze(axis))
 
 
+def stack(components: Sequence[DiagonalGaussian]) -> DiagonalGaussian:
+    """K distributions of shape (*, N, p) as one of shape (*, K, N, p)."""
+    return DiagonalGaussian(
+        torch.stack([q.mu for q in components], -3), torch.stack([q.logvar for q in components], -3)
+    )
+
+
 @dataclass(frozen=True)
 class Mixture(Posterior):
     """sum_k alpha_k N(mu_k, diag exp logvar_k).

@@ -89,12 +89,11 @@ class Recorder:
             with self._changed:
                 while not self._queue and not self._closing:
                     self._changed.wait()
-                done = not self._queue
-            if done:
+                first = self._queue[0] if self._queue else None
+            if first is None:
                 self._summarise()
                 return
-            with self._changed:
-                spec, reason = self._queue[0]
+            spec, reason = first
             try:
                 self._record(spec, reason)
             except Exception as error:  # whatever MLflow's stores raise, the result is safe on the storage

@@ -46,9 +46,10 @@ class Schedule:
     def of(cls, trials: Sequence[Trial], available: Collection[str] = ()) -> Schedule:
         """All trials waiting. `available`: keys of runs whose results are there already; the order breaks ties."""
         schedule = cls()
+        there = set(available)
         for trial in trials:
             parents = {spec.parent.key for spec in trial.runs if spec.parent is not None}
-            schedule._add(Entry(trial, parents - set(available)))
+            schedule._add(Entry(trial, parents - there))
         return schedule
 
     def _add(self, entry: Entry) -> None:

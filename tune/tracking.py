@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -253,6 +254,7 @@ def sqlite_path(uri: str) -> Path | None:
     return Path(uri.removeprefix("sqlite:///")).resolve()
 
 
+@cache
 def git_commit() -> str:
     """The commit of this code, with `+` after it if the files were changed since; 'unknown' outside a checkout."""
     here = Path(__file__).parent

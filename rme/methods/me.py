@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rme import nets, objective
-from rme.distributions import DiagonalGaussian, Mixture
+from rme.distributions import Mixture, stack
 from rme.methods.base import Method, Update, copy_parameters
 from rme.noise import Noise
 from rme.step import Step
@@ -48,9 +48,7 @@ class ME(Method):
         return self.mixture(x)
 
     def mixture(self, x: Tensor) -> Mixture:
-        each = [q(x) for q in self.components]
-        stacked = DiagonalGaussian(torch.stack([q.mu for q in each], -3), torch.stack([q.logvar for q in each], -3))
-        return Mixture(torch.log_softmax(self.weights(x), -1).mT, stacked)
+        return Mixture(torch.log_softmax(self.weights(x), -1).mT, stack([q(x) for q in self.components]))
 
     def loss(self, step: Step) -> Tensor:
         q = self.mixture(step.x)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rme import nets, objective
-from rme.distributions import DiagonalGaussian, Mixture
+from rme.distributions import DiagonalGaussian, Mixture, stack
 from rme.methods.base import Method, Update, copy_parameters
 from rme.noise import Noise
 from rme.step import Step
@@ -121,7 +121,4 @@ def mixture(components: Sequence[DiagonalGaussian], impacts: Sequence[Tensor]) -
     log_alpha = [torch.zeros_like(components[0].mu[..., 0])]
     for eps in impacts:
         log_alpha = [value + torch.log1p(-eps) for value in log_alpha] + [torch.log(eps)]
-    stacked = DiagonalGaussian(
-        torch.stack([q.mu for q in components], -3), torch.stack([q.logvar for q in components], -3)
-    )
-    return Mixture(torch.stack(log_alpha, -2), stacked)
+    return Mixture(torch.stack(log_alpha, -2), stack(components))
