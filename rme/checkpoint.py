@@ -49,11 +49,14 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
-    """Write named tensors and JSON metadata to one safetensors file, atomically."""
+    """Write named tensors and JSON metadata to one safetensors file, atomically. OSError if it cannot be written."""
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     text = json.dumps(meta, sort_keys=True)
     header = {"meta": text, "sha256": _digest(plain, text)}
-    write_atomically(path, lambda temporary: save_file(plain, temporary, metadata=header))
+    try:
+        write_atomically(path, lambda temporary: save_file(plain, temporary, metadata=header))
+    except SafetensorError as error:  # its name for a full disk
+        raise OSError(f"{path}: {error}") from error
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -44,7 +44,9 @@ class RunSpec(BaseModel):
     batch_size: int = Field(128, description="images in a training batch", ge=1)
     learning_rate: float = Field(5e-4, description="Adam's rate for a training from scratch", gt=0, lt=1)
     iwae_samples: int = Field(100, description="samples K of the IWAE estimate (eq. 1)", ge=1)
-    precision: Literal["float32", "float64"] = Field("float32", description="arithmetic of training and evaluation")
+    precision: Literal["float32", "float64", "bf16"] = Field(
+        "float32", description="arithmetic of training; with bf16 the networks' alone, and scores are float32"
+    )
     stage_epochs: int | None = Field(
         None, description="length of the stage that starts from a finished VAE, epochs; None: the same as epochs", ge=1
     )

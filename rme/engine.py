@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from rme import evaluate, nets, noise
+from rme import evaluate, nets, noise, precision
 from rme.data import Images, Split
+from rme.graph import Graphed
 from rme.methods.base import Method, Update
 from rme.step import Step
 
@@ -38,6 +39,11 @@ class Member:
 
     def __str__(self) -> str:
         return f"{self.spec.run_name} restart {self.restart}"
+
+
+def all_members(specs: Sequence[RunSpec]) -> list[Member]:
+    """The restarts of these runs, run by run."""
+    return [Member(spec, restart) for spec in specs for restart in range(spec.restarts)]
 
 
 @dataclass
@@ -66,6 +72,7 @@ class Engine:
         splits: for each run its train/validation/test indices.
         device: where to train.
         parents: for methods that start from another model: its finished parameters, name -> (B, ...).
+        members: those of the runs' restarts that the array holds; None: all.
 
     Raises:
         ValueError: the runs are not of one cell, or parents are missing or not wanted.
@@ -79,6 +86,7 @@ class Engine:
         *,
         device: torch.device | str = "cpu",
         parents: Mapping[str, Tensor] | None = None,
+        members: Sequence[Member] | None = None,
     ) -> None:
         self.spec = spec = specs[0]
         if len({s.cell_key for s in specs}) > 1:
@@ -87,13 +95,14 @@ class Engine:
             wanted = spec.method_class.starts_from
             raise ValueError(f"{spec.method_label} starts from {wanted or 'scratch'}: parents must be given only then")
         self.specs = list(specs)
-        self.members = [Member(s, r) for s in specs for r in range(s.restarts)]
+        self.members = all_members(specs) if members is None else list(members)
         self.device = torch.device(device)
-        dtype = {"float32": torch.float32, "float64": torch.float64}[spec.precision]
+        dtype = precision.DTYPES[spec.precision]
 
         self.pixels = images.train.to(self.device)
         self.test_pixels = self.pixels if images.test is images.train else images.test.to(self.device)
-        per_member = [split for split in splits for _ in range(spec.restarts)]
+        split_of = {s.seed: split for s, split in zip(specs, splits, strict=True)}
+        per_member = [split_of[member.spec.seed] for member in self.members]
         self.train_index = torch.stack([s.train for s in per_member])
         self.val_index = torch.stack([s.validation for s in per_member]).to(self.device)
         self.test_index = torch.stack([s.test for s in per_member]).to(self.device)
@@ -115,17 +124,18 @@ class Engine:
         self.order_streams = self._generators(noise.ORDER, "cpu")
         self.noise = noise.Noise(self._generators(noise.TRAIN, self.device), dtype)
         self.epoch = 0
-        self.iteration = 0
+        self.iteration = torch.zeros((), dtype=torch.int64, device=self.device)
         self.history = History()
+        self._graphed = self._new_graph()
 
     def _generators(self, purpose: int, device: torch.device | str) -> list[torch.Generator]:
         return [noise.generator(m.spec.seed, m.restart, purpose, device) for m in self.members]
 
     def _fit_pixels(self, images: Images, splits: Sequence[Split]) -> None:
         """Set each member's per-pixel mean, and start the decoder's variance at that of its training data."""
-        for run, split in enumerate(splits):
+        for spec, split in zip(self.specs, splits, strict=True):
+            rows = [i for i, member in enumerate(self.members) if member.spec.seed == spec.seed]
             mean, variance = pixel_moments(images.train, split.train)
-            rows = slice(run * self.spec.restarts, (run + 1) * self.spec.restarts)
             self.method.pixel_mean[rows] = mean.to(self.method.pixel_mean.dtype)
             self.method.decoder.logvar[rows] = math.log(variance)
 
@@ -154,11 +164,22 @@ class Engine:
         return torch.stack(rows).to(self.device)
 
     def train_step(self, index: Tensor) -> Tensor:
-        """All updates, once, on the images at index (B, N). Returns their losses before each, (U, B)."""
-        step = Step(self.method.centred(self.pixels[index]), self.noise, self.iteration)
-        losses = [self._apply(u, adam, step) for u, adam in zip(self.updates, self.optimisers, strict=True)]
-        self.iteration += 1
-        return torch.stack(losses)
+        """All updates, once, on the images at index (B, N). Returns their losses before each, (U, B).
+
+        On a GPU what is returned is overwritten by the next step.
+        """
+        return self._step(index) if self._graphed is None else self._graphed(index)
+
+    def _step(self, index: Tensor) -> Tensor:
+        # a CUDA graph repeats what the device is told here: nothing may wait for it or depend on Python's state
+        with precision.training(self.spec.precision):
+            step = Step(self.method.centred(self.pixels[index]), self.noise, self.iteration)
+            losses = [self._apply(u, adam, step) for u, adam in zip(self.updates, self.optimisers, strict=True)]
+            self.iteration += 1
+            return torch.stack(losses)
+
+    def _new_graph(self) -> Graphed[Tensor] | None:
+        return Graphed(self._step, self.noise.generators) if self.device.type == "cuda" else None
 
     def _apply(self, update: Update, adam: torch.optim.Optimizer, step: Step) -> Tensor:
         with _learning(update.parameters):
@@ -198,7 +219,7 @@ class Engine:
         for i, (order, train) in enumerate(zip(self.order_streams, self.noise.generators, strict=True)):
             state |= {f"stream.order.{i}": order.get_state(), f"stream.train.{i}": train.get_state()}
         history = self.history
-        state["counters"] = torch.tensor([self.epoch, self.iteration])
+        state["counters"] = torch.tensor([self.epoch, int(self.iteration)])
         state["history.seconds"] = torch.tensor(history.seconds, dtype=torch.float64)
         state["history.finished_at"] = torch.tensor(history.finished_at, dtype=torch.float64)
         if history.losses:
@@ -218,7 +239,9 @@ class Engine:
         for m, (order, train) in enumerate(zip(self.order_streams, self.noise.generators, strict=True)):
             order.set_state(state[f"stream.order.{m}"].cpu())
             train.set_state(state[f"stream.train.{m}"].cpu())
-        self.epoch, self.iteration = state["counters"].tolist()
+        self.epoch, iteration = state["counters"].tolist()
+        self.iteration.fill_(iteration)
+        self._graphed = self._new_graph()  # the optimisers hold other tensors now
         self.history = History(
             seconds=state["history.seconds"].tolist(), finished_at=state["history.finished_at"].tolist()
         )

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from rme import nets, objective
+from rme import nets, objective, precision
+from rme.graph import WARM_UP, Graphed
 from rme.methods.base import Method
 from rme.noise import Noise
 
 BLOCK = 64
 """Images whose noise is drawn at once. Fixed, so that a score does not depend on the memory at hand."""
 
-CPU_CHUNK_BYTES = 32 << 20
+CPU_CHUNK_BYTES = 16 << 20
 """Activations of a decoder pass on a CPU: beyond the caches they only cost time, so free memory does not matter."""
+
+GPU_CHUNK_BYTES = 1 << 30
+"""The same on a GPU, where more no longer helps; a part of the memory at hand would starve those who share the GPU."""
 
 
 @dataclass(frozen=True)
@@ -31,20 +34,8 @@ class Scores:
     elbo: Tensor
 
 
-@contextmanager
-def full_precision() -> Iterator[None]:
-    """No TF32 meanwhile: scores that are reported are float32 (or float64) throughout."""
-    matmul = torch.backends.cuda.matmul
-    before, matmul.allow_tf32 = matmul.allow_tf32, False
-    try:
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            yield
-    finally:
-        matmul.allow_tf32 = before
-
-
 @torch.no_grad()
-@full_precision()
+@precision.scoring()
 def scores(
     method: Method, pixels: Tensor, index: Tensor, *, samples: int, generators: Sequence[torch.Generator]
 ) -> Scores:
@@ -70,10 +61,10 @@ def scores(
 
 
 def images_at_once(method: Method) -> int:
-    """How many images a decoder pass may hold: on an accelerator, what fits a quarter of its free memory."""
+    """How many images a decoder pass may hold: on a GPU `GPU_CHUNK_BYTES`, or a quarter of its free memory if less."""
     weight = method.decoder.logvar
     on_gpu = weight.device.type == "cuda"
-    budget = torch.cuda.mem_get_info(weight.device)[0] // 4 if on_gpu else CPU_CHUNK_BYTES
+    budget = min(GPU_CHUNK_BYTES, torch.cuda.mem_get_info(weight.device)[0] // 4) if on_gpu else CPU_CHUNK_BYTES
     image = weight.element_size() * decoder_activations(
         method.decoder.image_shape, method.spec.dim, method.spec.decoder
     )
@@ -92,28 +83,53 @@ def decoder_activations(image_shape: nets.ImageShape, dim: int, kind: str) -> in
     return 2 * largest
 
 
-@torch.no_grad()
 def inference_ms(
     method: Method, pixels: Tensor, generator: torch.Generator, *, batch_size: int = 128, repeats: int = 5
 ) -> float:
-    """Milliseconds to infer q(z|x) for one batch (section 2.1): the whole set in batches, the median repeat's mean.
+    """Milliseconds to infer one batch (section 2.1): the whole set in batches, the median repeat's mean.
 
     The images are brought to the model's units beforehand, so that what is timed is inference alone.
     """
-    noise = Noise([generator], method.pixel_mean.dtype)
     batches = [method.centred(part.unsqueeze(0)) for part in pixels.split(batch_size)]
-    device = pixels.device
+    inference = Inference(method, [generator])
+    inference.warm_up(batches)
+    return statistics.median(inference.ms(batches) for _ in range(repeats))
 
-    def once() -> float:
+
+class Inference:
+    """q(z|x) and one draw from it, to be timed. The draw belongs to it: a flow is only computed by drawing.
+
+    On a GPU it is launched as a CUDA graph, as a step of training is: else the launches would be timed.
+
+    Args:
+        method: one model.
+        generators: one.
+    """
+
+    def __init__(self, method: Method, generators: Sequence[torch.Generator]) -> None:
+        noise = Noise(generators, method.pixel_mean.dtype)
+
+        def infer(x: Tensor) -> Tensor:
+            return method.posterior(x, noise).sample(noise, 1)
+
+        on_gpu = method.pixel_mean.device.type == "cuda"
+        self.infer: Callable[[Tensor], Tensor] = Graphed(infer, noise.generators) if on_gpu else infer
+
+    def warm_up(self, batches: Sequence[Tensor]) -> None:
+        """Until kernels are chosen and graphs captured for a whole batch and for the last."""
+        self.ms([batches[0], batches[-1]] * (WARM_UP + 1 if isinstance(self.infer, Graphed) else 1))
+
+    @torch.no_grad()
+    @precision.scoring()
+    def ms(self, batches: Sequence[Tensor]) -> float:
+        """Milliseconds for a batch of centred images (1, N, C, H, W), a mean over `batches`."""
+        device = batches[0].device
         synchronise(device)
         began = time.perf_counter()
         for x in batches:
-            method.posterior(x, noise)
+            self.infer(x)
         synchronise(device)
         return (time.perf_counter() - began) / len(batches) * 1e3
-
-    method.posterior(batches[0], noise)
-    return statistics.median(once() for _ in range(repeats))
 
 
 def synchronise(device: torch.device) -> None:

@@ -8,17 +8,16 @@ one batched kernel for all members.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rme.distributions import DiagonalGaussian, gaussian_log_prob
-
-KERNEL, STRIDE, PADDING = 4, 2, 1
-"""Every convolution: 4x4, stride 2, and the padding that halves (or doubles) the side."""
+from rme import kernels, precision
+from rme.distributions import DiagonalGaussian, gaussian_log_prob, stack
+from rme.kernels import KERNEL, PADDING, STRIDE
 
 ImageShape = tuple[int, int, int]
 
@@ -42,7 +41,11 @@ class Layer(nn.Module):
                 bias.copy_(b)
 
     def forward(self, x: Tensor) -> Tensor:
-        """All members in one kernel: (B, N, ...) -> (B, N, ...)."""
+        """All members at once: (B, N, ...) -> (B, N, ...), computed in x's dtype."""
+        return self.array(x, self.weight.to(x.dtype), self.bias.to(x.dtype))
+
+    def array(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """All members at once, with their weights (B, ...) and biases (B, out): (B, N, ...) -> (B, N, ...)."""
         raise NotImplementedError
 
     def single(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -58,8 +61,8 @@ class Linear(Layer):
         self.weight = nn.Parameter(torch.empty(members, outputs, inputs))
         self.bias = nn.Parameter(torch.empty(members, outputs))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.baddbmm(self.bias.unsqueeze(1), x, self.weight.transpose(1, 2))
+    def array(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
 
     def single(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return F.linear(x, weight, bias)
@@ -75,11 +78,11 @@ class MaskedLinear(Linear):
 
     mask: Tensor
 
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.baddbmm(self.bias.unsqueeze(1), x, (self.weight * self.mask).transpose(1, 2))
+    def array(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return super().array(x, weight * self.mask.to(weight.dtype), bias)
 
     def single(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return F.linear(x, weight * self.mask, bias)
+        return super().single(x, weight * self.mask.to(weight.dtype), bias)
 
 
 class Conv(Layer):
@@ -90,15 +93,11 @@ class Conv(Layer):
         self.weight = nn.Parameter(torch.empty(members, outputs, inputs, KERNEL, KERNEL))
         self.bias = nn.Parameter(torch.empty(members, outputs))
 
-    def forward(self, x: Tensor) -> Tensor:
-        members = x.shape[0]
-        y = F.conv2d(
-            _members_as_channels(x), self.weight.flatten(0, 1), self.bias.flatten(), STRIDE, PADDING, groups=members
-        )
-        return _channels_as_members(y, members)
+    def array(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return kernels.fastest(kernels.CONVOLUTIONS, x, weight, bias)(x, weight, bias)
 
     def single(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return F.conv2d(x.contiguous(memory_format=torch.channels_last), weight, bias, STRIDE, PADDING)
+        return F.conv2d(kernels.channels_last(x), weight, bias, STRIDE, PADDING)
 
 
 class TransposedConv(Layer):
@@ -114,32 +113,12 @@ class TransposedConv(Layer):
         self.bias = nn.Parameter(torch.empty(members, outputs))
         self.extra = extra
 
-    def forward(self, x: Tensor) -> Tensor:
-        members = x.shape[0]
-        y = F.conv_transpose2d(
-            _members_as_channels(x),
-            self.weight.flatten(0, 1),
-            self.bias.flatten(),
-            STRIDE,
-            PADDING,
-            self.extra,
-            members,
-        )
-        return _channels_as_members(y, members)
+    def array(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        way = kernels.fastest(kernels.TRANSPOSED_CONVOLUTIONS, x, weight, bias, self.extra)
+        return way(x, weight, bias, self.extra)
 
     def single(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        x = x.contiguous(memory_format=torch.channels_last)
-        if weight.shape[1] <= 4:
-            # to an image's 1 or 3 channels, a matrix product and a fold beat the library's kernel by a third
-            return self._as_product(x, weight, bias)
-        return F.conv_transpose2d(x, weight, bias, STRIDE, PADDING, self.extra)
-
-    def _as_product(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        n, inputs, height, width = x.shape
-        columns = x.permute(0, 2, 3, 1).reshape(n * height * width, inputs) @ weight.reshape(inputs, -1)
-        columns = columns.view(n, height * width, -1).transpose(1, 2)
-        side = (STRIDE * height + self.extra, STRIDE * width + self.extra)
-        return F.fold(columns, side, KERNEL, padding=PADDING, stride=STRIDE) + bias.view(1, -1, 1, 1)
+        return kernels.TransposedConvolution.apply(kernels.channels_last(x), weight, bias, self.extra)
 
 
 class Flatten(nn.Module):
@@ -164,27 +143,24 @@ class Network(nn.Sequential):
     """Layers one after another, for B members: (B, N, ...) -> (B, N, ...)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu":
-            return super().forward(x)
+        dtype = x.dtype
+        x = x.to(precision.of_networks() or dtype)
+        return (self._one_by_one(x) if x.device.type == "cpu" else super().forward(x)).to(dtype)
+
+    def _one_by_one(self, x: Tensor) -> Tensor:
+        """Member by member through all layers: on a CPU these networks are bound by arithmetic, not by launches."""
         weights: list[tuple[Any, Any]] = [
             # unbind once: indexing member by member would cost a gradient of the whole array for each
-            (layer.weight.unbind(), layer.bias.unbind()) if isinstance(layer, Layer) else (None, None)
+            (layer.weight.to(x.dtype).unbind(), layer.bias.to(x.dtype).unbind()) if isinstance(layer, Layer)
+            else (None, None)
             for layer in self
-        ]
+        ]  # fmt: skip
         outputs = []
         for i, h in enumerate(x.unbind()):
             for layer, (weight, bias) in zip(self, weights, strict=True):
                 h = layer.single(h, weight[i], bias[i]) if isinstance(layer, Layer) else layer(h)
             outputs.append(h)
         return outputs[0].unsqueeze(0) if len(outputs) == 1 else torch.stack(outputs)
-
-
-def _members_as_channels(x: Tensor) -> Tensor:
-    return x.transpose(0, 1).flatten(1, 2)
-
-
-def _channels_as_members(x: Tensor, members: int) -> Tensor:
-    return x.unflatten(1, (members, -1)).transpose(0, 1)
 
 
 def initialise(module: nn.Module, generators: Sequence[torch.Generator]) -> None:
@@ -216,9 +192,9 @@ def encoder_trunk(members: int, image_shape: ImageShape) -> tuple[Network, int]:
     layers: list[nn.Module] = []
     inputs = image_shape[0]
     for outputs in channels:
-        layers += [Conv(members, inputs, outputs), nn.LeakyReLU(0.01)]
+        layers += [Conv(members, inputs, outputs), nn.LeakyReLU(0.01, inplace=True)]
         inputs = outputs
-    layers += [Flatten(), Linear(members, channels[-1] * sides[-1] ** 2, width), nn.LeakyReLU(0.01)]
+    layers += [Flatten(), Linear(members, channels[-1] * sides[-1] ** 2, width), nn.LeakyReLU(0.01, inplace=True)]
     return Network(*layers), width
 
 
@@ -241,6 +217,29 @@ class Encoder(nn.Module):
     def gaussian(self, features: Tensor) -> DiagonalGaussian:
         """The two heads on the last hidden layer (B, N, h)."""
         return DiagonalGaussian(*self.head(features).chunk(2, dim=-1))
+
+
+def side_by_side(encoders: Iterable[nn.Module], x: Tensor) -> DiagonalGaussian:
+    """K Encoders on the same images (B, N, C, H, W): distributions of shape (B, K, N) over z (p,).
+
+    On a GPU, where one of them is bound by launches, they are the members of one array of B * K.
+    """
+    return stack([q(x) for q in encoders]) if x.device.type == "cpu" else as_one_array(encoders, x)
+
+
+def as_one_array(encoders: Iterable[nn.Module], x: Tensor) -> DiagonalGaussian:
+    """As `side_by_side`, layer by layer with the K encoders' weights stacked."""
+    networks = [[*q.trunk, *q.head] for q in cast(Iterable[Encoder], encoders)]
+    members, count = len(x), len(networks)
+    h = x.to(precision.of_networks() or x.dtype).repeat_interleave(count, 0)
+    for layers in zip(*networks, strict=True):
+        if isinstance(layers[0], Layer):
+            weight = torch.stack([layer.weight for layer in layers], 1).flatten(0, 1)
+            bias = torch.stack([layer.bias for layer in layers], 1).flatten(0, 1)
+            h = layers[0].array(h, weight.to(h.dtype), bias.to(h.dtype))
+        else:
+            h = layers[0](h)
+    return DiagonalGaussian(*h.to(x.dtype).unflatten(0, (members, count)).chunk(2, dim=-1))
 
 
 class PointEncoder(nn.Module):
@@ -288,15 +287,15 @@ def _conv_decoder(members: int, dim: int, image_shape: ImageShape) -> list[nn.Mo
     sides, channels, width = convolutions(image_shape)
     small = (64, sides[-1], sides[-1])
     layers: list[nn.Module] = [
-        Linear(members, dim, width), nn.ReLU(),
-        Linear(members, width, math.prod(small)), nn.ReLU(),
+        Linear(members, dim, width), nn.ReLU(inplace=True),
+        Linear(members, width, math.prod(small)), nn.ReLU(inplace=True),
         Unflatten(small),
     ]  # fmt: skip
     # the encoder's channels backwards, and the image's last: 32, 32, C or 64, 32, 32, C
     outputs = [*channels[-2::-1], image_shape[0]]
     inputs = small[0]
     for output, smaller, larger in zip(outputs, sides[:0:-1], sides[-2::-1], strict=True):
-        layers += [TransposedConv(members, inputs, output, extra=larger - STRIDE * smaller), nn.ReLU()]
+        layers += [TransposedConv(members, inputs, output, extra=larger - STRIDE * smaller), nn.ReLU(inplace=True)]
         inputs = output
     return layers[:-1]
 
@@ -304,8 +303,8 @@ def _conv_decoder(members: int, dim: int, image_shape: ImageShape) -> list[nn.Mo
 def _fc_decoder(members: int, dim: int, image_shape: ImageShape) -> list[nn.Module]:
     width = fc_decoder_width(dim, image_shape)
     return [
-        Linear(members, dim, width), nn.ReLU(),
-        Linear(members, width, width), nn.ReLU(),
+        Linear(members, dim, width), nn.ReLU(inplace=True),
+        Linear(members, width, width), nn.ReLU(inplace=True),
         Linear(members, width, math.prod(image_shape)), Unflatten(image_shape),
     ]  # fmt: skip
 
@@ -332,7 +331,10 @@ class BoundedRegressor(nn.Module):
         super().__init__()
         self.low, self.high = low, high
         self.mlp = Network(
-            Flatten(), Linear(members, math.prod(image_shape), hidden), nn.ReLU(), Linear(members, hidden, 1)
+            Flatten(),
+            Linear(members, math.prod(image_shape), hidden),
+            nn.ReLU(inplace=True),
+            Linear(members, hidden, 1),
         )
 
     def forward(self, x: Tensor) -> Tensor:

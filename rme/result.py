@@ -1,8 +1,7 @@
-"""The result of a run: scores, the models of its restarts, and how they came about; kept in a folder of its own."""
+"""The result of a run: scores, the models of its restarts, and how they came about; kept in one file."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,8 @@ from rme import checkpoint
 from rme.config import RunSpec
 from rme.methods.base import Method
 
-MARKER = "result.json"
-"""Written last: a folder without it holds no result."""
+MARKER = "result.safetensors"
+"""The file of a result in its folder: one, for a sweep leaves thousands. It is whole or not there."""
 
 
 @dataclass(frozen=True)
@@ -80,14 +79,13 @@ class Result:
         return as_method(self.spec, self.models[self.chosen])
 
     def save(self, folder: Path) -> None:
-        """Write into `folder`, the marker last, so that a folder with a marker is whole."""
-        models = {f"{r}.{name}": value for r, model in enumerate(self.models) for name, value in model.items()}
-        checkpoint.save(folder / "models.safetensors", models, {"restarts": len(self.models)})
-        arrays = {name: getattr(self, name) for name in self._TENSORS}
-        checkpoint.save(folder / "arrays.safetensors", arrays, {})
+        """Write `folder/result.safetensors`, atomically: a result is whole or not there. OSError passes through."""
+        tensors = {f"model.{r}.{name}": value for r, model in enumerate(self.models) for name, value in model.items()}
+        tensors |= {name: getattr(self, name) for name in self._TENSORS}
         about = {
             "spec": self.spec.model_dump(mode="json"),
             "key": self.spec.key,
+            "restarts": len(self.models),
             "chosen": self.chosen,
             "inference_ms": self.inference_ms,
             "train_s": self.train_s,
@@ -95,43 +93,41 @@ class Result:
             "environment": self.environment,
             "metrics": self.metrics,
         }
-        text = json.dumps(about, indent=2) + "\n"
-        checkpoint.write_atomically(folder / MARKER, lambda path: path.write_text(text))
+        checkpoint.save(folder / MARKER, tensors, about)
 
     @classmethod
     def load(cls, folder: Path) -> Result:
         """Read what `save` wrote.
 
         Raises:
-            FileNotFoundError: there is no whole result in the folder.
-            CorruptFile: there is one, but a file of it was damaged.
+            FileNotFoundError: there is no result in the folder.
+            CorruptFile: there is one, but it was damaged.
         """
-        if not (folder / MARKER).exists():
-            raise FileNotFoundError(folder / MARKER)
-        try:
-            about = json.loads((folder / MARKER).read_text())
-        except ValueError as error:
-            raise checkpoint.CorruptFile(f"{folder / MARKER}: {error}") from error
-        arrays, _ = checkpoint.load(folder / "arrays.safetensors")
+        tensors, about = checkpoint.load(folder / MARKER)
         return cls(
             spec=RunSpec.of(about["spec"]),
             chosen=about["chosen"],
-            models=load_models(folder),
+            models=_models(tensors, about["restarts"]),
             inference_ms=about["inference_ms"],
             train_s=about["train_s"],
             updates=about["updates"],
             environment=about["environment"],
-            **arrays,
+            **{name: tensors[name] for name in cls._TENSORS},
         )
 
 
 def load_models(folder: Path) -> list[dict[str, Tensor]]:
     """The parameters of a result's restarts. Raises as `Result.load`."""
-    tensors, meta = checkpoint.load(folder / "models.safetensors")
-    models: list[dict[str, Tensor]] = [{} for _ in range(meta["restarts"])]
+    tensors, about = checkpoint.load(folder / MARKER)
+    return _models(tensors, about["restarts"])
+
+
+def _models(tensors: Mapping[str, Tensor], restarts: int) -> list[dict[str, Tensor]]:
+    models: list[dict[str, Tensor]] = [{} for _ in range(restarts)]
     for name, value in tensors.items():
-        restart, _, parameter = name.partition(".")
-        models[int(restart)][parameter] = value
+        if name.startswith("model."):
+            _, restart, parameter = name.split(".", 2)
+            models[int(restart)][parameter] = value
     return models
 
 

@@ -19,10 +19,10 @@ class Step:
     Attributes:
         x: centred images, (B, N, C, H, W).
         noise: the members' training streams.
-        iteration: steps already made in this training, 0 in the first.
+        iteration: steps already made in this training, 0 in the first; the engine's is a tensor (), on the device.
     """
 
-    def __init__(self, x: Tensor, noise: Noise, iteration: int) -> None:
+    def __init__(self, x: Tensor, noise: Noise, iteration: int | Tensor) -> None:
         self.x = x
         self.noise = noise
         self.iteration = iteration

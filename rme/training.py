@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import logging
-import platform
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from rme import allocator, data, evaluate, noise
 from rme.checkpoint import Checkpoints
 from rme.config import RunSpec
-from rme.engine import DivergedError, Engine, member_parameters, single
-from rme.result import Result, stack_models
+from rme.device import environment, pick_device
+from rme.engine import DivergedError, Engine, Member, all_members, member_parameters
+from rme.result import Result, as_method, stack_models
 
 log = logging.getLogger(__name__)
 
@@ -80,12 +83,29 @@ def build(
     images: data.Images,
     device: torch.device | str,
     parents: Sequence[Sequence[Mapping[str, Tensor]]] | None,
+    members: range | None = None,
 ) -> Engine:
-    """An engine for runs of one cell. `parents`: for each run its parent's models, restart by restart."""
+    """An engine for runs of one cell. From images without a test set comes one that can be validated alone.
+
+    Args:
+        specs: the runs.
+        images: the data set's.
+        device: where to train.
+        parents: for each run its parent's models, restart by restart.
+        members: which of the runs' restarts, counted run by run, the array holds; None: all.
+    """
+    chosen = members or range(len(all_members(specs)))
+    rows = [all_members(specs)[i] for i in chosen]
+    specs = [spec for spec in specs if spec in {member.spec for member in rows}]
     dataset = data.get(specs[0].dataset)
     splits = [dataset.split(images, spec.seed) for spec in specs]
-    stacked = stack_models([dict(model) for run in parents for model in run]) if parents is not None else None
-    return Engine(specs, images, splits, device=device, parents=stacked)
+    if not len(images.test):
+        splits = [split.without_test() for split in splits]
+    stacked = None
+    if parents is not None:
+        models = [dict(model) for run in parents for model in run]
+        stacked = stack_models([models[i] for i in chosen])
+    return Engine(specs, images, splits, device=device, parents=stacked, members=rows)
 
 
 def train(
@@ -100,7 +120,7 @@ def train(
         allocator.keep_freed_memory()
     if checkpoints is not None and (newest := checkpoints.newest()) is not None:
         state, meta = newest
-        if meta.get("runs") == [spec.key for spec in engine.specs]:
+        if meta == identity(engine):
             engine.load_state(state)
             log.info("%s: going on after epoch %d", engine.spec.cell, engine.epoch)
         else:
@@ -115,11 +135,87 @@ def train(
             engine.validate()
         if checkpoints is not None and (time.monotonic() >= due or engine.epoch == total):
             began = time.monotonic()
-            checkpoints.save(engine.epoch, engine.state(), {"runs": [spec.key for spec in engine.specs]})
+            checkpoints.save(engine.epoch, engine.state(), identity(engine))
             now = time.monotonic()
             due = now + (now - began) / CHECKPOINT_SHARE
         if on_epoch is not None:
             on_epoch(engine)
+
+
+def identity(engine: Engine) -> dict[str, list]:
+    """Whose training it is, for its checkpoints."""
+    runs: dict[str, list] = {"runs": [spec.key for spec in engine.specs]}
+    if engine.members != all_members(engine.specs):
+        runs["members"] = [[member.spec.key, member.restart] for member in engine.members]
+    return runs
+
+
+def validate(engine: Engine) -> tuple[Tensor, Tensor]:
+    """IWAE and ELBO of each member on its validation images, (B,) nats per image, on the CPU. Sees no test image."""
+    validation = evaluate.scores(
+        engine.method,
+        engine.pixels,
+        engine.val_index,
+        samples=engine.spec.iwae_samples,
+        generators=engine._generators(noise.EVALUATE, engine.device),
+    )
+    return validation.iwae.mean(1).cpu(), validation.elbo.mean(1).cpu()
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A member at the end of its training, on the CPU.
+
+    Attributes:
+        model: parameters and buffers, name -> tensor.
+        val_iwae, val_elbo: (), nats per image; NaN if it diverged.
+        losses: (E, U) by epoch and update; history_elbo: (E,); finished_at: (E,), s since 1970.
+        seconds: its share of its array's training time.
+        array: how many members trained with it, itself included.
+        diverged: why its training was broken off; empty if it was not.
+    """
+
+    member: Member
+    model: dict[str, Tensor]
+    val_iwae: Tensor
+    val_elbo: Tensor
+    losses: Tensor
+    history_elbo: Tensor
+    finished_at: Tensor
+    seconds: float
+    updates: list[str]
+    array: int
+    diverged: str = ""
+
+
+def trained(engine: Engine, diverged: str = "") -> list[Trained]:
+    """The members of an engine whose training has ended, validated; or not, because it diverged.
+
+    What a diverged training did not come to is NaN.
+    """
+    nothing = torch.full((len(engine.members),), math.nan, dtype=torch.float64)
+    val_iwae, val_elbo = (nothing, nothing) if diverged else validate(engine)
+    history = engine.history
+    short = engine.spec.training_epochs - len(history.losses)
+    losses = F.pad(torch.stack(history.losses), (0, 0, 0, 0, 0, short), value=math.nan)
+    elbo = F.pad(torch.stack(history.val_elbo), (0, 0, 0, short), value=math.nan)
+    finished_at = history.finished_at + history.finished_at[-1:] * short
+    return [
+        Trained(
+            member=member,
+            model=member_parameters(engine.method, i),
+            val_iwae=val_iwae[i],
+            val_elbo=val_elbo[i],
+            losses=losses[:, :, i],
+            history_elbo=elbo[:, i],
+            finished_at=torch.tensor(finished_at, dtype=torch.float64),
+            seconds=sum(history.seconds) / len(engine.members),
+            updates=[update.name for update in engine.updates],
+            array=len(engine.members),
+            diverged=diverged,
+        )
+        for i, member in enumerate(engine.members)
+    ]
 
 
 def results(engine: Engine) -> dict[str, Result | DivergedError]:
@@ -127,61 +223,59 @@ def results(engine: Engine) -> dict[str, Result | DivergedError]:
 
     A run none of whose restarts has a finite validation score has its DivergedError instead.
     """
-    spec = engine.spec
-    validation = evaluate.scores(
-        engine.method,
-        engine.pixels,
-        engine.val_index,
-        samples=spec.iwae_samples,
-        generators=engine._generators(noise.EVALUATE, engine.device),
-    )
-    val_iwae = validation.iwae.mean(1).cpu()
-    val_elbo = validation.elbo.mean(1).cpu()
-    seconds = sum(engine.history.seconds) / len(engine.specs)
-    environment = {
-        "device": device_name(engine.device),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "members": str(len(engine.members)),
-        "threads": str(torch.get_num_threads()),
-    }
+    tests = {member.spec.key: engine.test_index[i] for i, member in enumerate(engine.members)}
+    return choose(trained(engine), engine.test_pixels, tests)
+
+
+def choose(
+    members: Sequence[Trained], test_pixels: Tensor, tests: Mapping[str, Tensor]
+) -> dict[str, Result | DivergedError]:
+    """As `results`, from all members of some runs. Only here is a test image looked at.
+
+    Args:
+        members: run by run, restart by restart.
+        test_pixels: uint8 images on the device on which to score.
+        tests: for each run by key, which of them are its test set.
+    """
     found: dict[str, Result | DivergedError] = {}
-    for run, own in enumerate(engine.specs):
-        rows = slice(run * spec.restarts, (run + 1) * spec.restarts)
+    device = test_pixels.device
+    for key, index in tests.items():
+        own = [each for each in members if each.member.spec.key == key]
+        spec = own[0].member.spec
+        val_iwae = torch.stack([each.val_iwae for each in own])
         try:
-            chosen = best_restart(val_iwae[rows])
+            chosen = best_restart(val_iwae)
         except DivergedError as error:
-            found[own.key] = DivergedError(f"{own.run_name}: {error}; the learning rate was {own.rate:g}")
+            reason = own[0].diverged or f"{spec.run_name}: {error}; the learning rate was {spec.rate:g}"
+            found[key] = DivergedError(reason)
             continue
-        member = rows.start + chosen
-        model = single(engine.method, member)
-        test_index = engine.test_index[member : member + 1]
+        model = as_method(spec, own[chosen].model).to(device)
         test = evaluate.scores(
             model,
-            engine.test_pixels,
-            test_index,
+            test_pixels,
+            index.unsqueeze(0),
             samples=spec.iwae_samples,
-            generators=[noise.generator(own.seed, chosen, noise.EVALUATE, engine.device)],
+            generators=[noise.generator(spec.seed, chosen, noise.EVALUATE, device)],
         )
-        pixels = engine.test_pixels[test_index[0]]
-        pictures = noise.generator(own.seed, chosen, noise.PICTURES, engine.device)
-        found[own.key] = Result(
-            spec=own,
+        pixels = test_pixels[index]
+        pictures = noise.generator(spec.seed, chosen, noise.PICTURES, device)
+        found[key] = Result(
+            spec=spec,
             chosen=chosen,
-            models=[member_parameters(engine.method, i) for i in range(rows.start, rows.stop)],
-            val_iwae=val_iwae[rows],
-            val_elbo=val_elbo[rows],
+            models=[each.model for each in own],
+            val_iwae=val_iwae,
+            val_elbo=torch.stack([each.val_elbo for each in own]),
             test_iwae=test.iwae[0].cpu(),
             test_elbo=test.elbo[0].cpu(),
             inference_ms=evaluate.inference_ms(model, pixels, pictures),
-            train_s=seconds,
-            updates=[u.name for u in engine.updates],
-            losses=torch.stack(engine.history.losses)[:, :, rows],
-            history_elbo=torch.stack(engine.history.val_elbo)[:, rows],
-            finished_at=torch.tensor(engine.history.finished_at, dtype=torch.float64),
+            train_s=sum(each.seconds for each in own),
+            updates=own[0].updates,
+            losses=torch.stack([each.losses for each in own], -1),
+            history_elbo=torch.stack([each.history_elbo for each in own], -1),
+            finished_at=own[chosen].finished_at,
             reconstructions=evaluate.reconstructions(model, pixels[:PICTURES], pictures).cpu(),
             samples=evaluate.prior_samples(model, PICTURES, pictures).cpu(),
-            environment=environment,
+            environment=environment(device) | {"members": str(own[chosen].array)},
         )
     return found
 
@@ -192,31 +286,6 @@ def best_restart(val_iwae: Tensor) -> int:
     if not finite.isfinite().any():
         raise DivergedError(f"none of {len(val_iwae)} restarts has a finite validation score")
     return int(finite.argmax())
-
-
-def pick_device(name: str) -> torch.device:
-    """'auto' is the first CUDA device, else the CPU. Raises ValueError for one that is not there."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"device={name!r} is no device; say auto, cpu, cuda or cuda:N") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device={name!r}: torch sees no CUDA device here; say cpu")
-    return device
-
-
-def device_name(device: torch.device) -> str:
-    """What a reader calls it: the GPU's or the processor's name."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):  # not Linux, or a processor that does not say
-        model = platform.processor() or platform.machine()
-    return f"{model} ({torch.backends.cpu.get_cpu_capability()})"
 
 
 def _progress_bar(spec: RunSpec, wanted: bool | None):

@@ -44,7 +44,7 @@ class Tiny:
         }  # fmt: skip
         return RunSpec(method=method, order=order, **{**settings, **fields})
 
-    def engine(self, specs: RunSpec | Sequence[RunSpec], images: Images | None = None) -> Engine:
+    def engine(self, specs: RunSpec | Sequence[RunSpec], images: Images | None = None, device: str = "cpu") -> Engine:
         """An engine for runs of one cell, begun from parents trained one by one where the method wants them."""
         specs = [specs] if isinstance(specs, RunSpec) else list(specs)
         images = images or self.images
@@ -52,7 +52,7 @@ class Tiny:
         parents = None
         if specs[0].parent is not None:
             parents = stack_models([model for s in specs for model in self.models(s.parent, images)])
-        return Engine(specs, images, splits, parents=parents)
+        return Engine(specs, images, splits, device=device, parents=parents)
 
     def models(self, spec: RunSpec, images: Images) -> list[dict[str, Tensor]]:
         """The finished models of a run, restart by restart."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 from densities import assert_draws_follow_the_density
-from plain_modules import ConvDecoder, ConvEncoder, copy_member
 from torch import Tensor, nn
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
+from bench.plain import ConvDecoder, ConvEncoder, copy_member
 from rme import nets, noise
 from rme.noise import Noise
 from rme.step import Step

@@ -6,10 +6,10 @@ import math
 
 import pytest
 import torch
-from plain_modules import DECODERS, ENCODERS, BaseBoundedRegressor, copy_member, fc_decoder, weighted
 from torch import Tensor, nn
 
-from rme import nets, noise
+from bench.plain import DECODERS, ENCODERS, BaseBoundedRegressor, copy_member, fc_decoder, weighted
+from rme import kernels, nets, noise
 
 SHAPES = [(1, 28, 28), (3, 32, 32), (3, 64, 64)]
 DIMS = [10, 20, 50, 100]
@@ -150,7 +150,7 @@ def test_both_ways_of_applying_a_network_agree(members: int) -> None:
 
 @pytest.mark.parametrize("extra", [0, 1])
 @pytest.mark.parametrize("outputs", [1, 3, 4, 5])
-def test_transposed_convolution_as_a_product_equals_torchs(outputs: int, extra: int) -> None:
+def test_a_transposed_convolution_equals_torchs(outputs: int, extra: int) -> None:
     layer = nets.TransposedConv(1, 6, outputs, extra).double()
     nets.initialise(layer, [noise.generator(0, 0, noise.INIT)])
     plain = nn.ConvTranspose2d(6, outputs, 4, 2, 1, output_padding=extra).double()
@@ -159,13 +159,67 @@ def test_transposed_convolution_as_a_product_equals_torchs(outputs: int, extra: 
     wanted = plain(x)
     (by_input,) = torch.autograd.grad(wanted.square().sum(), x, retain_graph=True)
     (by_weight,) = torch.autograd.grad(wanted.square().sum(), plain.weight)
-    ways = [layer.single(x, layer.weight[0], layer.bias[0]), layer._as_product(x, layer.weight[0], layer.bias[0])]
-    for found in ways:
+    for found in (layer.single(x, layer.weight[0], layer.bias[0]), layer(x.unsqueeze(0))[0]):
         assert found.shape == (IMAGES, outputs, 6 + extra, 10 + extra)
         torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
         gradients = torch.autograd.grad(found.square().sum(), [x, layer.weight])
         torch.testing.assert_close(gradients[0], by_input, rtol=1e-11, atol=1e-11)
         torch.testing.assert_close(gradients[1][0], by_weight, rtol=1e-11, atol=1e-11)
+
+
+# ---------------------------------------------------------------------- ways for a whole array
+@pytest.mark.parametrize("way", kernels.CONVOLUTIONS, ids=lambda way: way.__name__)
+def test_every_way_of_an_arrays_convolution_is_the_convolution(way) -> None:
+    x, weight, bias = normal(MEMBERS, IMAGES, 5, 7, 6), normal(MEMBERS, 3, 5, 4, 4), normal(MEMBERS, 3)
+    assert_member_by_member(way, lambda h, w, b: nn.functional.conv2d(h, w, b, 2, 1), x, weight, bias)
+
+
+@pytest.mark.parametrize("extra", [0, 1])
+@pytest.mark.parametrize("way", kernels.TRANSPOSED_CONVOLUTIONS, ids=lambda way: way.__name__)
+def test_every_way_of_an_arrays_transposed_convolution_is_that(way, extra: int) -> None:
+    x, weight, bias = normal(MEMBERS, IMAGES, 5, 3, 4), normal(MEMBERS, 5, 2, 4, 4), normal(MEMBERS, 2)
+    assert_member_by_member(
+        lambda *a: way(*a, extra), lambda h, w, b: nn.functional.conv_transpose2d(h, w, b, 2, 1, extra), x, weight, bias
+    )
+
+
+def assert_member_by_member(way, plain, *arguments: Tensor) -> None:
+    """Values and gradients of an array's kernel are those of torch's for each member."""
+    for argument in arguments:
+        argument.requires_grad_()
+    wanted = torch.stack([plain(*own) for own in zip(*arguments, strict=True)])
+    found = way(*arguments)
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+    ours = torch.autograd.grad(found.square().sum(), arguments)
+    for a, b in zip(ours, torch.autograd.grad(wanted.square().sum(), arguments), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_encoders_as_one_array_answer_as_each_alone(shape) -> None:
+    encoders = [nets.Encoder(MEMBERS, 5, shape).double() for _ in range(4)]
+    for i, encoder in enumerate(encoders):
+        nets.initialise(encoder, [noise.generator(m, i, noise.INIT) for m in range(MEMBERS)])
+    x = normal(MEMBERS, IMAGES, *shape)
+    found = nets.as_one_array(encoders, x)
+    for k, encoder in enumerate(encoders):
+        alone = encoder(x)
+        torch.testing.assert_close(found.mu[:, k], alone.mu, rtol=1e-11, atol=1e-12)
+        torch.testing.assert_close(found.logvar[:, k], alone.logvar, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("outputs", [1, 5])
+def test_a_transposed_convolution_can_be_differentiated_twice(outputs: int) -> None:
+    x, weight, bias = normal(1, 2, 3, 3), normal(2, outputs, 4, 4), normal(outputs)
+    arguments = [a.requires_grad_() for a in (x, weight, bias)]
+    assert torch.autograd.gradgradcheck(lambda *a: kernels.TransposedConvolution.apply(*a, 1).sin(), arguments)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_way_is_chosen_once_for_a_shape() -> None:
+    x, weight, bias = (t.float().cuda() for t in (normal(2, 4, 5, 6, 6), normal(2, 3, 5, 4, 4), normal(2, 3)))
+    first = kernels.fastest(kernels.CONVOLUTIONS, x, weight, bias)
+    assert kernels.fastest(kernels.CONVOLUTIONS, x, weight, bias) is first in kernels.CONVOLUTIONS
 
 
 # ---------------------------------------------------------------------- initialisation

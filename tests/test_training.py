@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 import torch
 from conftest import blobs
-from plain_modules import BaseBoundedRegressor, ConvDecoder, ConvEncoder, copy_member
 from torch import Tensor
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
 import rme
+from bench.plain import BaseBoundedRegressor, ConvDecoder, ConvEncoder, copy_member
 from rme import data, evaluate, noise, training
 from rme.checkpoint import CorruptFile
 from rme.data import Images
+from rme.device import pick_device
 from rme.engine import DivergedError, Engine
 from rme.result import MARKER, Result
 from rme.training import best_restart
@@ -199,19 +200,9 @@ def test_a_result_that_is_not_whole_is_not_taken_for_one(finished: dict[str, Res
         Result.load(tmp_path)
 
 
-def test_the_marker_is_written_last(finished: dict[str, Result], tmp_path: Path, monkeypatch) -> None:
-    from rme import checkpoint
-
-    written = []
-    real = checkpoint.write_atomically
-
-    def recording(path: Path, write) -> None:
-        written.append(path.name)
-        real(path, write)
-
-    monkeypatch.setattr(checkpoint, "write_atomically", recording)
+def test_a_result_is_one_file(finished: dict[str, Result], tmp_path: Path) -> None:
     finished["vae"].save(tmp_path)
-    assert written[-1] == MARKER and set(written) == {p.name for p in tmp_path.iterdir()}
+    assert [path.name for path in tmp_path.iterdir()] == [MARKER]
 
 
 # ---------------------------------------------------------------------- the parent
@@ -295,13 +286,13 @@ def test_a_run_that_diverges_says_so(spec) -> None:
 
 # ---------------------------------------------------------------------- devices and imports
 def test_devices_are_named_or_refused() -> None:
-    assert training.pick_device("cpu").type == "cpu"
+    assert pick_device("cpu").type == "cpu"
     with pytest.raises(ValueError, match="'warp9' is no device"):
-        training.pick_device("warp9")
+        pick_device("warp9")
     if not torch.cuda.is_available():
-        assert training.pick_device("auto").type == "cpu"
+        assert pick_device("auto").type == "cpu"
         with pytest.raises(ValueError, match="no CUDA device"):
-            training.pick_device("cuda")
+            pick_device("cuda")
 
 
 def test_networks_methods_and_engine_need_torch_and_numpy_only() -> None:

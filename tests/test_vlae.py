@@ -6,10 +6,10 @@ import math
 
 import pytest
 import torch
-from plain_modules import copy_member, fc_decoder
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 
+from bench.plain import copy_member, fc_decoder
 from rme import evaluate, nets, noise
 from rme.engine import Engine
 from rme.noise import Noise

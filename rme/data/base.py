@@ -48,6 +48,10 @@ class Images:
         channels, height, width = self.train.shape[1:]
         return channels, height, width
 
+    def without_test(self) -> Images:
+        """The same with an empty `test`, (0, C, H, W): for what must not look at the test set."""
+        return Images(self.train, self.train.new_empty(0, *self.shape))
+
 
 @dataclass(frozen=True, eq=False)
 class Split:
@@ -62,6 +66,10 @@ class Split:
     train: Tensor
     validation: Tensor
     test: Tensor
+
+    def without_test(self) -> Split:
+        """The same with no test index: where training and test images are one pool, none of it is looked at."""
+        return Split(self.train, self.validation, self.test[:0])
 
 
 class Dataset(ABC):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from rme.distributions import DiagonalGaussian
@@ -12,9 +12,9 @@ from rme.methods.rme import RecursiveMixture
 from rme.step import Step
 
 
-def impact(step: Step) -> float:
-    """nu = 1 / sqrt(t + 1), t = 0 in the first iteration of this training."""
-    return 1 / math.sqrt(step.iteration + 1)
+def impact(step: Step) -> Tensor:
+    """nu = 1 / sqrt(t + 1), t = 0 in the first iteration of this training: ()."""
+    return torch.rsqrt(torch.as_tensor(step.iteration, dtype=torch.float64) + 1)
 
 
 class BVIER1(RecursiveMixture):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rme import nets, objective
-from rme.distributions import Mixture, stack
+from rme.distributions import Mixture
 from rme.methods.base import Method, Update, copy_parameters
 from rme.noise import Noise
 from rme.step import Step
@@ -48,7 +48,7 @@ class ME(Method):
         return self.mixture(x)
 
     def mixture(self, x: Tensor) -> Mixture:
-        return Mixture(torch.log_softmax(self.weights(x), -1).mT, stack([q(x) for q in self.components]))
+        return Mixture(torch.log_softmax(self.weights(x), -1).mT, nets.side_by_side(self.components, x))
 
     def loss(self, step: Step) -> Tensor:
         q = self.mixture(step.x)

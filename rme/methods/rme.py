@@ -52,7 +52,7 @@ class RecursiveMixture(Method):
 
     # ------------------------------------------------------------------ the mixture
     def posterior(self, x: Tensor, noise: Noise) -> Mixture:
-        return mixture([q(x) for q in self.components], [eps(x) for eps in self.impacts])
+        return mixture(nets.side_by_side(self.components, x), [eps(x) for eps in self.impacts])
 
     def component(self, m: int, step: Step) -> DiagonalGaussian:
         """q_m(z|x) after its own update, from where on it stands still."""
@@ -64,7 +64,11 @@ class RecursiveMixture(Method):
 
     def upto(self, m: int, step: Step) -> Mixture:
         """Q_m(z|x) once components and impacts 0..m have been updated."""
-        return mixture([self.component(j, step) for j in range(m + 1)], [self.impact(j, step) for j in range(1, m + 1)])
+        return mixture(self.first(m, step), [self.impact(j, step) for j in range(1, m + 1)])
+
+    def first(self, m: int, step: Step) -> DiagonalGaussian:
+        """q_0..q_m, each after its own update: (B, m + 1, N, p)."""
+        return stack([self.component(j, step) for j in range(m + 1)])
 
     # ------------------------------------------------------------------ the updates' losses
     @abstractmethod
@@ -81,7 +85,7 @@ class RecursiveMixture(Method):
     def impact_loss(self, m: int, step: Step) -> Tensor:
         """-ELBO(Q_m) as a function of eps_m alone."""
         eps = [self.impact(j, step) for j in range(1, m)] + [self.impacts[m - 1](step.x)]
-        return self.mixture_loss(mixture([self.component(j, step) for j in range(m + 1)], eps), step)
+        return self.mixture_loss(mixture(self.first(m, step), eps), step)
 
     def decoder_loss(self, step: Step) -> Tensor:
         """-ELBO(Q_M) as a function of the decoder."""
@@ -116,9 +120,9 @@ class RME(RecursiveMixture):
         return torch.relu(self.spec.kl_max - kl)
 
 
-def mixture(components: Sequence[DiagonalGaussian], impacts: Sequence[Tensor]) -> Mixture:
-    """Q_m from q_0..q_m (B, N, p) and eps_1..eps_m (B, N)."""
-    log_alpha = [torch.zeros_like(components[0].mu[..., 0])]
+def mixture(components: DiagonalGaussian, impacts: Sequence[Tensor]) -> Mixture:
+    """Q_m from q_0..q_m (B, m + 1, N, p) and eps_1..eps_m (B, N)."""
+    log_alpha = [torch.zeros_like(components.mu[:, 0, :, 0])]
     for eps in impacts:
         log_alpha = [value + torch.log1p(-eps) for value in log_alpha] + [torch.log(eps)]
-    return Mixture(torch.stack(log_alpha, -2), stack(components))
+    return Mixture(torch.stack(log_alpha, -2), components)

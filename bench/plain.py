@@ -1,16 +1,23 @@
-"""One model at a time in ordinary torch.nn and torch.distributions: what the tests compare arrays of models with.
+"""One model at a time, as anyone would write it: ordinary torch.nn, autograd, torch.optim.Adam as it comes, NCHW.
 
-The networks are Tables 1-3 read out, and `RecMixVAE` with `pseudocode_step` is the listing of the supplement's
-section 4, in its own words.
+What the tests compare arrays of models with, and the rivals of the benchmarks. The networks are Tables 1-3 read out;
+`RecMixVAE` with `pseudocode_step` is the listing of the supplement's section 4, in its own words; `MODELS` holds the
+other methods, each with its loss. `draw(shape)` gives standard normal noise of that shape.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal, kl_divergence
+
+ImageShape = tuple[int, int, int]
+Draw = Callable[[tuple[int, ...]], Tensor]
 
 ENCODERS = {
     # Table 1, MNIST and OMNIGLOT: 28 -> 14 -> 7 -> 3
@@ -66,7 +73,7 @@ DECODERS = {
 }  # fmt: skip
 
 
-def fc_decoder(p: int, image_shape: tuple[int, int, int], width: int) -> nn.Sequential:
+def fc_decoder(p: int, image_shape: ImageShape, width: int) -> nn.Sequential:
     """Table 5's decoder: two hidden layers of one width."""
     pixels = image_shape[0] * image_shape[1] * image_shape[2]
     return nn.Sequential(
@@ -75,7 +82,7 @@ def fc_decoder(p: int, image_shape: tuple[int, int, int], width: int) -> nn.Sequ
     )  # fmt: skip
 
 
-def weighted(module: nn.Module) -> list[nn.Module]:
+def weighted(module: nn.Module) -> list[Any]:
     """The layers with weights, in the order in which they are applied."""
     return [layer for layer in module.modules() if isinstance(getattr(layer, "weight", None), Tensor)]
 
@@ -90,7 +97,7 @@ def copy_member(array: nn.Module, i: int, plain: nn.Module) -> None:
 
 
 class ConvEncoder(nn.Module):
-    def __init__(self, z_dim: int, x_dim: tuple[int, int, int]) -> None:
+    def __init__(self, z_dim: int, x_dim: ImageShape) -> None:
         super().__init__()
         self.layers = ENCODERS[x_dim](z_dim)
 
@@ -100,7 +107,7 @@ class ConvEncoder(nn.Module):
 
 
 class ConvDecoder(nn.Module):
-    def __init__(self, z_dim: int, x_dim: tuple[int, int, int]) -> None:
+    def __init__(self, z_dim: int, x_dim: ImageShape) -> None:
         super().__init__()
         self.layers = DECODERS[x_dim](z_dim)
         self.logvar = nn.Parameter(torch.zeros(()))
@@ -115,11 +122,11 @@ class Const(nn.Module):
         self.value = value
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.full((len(x),), self.value, dtype=x.dtype)
+        return torch.full((len(x),), self.value, dtype=x.dtype, device=x.device)
 
 
 class BaseBoundedRegressor(nn.Module):
-    def __init__(self, x_dim: tuple[int, int, int], eps_min: float, eps_max: float, dim: int) -> None:
+    def __init__(self, x_dim: ImageShape, eps_min: float, eps_max: float, dim: int) -> None:
         super().__init__()
         self.low, self.high = eps_min, eps_max
         self.layers = nn.Sequential(
@@ -131,21 +138,28 @@ class BaseBoundedRegressor(nn.Module):
 
 
 class RecMixVAE(nn.Module):
-    """The supplement's main class. `draw(shape)` gives standard normal noise of that shape."""
+    """The supplement's main class."""
 
     def __init__(
-        self, z_dim: int, x_dim: tuple[int, int, int], num_comps: int, eps_min: float, eps_max: float,
-        draw: Callable[[tuple[int, ...]], Tensor],
-    ) -> None:  # fmt: skip
+        self, z_dim: int, x_dim: ImageShape, num_comps: int, eps_min: float, eps_max: float, draw: Draw
+    ) -> None:
         super().__init__()
         self.M = num_comps - 1
         self.decoder = ConvDecoder(z_dim, x_dim)
-        self.prior = Independent(Normal(torch.zeros(z_dim).double(), torch.ones(z_dim).double()), 1)
+        self.register_buffer("prior_mean", torch.zeros(z_dim))
+        self.register_buffer("prior_scale", torch.ones(z_dim))
         self.comps = nn.ModuleList([ConvEncoder(z_dim, x_dim) for _ in range(num_comps)])
         self.eps_regrs = nn.ModuleList(
             [Const(1.0)] + [BaseBoundedRegressor(x_dim, eps_min, eps_max, 10) for _ in range(num_comps - 1)]
         )
         self.draw = draw
+
+    prior_mean: Tensor
+    prior_scale: Tensor
+
+    @property
+    def prior(self) -> Independent:
+        return Independent(Normal(self.prior_mean, self.prior_scale), 1)
 
     def encoder_upto_kth(self, x: Tensor, k: int) -> MixtureSameFamily:
         eps = [regr(x) for regr in self.eps_regrs[: k + 1]]
@@ -164,10 +178,10 @@ class RecMixVAE(nn.Module):
 
     def eval_elbo_for_mixture(self, x: Tensor, mixture: MixtureSameFamily) -> tuple[Tensor, Tensor]:
         alphas = mixture.mixture_distribution.probs
-        normal = mixture.component_distribution.base_dist
+        normal = mixture.component_distribution.base_dist  # type: ignore[attr-defined]
         n, comps, p = normal.loc.shape
         noise = self.draw((comps, n, p))
-        ell = kl = torch.zeros(n, dtype=x.dtype)
+        ell = kl = torch.zeros(n, dtype=x.dtype, device=x.device)
         for m in range(comps):
             z = normal.loc[:, m] + normal.scale[:, m] * noise[m]
             ell = ell + alphas[:, m] * self.decoder(z).log_prob(x)
@@ -195,15 +209,21 @@ class RecMixVAE(nn.Module):
         part.requires_grad_(True)
 
 
-def pseudocode_step(model: RecMixVAE, adam: dict[nn.Module, torch.optim.Adam], x: Tensor, kl_max: float) -> list[bool]:
-    """One pass of the main algorithm's inner loop. Returns for m = 1..M whether the KL bound was at work."""
+def pseudocode_step(
+    model: RecMixVAE, adam: dict[nn.Module, torch.optim.Adam], x: Tensor, kl_max: float
+) -> tuple[Tensor, list[Tensor]]:
+    """One pass of the main algorithm's inner loop.
+
+    Returns the losses before each update, (2M + 2,), and for m = 1..M the KL that its bound was held against.
+    """
+    losses, kls = [], []
 
     def descend(part: nn.Module, loss: Tensor) -> None:
         adam[part].zero_grad()
         loss.backward()
         adam[part].step()
+        losses.append(loss.detach())
 
-    at_work = []
     model.enable_grad(model.comps[0])
     elbo, _ = model(x, 0, "new_comp")
     descend(model.comps[0], -elbo)
@@ -211,11 +231,133 @@ def pseudocode_step(model: RecMixVAE, adam: dict[nn.Module, torch.optim.Adam], x
         model.enable_grad(model.comps[m])
         elbo, kl = model(x, m, "new_comp")
         descend(model.comps[m], -elbo + (kl_max - kl).relu())
-        at_work.append(bool(kl < kl_max))
+        kls.append(kl.detach())
         model.enable_grad(model.eps_regrs[m])
         elbo, _ = model(x, m, "mixture")
         descend(model.eps_regrs[m], -elbo)
     model.enable_grad(model.decoder)
     elbo, _ = model(x, model.M, "mixture")
     descend(model.decoder, -elbo)
-    return at_work
+    return torch.stack(losses), kls
+
+
+# ---------------------------------------------------------------------- the other methods
+class PlainVAE(nn.Module):
+    """A VAE with its formulas written by hand. The methods below differ in what comes between encoder and decoder."""
+
+    def __init__(self, z_dim: int, x_dim: ImageShape) -> None:
+        super().__init__()
+        *trunk, head = ENCODERS[x_dim](z_dim)
+        assert isinstance(head, nn.Linear)
+        self.trunk, self.head, self.width = nn.Sequential(*trunk), head, head.in_features
+        self.decoder = DECODERS[x_dim](z_dim)
+        self.logvar = nn.Parameter(torch.zeros(()))
+
+    def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
+        """log p(x|z), one for each image."""
+        squares = ((x - self.decoder(z)) ** 2).flatten(1).sum(1)
+        return -0.5 * (squares / self.logvar.exp() + x[0].numel() * (self.logvar + math.log(2 * math.pi)))
+
+    def loss(self, x: Tensor, draw: Draw) -> Tensor:
+        mu, logvar = self.head(self.trunk(x)).chunk(2, dim=1)
+        z = mu + torch.exp(logvar / 2) * draw(tuple(mu.shape))
+        return -self.elbo(x, z, mu, logvar).mean()
+
+    def elbo(self, x: Tensor, z: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
+        return self.log_likelihood(x, z) - 0.5 * (mu**2 + logvar.exp() - 1 - logvar).sum(1)
+
+
+class PlainSA(PlainVAE):
+    def __init__(self, z_dim: int, x_dim: ImageShape, order: int, svi_step: float = 1e-3) -> None:
+        super().__init__(z_dim, x_dim)
+        self.order, self.svi_step = order, svi_step
+
+    def loss(self, x: Tensor, draw: Draw) -> Tensor:
+        mu, logvar = self.head(self.trunk(x)).chunk(2, dim=1)
+        for _ in range(self.order):
+            z = mu + torch.exp(logvar / 2) * draw(tuple(mu.shape))
+            elbo = self.elbo(x, z, mu, logvar).sum()
+            by_mu, by_logvar = torch.autograd.grad(elbo, [mu, logvar], create_graph=True)
+            mu, logvar = mu + self.svi_step * by_mu, logvar + self.svi_step * by_logvar
+        z = mu + torch.exp(logvar / 2) * draw(tuple(mu.shape))
+        return -self.elbo(x, z, mu, logvar).mean()
+
+
+class PlainHF(PlainVAE):
+    def __init__(self, z_dim: int, x_dim: ImageShape, order: int) -> None:
+        super().__init__(z_dim, x_dim)
+        widths = [self.width] + [z_dim] * (order - 1)
+        self.vectors = nn.ModuleList(nn.Linear(width, z_dim) for width in widths)
+
+    def loss(self, x: Tensor, draw: Draw) -> Tensor:
+        h = self.trunk(x)
+        mu, logvar = self.head(h).chunk(2, dim=1)
+        z, v = mu + torch.exp(logvar / 2) * draw(tuple(mu.shape)), h
+        for linear in self.vectors:
+            v = linear(v)
+            z = z - 2 * v * (v * z).sum(1, keepdim=True) / (v**2).sum(1, keepdim=True)
+        return -self.elbo(x, z, mu, logvar).mean()
+
+
+class PlainMADE(nn.Module):
+    def __init__(self, z_dim: int, context: int, backwards: bool, hidden: int = 500) -> None:
+        super().__init__()
+        position = torch.arange(z_dim, 0, -1) if backwards else torch.arange(1, z_dim + 1)
+        degree = torch.arange(hidden) % z_dim
+        self.register_buffer("mask_in", (degree[:, None] >= position).float())
+        self.register_buffer("mask_out", (position[:, None] > degree).float().repeat(2, 1))
+        self.inputs = nn.Linear(z_dim, hidden)
+        self.context = nn.Linear(context, hidden)
+        self.outputs = nn.Linear(hidden, 2 * z_dim)
+
+    mask_in: Tensor
+    mask_out: Tensor
+
+    def forward(self, z: Tensor, context: Tensor) -> tuple[Tensor, ...]:
+        h = F.linear(z, self.inputs.weight * self.mask_in, self.inputs.bias) + self.context(context)
+        return F.linear(h.relu(), self.outputs.weight * self.mask_out, self.outputs.bias).chunk(2, dim=1)
+
+
+class PlainIAF(PlainVAE):
+    def __init__(self, z_dim: int, x_dim: ImageShape, order: int) -> None:
+        super().__init__(z_dim, x_dim)
+        self.mades = nn.ModuleList(PlainMADE(z_dim, self.width, backwards=t % 2 == 1) for t in range(order))
+
+    def loss(self, x: Tensor, draw: Draw) -> Tensor:
+        h = self.trunk(x)
+        mu, logvar = self.head(h).chunk(2, dim=1)
+        eps = draw(tuple(mu.shape))
+        z = mu + torch.exp(logvar / 2) * eps
+        log_q = -0.5 * (eps**2 + logvar + math.log(2 * math.pi)).sum(1)
+        for made in self.mades:
+            m, s = made(z, h)
+            z = torch.sigmoid(s + 2) * z + (1 - torch.sigmoid(s + 2)) * m
+            log_q = log_q - F.logsigmoid(s + 2).sum(1)
+        log_prior = -0.5 * (z**2 + math.log(2 * math.pi)).sum(1)
+        return -(self.log_likelihood(x, z) + log_prior - log_q).mean()
+
+
+MODELS: dict[str, type[PlainVAE]] = {"vae": PlainVAE, "sa": PlainSA, "hf": PlainHF, "iaf": PlainIAF}
+"""By the registry's name. `rme` is `RecMixVAE`; for the other methods nothing plain is written."""
+
+
+def training_step(model: PlainVAE, adam: torch.optim.Adam, x: Tensor, draw: Draw) -> Tensor:
+    """A step of a method with one update. Returns its loss before it."""
+    adam.zero_grad()
+    loss = model.loss(x, draw)
+    loss.backward()
+    adam.step()
+    return loss.detach()
+
+
+@torch.no_grad()
+def iwae(model: PlainVAE, x: Tensor, eps: Tensor) -> Tensor:
+    """log p(x) by importance sampling, one decoder pass for each sample: x (n, C, H, W), eps (K, n, p) -> (n,)."""
+    mu, logvar = model.head(model.trunk(x)).chunk(2, dim=1)
+    log_w = []
+    for e in eps:
+        z = mu + torch.exp(logvar / 2) * e
+        log_prior = -0.5 * (z**2 + math.log(2 * math.pi)).sum(1)
+        log_q = -0.5 * (e**2 + logvar + math.log(2 * math.pi)).sum(1)
+        log_w.append(model.log_likelihood(x, z) + log_prior - log_q)
+    return torch.logsumexp(torch.stack(log_w), 0) - math.log(len(eps))

@@ -1,0 +1,107 @@
+"""Fills an MLflow database with a grid's runs and made-up scores: `python -m bench.fill_mlflow --out paper.db`.
+
+The runs go through the sweep's own recording, so that the params, tags, metrics and curves are those of a real sweep;
+only the artifacts are left out. For trying how the MLflow page and the report bear a grid of that size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from mlflow.entities import Run
+from rich.progress import track
+
+from rme import data
+from rme.config import RunSpec
+from rme.result import Result
+from rme.training import HISTORY_POINTS
+from tune import grid as grids
+from tune.tracking import Tracker
+
+STARTED = 1_767_225_600.0
+"""When the made-up sweep began, in seconds since 1970."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="bench.fill_mlflow", description="Record made-up results of a whole grid.")
+    parser.add_argument("--grid", default="paper", metavar="NAME|FILE.yaml", help="whose runs (default: paper)")
+    parser.add_argument("--out", required=True, metavar="FILE.db", type=Path, help="the sqlite database to fill")
+    options = parser.parse_args(arguments)
+    grid = grids.load(options.grid)
+    tracker = NoArtifacts(f"sqlite:///{options.out.resolve()}", grid.name)
+    began = time.perf_counter()
+    for result in track(results(grid.runs), total=len(grid.runs), description="recording"):
+        tracker.record(result)
+    recorded = time.perf_counter()
+    tracker.summarise_cells()
+    summarised = time.perf_counter()
+    cells = len({spec.cell_key for spec in grid.runs})
+    print(f"{len(grid.runs)} runs and {cells} cells in {recorded - began:.0f} s, summarised in "
+          f"{summarised - recorded:.1f} s, {options.out.stat().st_size / 2**20:.0f} MiB")  # fmt: skip
+    return 0
+
+
+class NoArtifacts(Tracker):
+    """Records all of a run but its files."""
+
+    def _add_files(self, run: Run, result: Result) -> None:
+        pass
+
+
+def results(runs: Sequence[RunSpec]) -> Iterator[Result]:
+    """A made-up result for each run, one after the other in time."""
+    for number, spec in enumerate(runs):
+        yield made_up(spec, STARTED + 60.0 * number)
+
+
+def made_up(spec: RunSpec, started: float) -> Result:
+    """A result of a run's usual size: curves that rise to a score which depends on cell and seed. No models."""
+    rng = np.random.default_rng(int(spec.key, 16))
+    of_cell = np.random.default_rng(int(spec.cell_key, 16))
+    channels, height, width = data.get(spec.dataset).shape
+    level = channels * height * width * (0.8 + 0.2 * np.log10(spec.dim)) + 20 * of_cell.normal()
+    val_iwae = torch.from_numpy(level + 3 * rng.normal(size=spec.restarts))
+    updates = _updates(spec.method, spec.order, spec.decoder)
+    epochs = spec.training_epochs
+    grown = 1 - torch.exp(-torch.arange(1, epochs + 1, dtype=torch.float64) / (0.1 * epochs))
+    elbo = (grown[:, None] * val_iwae - 5).expand(epochs, spec.restarts).clone()
+    measured = torch.arange(1, epochs + 1) % max(1, epochs // HISTORY_POINTS) == 0
+    elbo[~measured] = torch.nan
+    chosen = int(val_iwae.argmax())
+    test_iwae = val_iwae[chosen] + torch.from_numpy(30 * rng.normal(size=100))
+    return Result(
+        spec=spec,
+        chosen=chosen,
+        models=[],
+        val_iwae=val_iwae,
+        val_elbo=val_iwae - 5,
+        test_iwae=test_iwae,
+        test_elbo=test_iwae - 5,
+        inference_ms=float(5 + rng.random()),
+        train_s=float(3000 + 600 * rng.random()),
+        updates=updates,
+        losses=-(grown[:, None, None] * val_iwae).expand(epochs, len(updates), spec.restarts),
+        history_elbo=elbo,
+        finished_at=started + torch.linspace(1, 3000, epochs, dtype=torch.float64),
+        reconstructions=torch.zeros(0),
+        samples=torch.zeros(0),
+        environment={"device": "made up", "torch": torch.__version__, "members": str(2 * spec.restarts)},
+    )
+
+
+@cache
+def _updates(method: str, order: int | None, decoder: str) -> list[str]:
+    """Names of a method's updates, from a model of the smallest size."""
+    spec = RunSpec.of({"method": method, "order": order, "decoder": decoder, "dataset": "mnist", "dim": 2})
+    return [update.name for update in spec.method_class(spec, (1, 28, 28), 1).updates()]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

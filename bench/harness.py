@@ -1,0 +1,413 @@
+"""Time rivals against one another: same process, same work, round by round, and what every benchmark command shares.
+
+A benchmark is a function from `Settings` to rows, handed to `main`:
+
+    from bench.harness import Row, Settings, check_close, compare, main, timed
+
+    def bench(settings: Settings) -> Iterator[Row]:
+        x, ours, theirs = ...                       # random inputs, never zeros; the same for both
+
+        def equal() -> None:                        # called before anything is timed; raises DifferentError
+            check_close("losses", ours(), theirs())
+
+        yield from compare(
+            "VAE step", timed(ours, settings.device), {"plain eager": timed(theirs, settings.device)},
+            rounds=settings.rounds, equal=equal,
+        )
+
+    if __name__ == "__main__":
+        main(bench, __doc__, methods="vae", members="1")
+
+`compare` yields one row for each rival. A rival that cannot be timed by calling it here, such as one in another process
+(`bench.child`) or one whose own trainer takes the time, is any function that does the work once and returns seconds.
+Needs torch alone; the table is prettier with rich.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rme import allocator, data, methods
+from rme.device import device_name, pick_device
+
+Timer = Callable[[], float]
+"""Does the work and returns how long once took, in seconds."""
+
+ROUNDS, QUICK_ROUNDS = 15, 5
+
+SAMPLE_S = 0.02
+"""A sample repeats short work until it has taken this long, so that reading the clock does not matter."""
+
+WARM_UPS = {"cpu": 1, "cuda": 6}
+"""How often work is done before it is first timed; on CUDA kernels are chosen and graphs captured meanwhile."""
+
+
+class DifferentError(AssertionError):
+    """Rivals that do not compute the same thing, so that their times cannot be compared."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison.
+
+    Attributes:
+        name: what was timed.
+        rival: what it was timed against.
+        median_ms: median over the rounds, of ours.
+        rival_median_ms: of the rival.
+        ratio: median over the rounds of rival / ours in the same round; above 1, ours is faster.
+        spread: interquartile range of that ratio, relative to it.
+        roofline: the part of the device's measured peak that ours reaches; None where it was not computed.
+    """
+
+    name: str
+    rival: str
+    median_ms: float
+    rival_median_ms: float
+    ratio: float
+    spread: float
+    roofline: float | None = None
+
+
+# ---------------------------------------------------------------------- timing
+def timed(work: Callable[[], object], device: torch.device, sample_s: float = SAMPLE_S) -> Timer:
+    """A timer of `work`: CPU time of this process on a CPU, the device's own time between two events on CUDA.
+
+    CPU time, because a machine may be shared: with one thread it is the wall time of a core of one's own. The first
+    call finds out how often short work has to be repeated to fill `sample_s`.
+    """
+    repeats = 0
+
+    def once(times: int) -> float:
+        if device.type == "cuda":
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            torch.cuda.synchronize(device)
+            start.record()
+            for _ in range(times):
+                work()
+            end.record()
+            end.synchronize()
+            return start.elapsed_time(end) / 1e3 / times
+        began = time.process_time()
+        for _ in range(times):
+            work()
+        return (time.process_time() - began) / times
+
+    def timer() -> float:
+        nonlocal repeats
+        if not repeats:
+            for _ in range(WARM_UPS[device.type]):
+                work()
+            seconds = once(1)
+            repeats = max(1, min(1000, round(sample_s / max(seconds, 1e-6))))
+            if repeats == 1:
+                return seconds
+        return once(repeats)
+
+    return timer
+
+
+def compare(
+    name: str,
+    ours: Timer,
+    rivals: Mapping[str, Timer],
+    *,
+    rounds: int,
+    equal: Callable[[], None] | None = None,
+    warm_ups: int = 1,
+    roofline_s: float | None = None,
+) -> list[Row]:
+    """Time ours and its rivals in turn, round by round, every second round in the opposite order.
+
+    Args:
+        name: what is timed.
+        ours: timer of our own.
+        rivals: timers by name.
+        rounds: how often each is timed.
+        warm_ups: calls of each before, which do not count.
+        equal: checks that all compute the same; called first, raises DifferentError.
+        roofline_s: the seconds that the work would take at the device's peak.
+
+    Returns:
+        a row for each rival.
+    """
+    if not rivals:
+        return []
+    if equal is not None:
+        equal()
+    timers = {"": ours, **rivals}
+    for timer in timers.values():
+        for _ in range(warm_ups):
+            timer()
+    samples: dict[str, list[float]] = {who: [] for who in timers}
+    with _no_collection():
+        for r in range(rounds):
+            for who in list(timers) if r % 2 == 0 else reversed(list(timers)):
+                samples[who].append(timers[who]())
+    return [row(name, rival, samples[""], samples[rival], roofline_s) for rival in rivals]
+
+
+def row(name: str, rival: str, ours: Sequence[float], theirs: Sequence[float], roofline_s: float | None = None) -> Row:
+    """The row of paired samples, in seconds: ours[i] and theirs[i] were taken in the same round."""
+    ratios = torch.tensor([b / a for a, b in zip(ours, theirs, strict=True)], dtype=torch.float64)
+    low, middle, high = ratios.quantile(torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)).tolist()
+    median = statistics.median(ours)
+    return Row(
+        name=name,
+        rival=rival,
+        median_ms=median * 1e3,
+        rival_median_ms=statistics.median(theirs) * 1e3,
+        ratio=middle,
+        spread=(high - low) / middle,
+        roofline=None if roofline_s is None else roofline_s / median,
+    )
+
+
+class _no_collection:
+    """No garbage collection meanwhile: it would fall on whoever is being timed."""
+
+    def __enter__(self) -> None:
+        gc.collect()
+        gc.disable()
+
+    def __exit__(self, *exception: object) -> None:
+        gc.enable()
+
+
+def check_close(what: str, ours: Tensor, theirs: Tensor, *, rtol: float = 1e-4, atol: float = 1e-6) -> None:
+    """Raise DifferentError with the largest difference unless |ours - theirs| <= atol + rtol |theirs| everywhere."""
+    if ours.shape != theirs.shape:
+        raise DifferentError(f"{what}: shapes {tuple(ours.shape)} and {tuple(theirs.shape)} differ")
+    ours, theirs = ours.detach().cpu().double(), theirs.detach().cpu().double()
+    difference = (ours - theirs).abs()
+    excess = difference - (atol + rtol * theirs.abs())
+    if not bool((excess <= 0).all()):  # a NaN is not close to anything
+        i = int(torch.nan_to_num(excess, nan=torch.inf).argmax())
+        a, b = ours.flatten()[i].item(), theirs.flatten()[i].item()
+        raise DifferentError(f"{what}: {a:.9g} against {b:.9g}, allowed are {atol:g} + {rtol:g} relative")
+
+
+# ---------------------------------------------------------------------- command line
+@dataclass(frozen=True)
+class Settings:
+    """What a benchmark command was asked for.
+
+    Attributes:
+        methods: (method, order) pairs; the order is None for a method that has none.
+        members: sizes of arrays.
+        rounds: how often each rival is timed.
+        quick: whether it should be done in less than a minute.
+        options: values of the options that one command alone has.
+    """
+
+    device: torch.device
+    dataset: str
+    dim: int
+    methods: tuple[tuple[str, int | None], ...]
+    members: tuple[int, ...]
+    rounds: int
+    quick: bool
+    options: Mapping[str, Any]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the data set's images."""
+        return data.get(self.dataset).shape
+
+
+def main(
+    bench: Callable[[Settings], Iterable[Row]],
+    description: str | None,
+    *,
+    methods: str,
+    members: str = "1",
+    dim: int = 50,
+    quick_methods: str | None = None,
+    quick_members: str | None = None,
+    options: Callable[[argparse.ArgumentParser], None] | None = None,
+    argv: Sequence[str] | None = None,
+) -> list[Row]:
+    """Run a benchmark command: read the command line, print rows as a table, write them as JSON.
+
+    `methods`, `members` and `dim` are the command line's defaults, `quick_methods` and `quick_members` those under
+    --quick where they differ; `options` adds what this command alone can be asked.
+    """
+    settings, path = parse(
+        description, methods=methods, members=members, dim=dim, quick_methods=quick_methods,
+        quick_members=quick_members, options=options, argv=argv,
+    )  # fmt: skip
+    prepare(settings.device)
+    rows: list[Row] = []
+    try:
+        for one in bench(settings):
+            rows.append(one)
+            print(f"  {one.name} / {one.rival}: {one.ratio:.2f}", file=sys.stderr, flush=True)
+    except (DifferentError, ValueError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    print_table(f"{settings.dataset}, dim {settings.dim}, {measured_on(settings.device)}", rows)
+    if path is not None:
+        write_json(path, settings.device, rows)
+    return rows
+
+
+def parse(
+    description: str | None,
+    *,
+    methods: str,
+    members: str,
+    dim: int,
+    quick_methods: str | None = None,
+    quick_members: str | None = None,
+    options: Callable[[argparse.ArgumentParser], None] | None = None,
+    argv: Sequence[str] | None = None,
+) -> tuple[Settings, Path | None]:
+    """The common command line. Exits with status 2, naming the value, when something on it cannot be."""
+    p = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    p.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    p.add_argument("--dataset", default="mnist", help="whose image shape is used; its files are not needed")
+    p.add_argument("--dim", type=int, default=dim, help="latent dimension (default: %(default)s)")
+    p.add_argument("--methods", help=f"such as vae,rme:5,iaf; without a number, all orders (default: {methods})")
+    p.add_argument("--members", help=f"sizes of arrays (default: {members})")
+    p.add_argument("--rounds", type=int, help=f"samples of each rival (default: {ROUNDS}, quick: {QUICK_ROUNDS})")
+    p.add_argument("--quick", action="store_true", help="less than a minute, with wider spreads")
+    p.add_argument("--json", type=Path, metavar="FILE", help="write the rows there")
+    common = {a.dest for a in p._actions}
+    if options is not None:
+        options(p)
+    a = p.parse_args(argv)
+    try:
+        data.get(a.dataset)
+        settings = Settings(
+            device=pick_device(a.device),
+            dataset=a.dataset,
+            dim=_at_least_one(a.dim, "--dim"),
+            methods=parse_methods(a.methods or (a.quick and quick_methods) or methods),
+            members=parse_members(a.members or (a.quick and quick_members) or members),
+            rounds=_at_least_one(a.rounds or (QUICK_ROUNDS if a.quick else ROUNDS), "--rounds"),
+            quick=a.quick,
+            options={name: value for name, value in vars(a).items() if name not in common},
+        )
+    except ValueError as error:
+        p.error(str(error))
+    if a.json is not None and not a.json.parent.is_dir():
+        p.error(f"--json {a.json}: there is no folder {a.json.parent}")
+    return settings, a.json
+
+
+def parse_methods(text: str) -> tuple[tuple[str, int | None], ...]:
+    """`vae,rme:5,iaf` or `all` to (method, order) pairs. Raises ValueError naming what there is."""
+    found: list[tuple[str, int | None]] = []
+    for item in methods.names() if text == "all" else text.split(","):
+        name, _, order = item.strip().partition(":")
+        kind = methods.get(name)
+        if not order:
+            found += [(kind.name, o) for o in kind.orders] if kind.orders else [(kind.name, None)]
+        elif kind.orders is None or not order.isdigit() or int(order) not in kind.orders:
+            orders = ", ".join(map(str, kind.orders)) if kind.orders else "none"
+            raise ValueError(f"--methods {item}: the orders of {kind.name} are {orders}")
+        else:
+            found.append((kind.name, int(order)))
+    return tuple(found)
+
+
+def parse_members(text: str) -> tuple[int, ...]:
+    """`1,2,4` to numbers. Raises ValueError."""
+    try:
+        return tuple(_at_least_one(int(item), "--members") for item in text.split(","))
+    except ValueError:
+        raise ValueError(f"--members {text}: such as 8 or 1,2,4, each at least 1") from None
+
+
+def _at_least_one(value: int, option: str) -> int:
+    if value < 1:
+        raise ValueError(f"{option} {value}: at least 1")
+    return value
+
+
+# ---------------------------------------------------------------------- the machine
+def prepare(device: torch.device) -> None:
+    """Make this process one that times: on a CPU one thread, and the allocator settings that training uses.
+
+    torch.distributions no longer checks arguments: that is no part of the work, and reads values back from a GPU.
+    """
+    torch.distributions.Distribution.set_default_validate_args(False)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    else:
+        torch.set_num_threads(1)
+        allocator.keep_freed_memory()
+
+
+def measured_on(device: torch.device) -> str:
+    """The device, and how much of a processor was used."""
+    return device_name(device) + ("" if device.type == "cuda" else ", one core, CPU time")
+
+
+# ---------------------------------------------------------------------- output
+def write_json(path: Path, device: torch.device, rows: Iterable[Row], **more: Any) -> None:
+    """{"device", "torch", "rows": [...]}, and whatever else a command has to say."""
+    content = {"device": measured_on(device), "torch": torch.__version__, "rows": [asdict(r) for r in rows], **more}
+    path.write_text(json.dumps(content, indent=1) + "\n")
+
+
+HEADINGS = ("what", "ms", "against", "ms", "ratio", "spread", "roofline")
+
+
+def cells(r: Row | Mapping[str, Any]) -> tuple[str, ...]:
+    """A row as text, in the order of HEADINGS."""
+    v = asdict(r) if isinstance(r, Row) else r
+    return (
+        str(v["name"]),
+        f"{v['median_ms']:.4g}",
+        str(v["rival"]),
+        f"{v['rival_median_ms']:.4g}",
+        f"{v['ratio']:.2f}",
+        f"{v['spread']:.0%}",
+        "" if v["roofline"] is None else f"{v['roofline']:.0%}",
+    )
+
+
+def print_table(title: str, rows: Sequence[Row]) -> None:
+    """By rich where it is installed, else as plain columns."""
+    print_columns(title, HEADINGS, [cells(r) for r in rows], left=(0, 2))
+
+
+def print_columns(
+    title: str, headings: Sequence[str], lines: Sequence[Sequence[str]], left: Sequence[int] = (0,)
+) -> None:
+    """A table of text; the columns `left` are flush left, the others flush right."""
+    try:
+        from rich.console import Console
+        from rich.table import Table
+    except ImportError:
+        print(title)
+        print(*plain_columns(headings, lines, left), sep="\n")
+        return
+    table = Table(title=title, title_justify="left")
+    for i, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if i in left else "right")
+    for line in lines:
+        table.add_row(*line)
+    Console().print(table)
+
+
+def plain_columns(headings: Sequence[str], lines: Sequence[Sequence[str]], left: Sequence[int]) -> Iterator[str]:
+    """Lines of text with aligned columns."""
+    widths = [max(len(line[i]) for line in [headings, *lines]) for i in range(len(headings))]
+    for line in [headings, *lines]:
+        padded = (c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
+        yield "  ".join(padded).rstrip()

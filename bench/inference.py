@@ -1,0 +1,98 @@
+"""Inference: each method's q(z|x) for a batch of 128 images against the VAE's, and against plain modules.
+
+The VAE is no rival that computes the same; its row says what the method costs more, 1 / ratio times. A flow is known
+only by its draws, so its q(z|x) is timed with one draw carried through it; the rows "and a draw" have one for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench import models
+from bench.harness import Row, Settings, check_close, compare, main, timed
+from bench.steps import has_plain, plain_twin
+from rme import noise
+from rme.distributions import DiagonalGaussian, Mixture, Posterior, PushForward
+from rme.graph import Graphed
+
+
+class Inference:
+    """q(z|x) of an array of untrained models for one batch of random images; calling it computes that."""
+
+    def __init__(self, run: Any, settings: Settings, members: int, draw: bool = False) -> None:
+        self.engine = models.engine(run, settings.image_shape, settings.device, members)
+        index = models.batch(run, members, settings.device)
+        self.x = self.engine.method.centred(self.engine.pixels[index])
+        self.draw = draw
+        # as in `rme.evaluate`: launches would be timed else
+        on_gpu = settings.device.type == "cuda"
+        self.infer: Callable[[Tensor], Posterior] = (
+            Graphed(self._infer, self.engine.noise.generators) if on_gpu else self._infer
+        )
+
+    @torch.no_grad()
+    def __call__(self) -> Posterior:
+        return self.infer(self.x)
+
+    def _infer(self, x: Tensor) -> Posterior:
+        q = self.engine.method.posterior(x, self.engine.noise)
+        if self.draw or isinstance(q, PushForward):
+            q.sample(self.engine.noise, 1)
+        return q
+
+
+def rows(settings: Settings) -> Iterator[Row]:
+    """For each method a row against the VAE, without and with a draw, and one against plain modules."""
+    for method, order in settings.methods:
+        run = models.spec(method, order, dataset=settings.dataset, dim=settings.dim)
+        vae = models.spec("vae", dataset=settings.dataset, dim=settings.dim, decoder=run.decoder)
+        for members in settings.members:
+            together = f", {members} together" if members > 1 else ""
+            for draw in (False, True):
+                name = f"{run.method_label} q(z|x){' and a draw' if draw else ''}{together}"
+                ours, theirs = (Inference(r, settings, members, draw) for r in (run, vae))
+                rivals = {f"VAE{together}": timed(theirs, settings.device)} if method != "vae" else {}
+                equal = None
+                if method in ("vae", "rme") and has_plain(run) and members == 1 and not draw:
+                    plain, equal = _plain(ours)
+                    rivals["plain eager"] = timed(plain, settings.device)
+                yield from compare(name, timed(ours, settings.device), rivals, rounds=settings.rounds, equal=equal)
+
+
+def _plain(ours: Inference) -> tuple[Callable[[], Any], Callable[[], None]]:
+    """The plain model's q(z|x), and the check that it is the same distribution."""
+    model: Any = plain_twin(ours.engine.method, 0, _draw_nothing)
+    x = ours.x[0]
+
+    @torch.no_grad()
+    def plain() -> Any:
+        if ours.engine.spec.method == "rme":
+            return model.encoder_upto_kth(x, model.M)
+        return model.head(model.trunk(x)).chunk(2, dim=1)
+
+    def equal() -> None:
+        q, theirs = ours(), plain()
+        rtol = 1e-4 if x.device.type == "cpu" else 1e-2  # TF32
+        if isinstance(q, DiagonalGaussian):
+            check_close("mu", q.mu[0], theirs[0], rtol=rtol, atol=rtol)
+            check_close("logvar", q.logvar[0], theirs[1], rtol=rtol, atol=rtol)
+        else:
+            assert isinstance(q, Mixture)
+            g = noise.generator(0, 0, noise.EVALUATE, x.device)
+            z = torch.randn(len(x), ours.engine.spec.dim, device=x.device, generator=g)
+            check_close("log Q(z|x)", q.log_prob(z.unsqueeze(0))[0], theirs.log_prob(z), rtol=rtol)
+
+    return plain, equal
+
+
+def _draw_nothing(shape: tuple[int, ...]) -> Tensor:
+    raise AssertionError("q(z|x) needs no noise")
+
+
+if __name__ == "__main__":
+    main(rows, __doc__, methods="vae,sa:1,sa:8,iaf:1,iaf:8,hf:8,me:5,rme:2,rme:5",
+         quick_methods="vae,sa:8,iaf:8,rme:5")  # fmt: skip

@@ -1,0 +1,104 @@
+"""Test log-likelihoods: IWAE with K samples, milliseconds an image, against the plain loop over decoder passes.
+
+Always float32 throughout. The plain loop draws the same noise, and its result must be within 1e-3 nats for every image.
+Methods other than the VAE are held against the VAE: what they cost more.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench import models, plain
+from bench.flops import iwae_cost
+from bench.harness import Row, Settings, Timer, check_close, compare, main, timed
+from bench.roofline import measured_peak
+from bench.steps import plain_twin
+from rme import evaluate, noise, precision
+
+NATS = 1e-3
+"""How far the estimates for an image may be apart."""
+
+
+class Scoring:
+    """IWAE of random images by untrained models; calling it gives (B, n), in nats."""
+
+    def __init__(self, run: Any, settings: Settings, images: int, samples: int, members: int = 1) -> None:
+        self.samples, self.members = samples, members
+        pixels = models.random_pixels(images, settings.image_shape)
+        self.engine = models.engine(run, settings.image_shape, settings.device, members, pixels=pixels)
+        self.index = torch.arange(images, device=settings.device).expand(members, -1)
+
+    def __call__(self) -> Tensor:
+        generators = [noise.generator(i, 0, noise.EVALUATE, self.engine.device) for i in range(self.members)]
+        return evaluate.scores(
+            self.engine.method, self.engine.pixels, self.index, samples=self.samples, generators=generators
+        ).iwae
+
+
+class PlainScoring:
+    """The same for one VAE, by `plain.iwae`; calling it gives (n,)."""
+
+    def __init__(self, ours: Scoring) -> None:
+        self.ours, self.engine = ours, ours.engine
+        self.model: Any = plain_twin(ours.engine.method, 0, lambda shape: torch.zeros(shape))
+
+    @precision.scoring()
+    def __call__(self) -> Tensor:
+        stream = noise.generator(0, 0, noise.EVALUATE, self.engine.device)
+        scores = []
+        for part in self.ours.index[0].split(evaluate.BLOCK):
+            x = self.engine.pixels[part].float() / 255 - self.engine.method.pixel_mean[0]
+            shape = (self.ours.samples, len(part), self.engine.spec.dim)
+            eps = torch.randn(shape, device=x.device, generator=stream)
+            scores.append(plain.iwae(self.model, x, eps))
+        return torch.cat(scores)
+
+
+def rows(settings: Settings) -> Iterator[Row]:
+    """The VAE against the plain loop, and every other method, and every array, against the VAE."""
+    images = settings.options["images"] or (64 if settings.quick else 512)
+    samples = settings.options["samples"]
+    peak = measured_peak(settings.device, quick=settings.quick)
+    vae = models.spec("vae", dataset=settings.dataset, dim=settings.dim)
+
+    def each(work: Any, members: int = 1) -> Timer:
+        timer = timed(work, settings.device)
+        return lambda: timer() / (images * members)
+
+    for method, order in settings.methods:
+        run = models.spec(method, order, dataset=settings.dataset, dim=settings.dim)
+        roofline_s = peak.seconds(iwae_cost(run, settings.image_shape, images, samples)) / images
+        for members in settings.members:
+            ours = Scoring(run, settings, images, samples, members)
+            name = f"{run.method_label} IWAE, K={samples}" + (f", {members} together" if members > 1 else "")
+            if method == "vae" and members == 1:
+                theirs = PlainScoring(ours)
+
+                def equal(ours=ours, theirs=theirs) -> None:
+                    check_close("log p(x), nats", ours()[0], theirs(), rtol=0, atol=NATS)
+
+                rivals = {"plain loop": each(theirs)}
+            else:
+                equal = None  # type: ignore[assignment]
+                rivals = {"VAE": each(Scoring(vae, settings, images, samples))}
+            for row in compare(
+                name, each(ours, members), rivals, rounds=settings.rounds, equal=equal,
+                roofline_s=roofline_s,
+            ):  # fmt: skip
+                yield row
+                print(f"{name}: {1e3 / row.median_ms:.4g} images/s, {row.rival}: {1e3 / row.rival_median_ms:.4g}")
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """What only this command can be asked."""
+    parser.add_argument("--images", type=int, help="how many are scored at a time (default: 512, quick: 64)")
+    parser.add_argument("--samples", type=int, default=100, help="K (default: %(default)s)")
+
+
+if __name__ == "__main__":
+    main(rows, __doc__, methods="vae,rme:5,iaf:8", quick_methods="vae", options=options)

@@ -1,0 +1,206 @@
+"""What a sweep costs beside its training: `python -m bench.sweep_overhead --trials 1000`.
+
+Trials that train nothing and report five times go the way that real ones go: schedule, searcher, Ray workers, reports,
+results on the storage, recorder, MLflow in sqlite. Measured, for each trial:
+
+    driver CPU      milliseconds of the driver process, all its threads, from before Ray starts until all is recorded
+    driver memory   growth in KB of the driver's resident set, from the end of the first trial, when Ray and all that it
+                    loads are there, to its peak; what is there before is stated too
+    files           everything under the storage and MLflow's artifacts when the sweep has ended, the database included
+
+A trial has `--runs-per-trial` runs. Each leaves a real result in a real file, with a model of one small tensor and the
+scores of 360 test images. Ray's own log files, in its temporary folder, are not counted: they are not the sweep's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rme.config import RunSpec
+from rme.result import Result
+from tune import cluster
+from tune.display import Display
+from tune.failure import Failure
+from tune.grid import Trial, trials
+from tune.recorder import Recorder
+from tune.schedule import Schedule, State
+from tune.storage import Storage
+from tune.tracking import Tracker
+from tune.trainable import ended, report, run_alone
+
+TARGETS = {"driver_cpu_ms": 30.0, "driver_rss_kb": 60.0, "files": 6.0}
+"""What is to be reached on 2 cores, for a trial."""
+
+REPORTS = 5
+EPOCHS = 5
+SEEDS = 10
+TEST_IMAGES = 360
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.sweep_overhead", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--trials", type=int, default=1000, metavar="N", help="how many (default: 1000)")
+    parser.add_argument("--runs-per-trial", type=int, default=1, metavar="N", help="runs of a trial (default: 1)")
+    parser.add_argument("--folder", type=Path, metavar="DIR", help="where to work (default: a temporary folder)")
+    parser.add_argument("--out", type=Path, metavar="FILE.json", help="also write the figures there")
+    parser.add_argument("--profile", type=Path, metavar="FILE", help="write cProfile's statistics there")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="overhead", dir="/tmp") as temporary:
+        folder = options.folder or Path(temporary)
+        figures = measure(options.trials, options.runs_per_trial, folder, options.profile)
+    print(json.dumps(figures, indent=1))
+    if options.out:
+        options.out.write_text(json.dumps(figures, indent=1) + "\n")
+    return 0 if all(figures[name] <= most for name, most in TARGETS.items()) else 1
+
+
+def measure(count: int, runs_per_trial: int, folder: Path, profile: Path | None = None) -> dict[str, Any]:
+    """The figures of a sweep of `count` trials, most of them for a trial."""
+    folder.mkdir(parents=True, exist_ok=True)
+    storage = Storage(folder / "storage")
+    storage.check_writable()
+    tracker = Tracker(f"sqlite:///{folder / 'mlflow.db'}", "overhead")
+    runs = [
+        RunSpec(method="vae", dataset="digits", dim=1 + cell, seed=seed, epochs=EPOCHS, restarts=1)  # type: ignore[call-arg]
+        for cell in range(-(-count * runs_per_trial // SEEDS))
+        for seed in range(SEEDS)
+    ]
+    wanted = trials(runs[: count * runs_per_trial], runs_per_trial)
+    options = argparse.Namespace(
+        address=None, cpus_per_trial=1, gpus_per_trial=0.0, data_dir=folder, storage=str(storage.root)
+    )
+    cluster.TRAINABLES["nothing"] = train_nothing
+    began, cpu, own = time.monotonic(), time.process_time(), time.thread_time()
+    first: list[float] = []  # the resident set when the first trial has ended
+    schedule = Schedule.of(wanted)
+    display = Display(schedule, 0)
+    with _Peak() as peak, Recorder(tracker, storage, display.recorded) as recorder, _profiled(profile):
+
+        def on_end(trial: Trial, failures: dict[str, Failure]) -> None:
+            display.ended(trial)
+            if not first:
+                first.append(resident_kb())
+            for spec in trial.runs:
+                recorder.result(spec)
+
+        cluster.run_trials(options, schedule, storage, display, on_end, "nothing")
+    wall, cpu, own = time.monotonic() - began, time.process_time() - cpu, time.thread_time() - own
+    (before,) = first
+    recorded = len(tracker.recorded())
+    assert recorded == len(schedule.entries) * runs_per_trial == schedule.count(State.DONE), "not all is recorded"
+    files = [path for part in ("storage", "mlartifacts") for path in (folder / part).rglob("*") if path.is_file()]
+    return {
+        "trials": len(wanted),
+        "runs_per_trial": runs_per_trial,
+        "reports_per_trial": REPORTS,
+        "driver_cpu_ms": round(1e3 * cpu / len(wanted), 2),
+        "of_it_ray_loop_ms": round(1e3 * own / len(wanted), 2),
+        "driver_rss_kb": round((peak.kb - before) / len(wanted), 1),
+        "driver_rss_end_kb": round((resident_kb() - before) / len(wanted), 1),
+        "files": round((len(files) + 1) / len(wanted), 2),
+        "wall_s": round(wall, 1),
+        "wall_ms": round(1e3 * wall / len(wanted), 1),
+        "mlflow_db_kb": round((folder / "mlflow.db").stat().st_size / 1024 / len(wanted), 1),
+        "driver_rss_before_mb": round(before / 1024),
+        "driver_rss_peak_mb": round(peak.kb / 1024),
+        "cores": len(os.sched_getaffinity(0)),
+        "load": [round(value, 1) for value in os.getloadavg()],
+        "targets": TARGETS,
+    }
+
+
+def train_nothing(config: dict[str, Any]) -> None:
+    """A trial's worker that locks and reports as a real one does, and leaves results of made-up numbers."""
+    run_alone(config, _nothing)
+
+
+def _nothing(trial: Trial, config: dict[str, Any], storage: Storage) -> dict[str, Any]:
+    progress = {"epochs": EPOCHS, "members": len(trial.runs), "seconds": 0.1, "val_elbo": 1.0}
+    for epoch in range(1, REPORTS):
+        report({"epoch": epoch, **progress})
+    for spec in trial.runs:
+        made_up(spec).save(storage.run_folder(spec.key))
+    return {"epoch": REPORTS, **progress, **ended({spec.key: None for spec in trial.runs})}
+
+
+def made_up(spec: RunSpec) -> Result:
+    """A result of the right shapes whose numbers mean nothing."""
+    scores = torch.full((1,), 600.0 + spec.seed, dtype=torch.float64)
+    images = torch.zeros(16, 1, 28, 28, dtype=torch.uint8)
+    return Result(
+        spec=spec,
+        chosen=0,
+        models=[{"decoder.logvar": torch.zeros(())}],
+        val_iwae=scores,
+        val_elbo=scores - 10,
+        test_iwae=torch.full((TEST_IMAGES,), 600.0, dtype=torch.float64),
+        test_elbo=torch.full((TEST_IMAGES,), 590.0, dtype=torch.float64),
+        inference_ms=1.0,
+        train_s=1.0,
+        updates=["vae"],
+        losses=torch.zeros(EPOCHS, 1, 1, dtype=torch.float64),
+        history_elbo=torch.zeros(EPOCHS, 1, dtype=torch.float64),
+        finished_at=torch.arange(EPOCHS, dtype=torch.float64) + time.time(),
+        reconstructions=torch.stack([images, images]),
+        samples=images,
+        environment={"device": "none", "torch": torch.__version__, "members": "1"},
+    )
+
+
+def resident_kb() -> float:
+    """This process's resident set now."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1024
+    except OSError:  # not Linux: the largest so far
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
+
+
+class _Peak:
+    """The largest resident set while the block runs, looked at ten times a second."""
+
+    def __enter__(self) -> _Peak:
+        self.kb = resident_kb()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def _watch(self) -> None:
+        while not self._over.wait(0.1):
+            self.kb = max(self.kb, resident_kb())
+
+    def __exit__(self, *raised: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+
+class _profiled:
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        if self.path is not None:
+            import cProfile
+
+            self.profile = cProfile.Profile()
+            self.profile.enable()
+
+    def __exit__(self, *raised: object) -> None:
+        if self.path is not None:
+            self.profile.disable()
+            self.profile.dump_stats(self.path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

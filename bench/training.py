@@ -1,0 +1,112 @@
+"""Training steps: the engine's against the plain eager transcription, and arrays against one model at a time.
+
+On a CPU the transcription runs twice: with the allocator settings that the engine's training has, and in a process of
+its own as it comes, with glibc's defaults, the way anyone would run it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from bench import models
+from bench.child import Child
+from bench.harness import Row, Settings, Timer, check_close, compare, main, timed
+from bench.roofline import measured_peak, step_seconds_at
+from bench.steps import EngineStep, PlainStep, check_same_steps, has_plain
+
+
+def rows(settings: Settings) -> Iterator[Row]:
+    """For each method a row against each transcription, and for each size of array one against as many models alone."""
+    peak = measured_peak(settings.device, quick=settings.quick)
+    for method, order in settings.methods:
+        run = models.spec(method, order, dataset=settings.dataset, dim=settings.dim)
+        roofline_s = step_seconds_at(peak, run, settings.image_shape)
+        if has_plain(run):
+            yield from _against_plain(run, settings, roofline_s)
+            if settings.device.type == "cpu":
+                yield from _as_anyone_runs_it(run, settings, roofline_s)
+        for members in settings.members:
+            if members > 1:
+                yield from _array(run, members, settings, roofline_s)
+
+
+def _against_plain(run: Any, settings: Settings, roofline_s: float | None) -> list[Row]:
+    ours = EngineStep(run, settings.image_shape, settings.device)
+    theirs = PlainStep(ours.engine)
+    rival = "plain eager, same allocator" if settings.device.type == "cpu" else "plain eager"
+    return compare(
+        f"{run.method_label} step",
+        timed(ours, settings.device),
+        {rival: timed(theirs, settings.device)},
+        rounds=settings.rounds,
+        equal=lambda: check_same_steps(ours, theirs),
+        roofline_s=roofline_s,
+    )
+
+
+def _as_anyone_runs_it(run: Any, settings: Settings, roofline_s: float | None) -> list[Row]:
+    """Each in a process of its own, for the allocator's settings are the whole process's."""
+    arguments = {"method": run.method, "order": run.order, "dataset": settings.dataset, "dim": run.dim}
+    with (
+        Child("bench.steps", "engine_step", arguments) as ours,
+        Child("bench.steps", "plain_step", arguments, keep_freed_memory=False) as theirs,
+    ):
+
+        def equal() -> None:
+            losses = torch.tensor(ours.first)[:, 0]
+            check_close("losses of the first step", losses, torch.tensor(theirs.first), rtol=1e-5, atol=0)
+
+        return compare(
+            f"{run.method_label} step",
+            ours,
+            {"plain eager, as it comes": theirs},
+            rounds=settings.rounds,
+            equal=equal,
+            roofline_s=roofline_s,
+        )
+
+
+def _array(run: Any, members: int, settings: Settings, roofline_s: float | None) -> list[Row]:
+    """An array against its members trained one at a time, milliseconds for each member's step."""
+    device, shape = settings.device, settings.image_shape
+    array = EngineStep(run, shape, device, members)
+    solos = [EngineStep(run, shape, device, first=i) for i in range(members)]
+    plain = [PlainStep(solo.engine) for solo in solos] if has_plain(run) else []
+
+    def equal() -> None:
+        together = array()
+        rtol = 1e-5 if device.type == "cpu" else 2e-3  # TF32
+        if plain:
+            check_close("plain losses", torch.stack([one() for one in plain], 1), together, rtol=rtol, atol=0)
+        check_close("losses", torch.cat([solo() for solo in solos], 1), together, rtol=rtol, atol=0)
+
+    def each(steps: list) -> Timer:
+        def one_by_one() -> None:
+            for step in steps:
+                step()
+
+        return _per_member(timed(one_by_one, device), members)
+
+    rivals = {"the engine, one at a time": each(solos)}
+    if plain:
+        rivals["plain eager, one at a time"] = each(plain)
+    return compare(
+        f"{run.method_label}, {members} together",
+        _per_member(timed(array, device), members),
+        rivals,
+        rounds=settings.rounds,
+        equal=equal,
+        roofline_s=roofline_s,
+    )
+
+
+def _per_member(timer: Timer, members: int) -> Timer:
+    return lambda: timer() / members
+
+
+if __name__ == "__main__":
+    main(rows, __doc__, methods="vae,sa:4,iaf:4,hf:4,me:5,rme:2,rme:5", members="6",
+         quick_methods="vae,rme:5", quick_members="1")  # fmt: skip

@@ -1,0 +1,195 @@
+"""Runs trained as an array of members; one that memory does not hold is trained in parts, one after another.
+
+A part is half of the array, or a half of such a half, down to one member. A member's random streams are its own, so it
+comes out the same whatever trains beside it, to rounding.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rme import data
+from rme.checkpoint import Checkpoints, write_atomically
+from rme.config import RunSpec
+from rme.engine import DivergedError, Engine, all_members
+from rme.result import Result
+from rme.training import Trained, build, choose, identity, train, trained
+
+log = logging.getLogger(__name__)
+
+NOTE = "array.json"
+"""Beside a training's checkpoints: how many members its arrays may hold, because more did not fit."""
+
+_SIGNS = ("can't allocate memory", "not enough memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "std::bad_alloc")
+
+
+class OutOfMemory(RuntimeError):
+    """Not even one member at a time fits."""
+
+
+def train_runs(
+    specs: Sequence[RunSpec],
+    images: data.Images,
+    device: torch.device,
+    parents: Sequence[Sequence[Mapping[str, Tensor]]] | None = None,
+    folder: Path | None = None,
+    on_epoch: Callable[[Engine], None] | None = None,
+    on_smaller: Callable[[str], None] = log.warning,
+) -> dict[str, Result | DivergedError]:
+    """Train runs of one cell to the end as one array, choose each one's best restart, and score it; by run key.
+
+    When memory runs out, the array is halved, and goes on from what its checkpoints hold. What it came down to is
+    noted in `folder`, so that a training that is started again begins with arrays of that size.
+
+    Args:
+        specs: the runs.
+        images: the data set's.
+        device: where to train.
+        parents: for each run its parent's models, restart by restart.
+        folder: for checkpoints; None: keep none.
+        on_epoch: called after each epoch, with the engine.
+        on_smaller: called with a line that says so when the array is halved.
+
+    Raises:
+        OutOfMemory: with one member at a time too.
+    """
+    members = len(all_members(specs))
+    limit = min(members, _noted(folder))
+    done: dict[int, Trained] = {}
+    while True:
+        try:
+            for part in parts(range(members), limit):
+                if part[0] not in done:
+                    engine = partial(build, specs, images, device, parents, part)
+                    done |= zip(part, _train_part(engine, part, members, folder, on_epoch), strict=True)
+            break
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            where = "".join(traceback.format_exception(error))  # text, which holds no frame and so no tensor
+        # here the exception and the frames that it held are gone, and with them their tensors
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        if limit == 1:
+            failure = OutOfMemory(f"{specs[0].cell}: out of memory with one member at a time: {reason}")
+            failure.add_note(where)
+            raise failure
+        limit = (limit + 1) // 2
+        _note(folder, limit, reason)
+        on_smaller(f"{specs[0].cell}: out of memory; going on with {limit} of {members} members at a time ({reason})")
+    dataset = data.get(specs[0].dataset)
+    tests = {spec.key: dataset.split(images, spec.seed).test.to(device) for spec in specs}
+    return choose([done[i] for i in range(members)], images.test.to(device), tests)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether it says that a GPU's memory, or the process's, is used up."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
+
+
+def parts(members: range, limit: int) -> list[range]:
+    """The members in halves, and halves of those, until none holds more than `limit`: smaller parts lie in larger."""
+    if len(members) <= limit:
+        return [members]
+    half = (len(members) + 1) // 2
+    return parts(members[:half], limit) + parts(members[half:], limit)
+
+
+def _train_part(
+    make: Callable[[], Engine],
+    part: range,
+    members: int,
+    folder: Path | None,
+    on_epoch: Callable[[Engine], None] | None,
+) -> list[Trained]:
+    engine = make()
+    checkpoints = None
+    if folder is not None:
+        checkpoints = _checkpoints(folder, part, members)
+        if checkpoints.newest() is None:
+            _begin_from_larger(engine, checkpoints, part, members, folder)
+    try:
+        train(engine, checkpoints, on_epoch)
+    except DivergedError as error:
+        return trained(engine, diverged=str(error))
+    return trained(engine)
+
+
+def _checkpoints(folder: Path, part: range, members: int) -> Checkpoints:
+    """The whole array's are in the folder itself."""
+    return Checkpoints(folder if len(part) == members else folder / f"members-{part[0]}-{part[-1]}")
+
+
+def _begin_from_larger(engine: Engine, checkpoints: Checkpoints, part: range, members: int, folder: Path) -> None:
+    """Cut the part's first checkpoint out of the newest one of the smallest array that held it."""
+    larger = []
+    around = range(members)
+    while len(around) > len(part):
+        larger.append(around)
+        half = (len(around) + 1) // 2
+        around = around[:half] if part[-1] < around[half] else around[half:]
+    for whole in reversed(larger):
+        newest = _checkpoints(folder, whole, members).newest()
+        if newest is not None:
+            state, about = newest
+            rows = range(part[0] - whole[0], part[-1] + 1 - whole[0])
+            try:
+                cut = state_of_members(state, rows)
+            except KeyError as error:
+                log.warning("%s: beginning anew: %s", folder, error)
+                return
+            if set(identity(engine)["runs"]) <= set(about["runs"]):
+                checkpoints.save(int(cut["counters"][0]), cut, identity(engine))
+            return
+
+
+def state_of_members(state: Mapping[str, Tensor], rows: range) -> dict[str, Tensor]:
+    """What `Engine.state()` would be of an array that held these members alone.
+
+    Raises KeyError for an entry that it does not know.
+    """
+    streams = sum(name.startswith("stream.order.") for name in state)
+    cut: dict[str, Tensor] = {}
+    for name, value in state.items():
+        kind, _, rest = name.partition(".")
+        if kind == "model" or (kind == "adam" and value.dim()):
+            cut[name] = value[rows.start : rows.stop]
+        elif kind == "adam" or name in ("counters", "history.finished_at"):
+            cut[name] = value  # the same for all members
+        elif kind == "stream":
+            purpose, _, i = rest.partition(".")
+            if int(i) in rows:
+                cut[f"stream.{purpose}.{int(i) - rows.start}"] = value
+        elif name in ("history.losses", "history.val_elbo"):
+            cut[name] = value[..., rows.start : rows.stop]
+        elif name == "history.seconds":
+            cut[name] = value * (len(rows) / streams)  # the members' share
+        else:
+            raise KeyError(f"{name} of a checkpoint cannot be cut into members")
+    return {name: value.contiguous() for name, value in cut.items()}
+
+
+def _noted(folder: Path | None) -> int:
+    try:
+        return max(1, int(json.loads((folder / NOTE).read_text())["members"])) if folder is not None else 2**31
+    except (OSError, ValueError, TypeError, KeyError):  # none, or damaged: memory will tell again
+        return 2**31
+
+
+def _note(folder: Path | None, limit: int, reason: str) -> None:
+    if folder is not None:
+        text = json.dumps({"members": limit, "reason": reason}) + "\n"
+        write_atomically(folder / NOTE, lambda path: path.write_text(text))

@@ -1,0 +1,49 @@
+"""The arithmetic of training, which may be rough, and of scoring, which may not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bf16": torch.float32}
+"""What parameters, losses and scores are held in, for each `RunSpec.precision`."""
+
+_networks: ContextVar[torch.dtype | None] = ContextVar("networks", default=None)
+
+
+def of_networks() -> torch.dtype | None:
+    """In what the networks' layers compute at present; None for the dtype of their parameters."""
+    return _networks.get()
+
+
+@contextmanager
+def training(name: str) -> Iterator[None]:
+    """As `RunSpec.precision` says: 'bf16' has the networks' layers compute in bfloat16; float32 may be TF32 on a GPU.
+
+    Distributions, losses, gradients of parameters and Adam stay in the dtype of `DTYPES`.
+    """
+    with _arithmetic(tf32=True, networks=torch.bfloat16 if name == "bf16" else None):
+        yield
+
+
+@contextmanager
+def scoring() -> Iterator[None]:
+    """No TF32 and no bfloat16 meanwhile: what is reported is float32 (or float64) throughout."""
+    with _arithmetic(tf32=False, networks=None):
+        yield
+
+
+@contextmanager
+def _arithmetic(tf32: bool, networks: torch.dtype | None) -> Iterator[None]:
+    matmul = torch.backends.cuda.matmul
+    before, matmul.allow_tf32 = matmul.allow_tf32, tf32
+    token = _networks.set(networks)
+    try:
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=tf32):
+            yield
+    finally:
+        _networks.reset(token)
+        matmul.allow_tf32 = before

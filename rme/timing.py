@@ -1,0 +1,138 @@
+"""How long inference takes (supplement, section 2.1; Tables 4 and 6): a timing is a run of its own, and trains nothing.
+
+No network here takes a branch or a number of steps that depends on its weights or on the image, so a model as it is
+initialised takes as long as a trained one, and a timing needs neither a training nor a parent.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from rme import checkpoint, data, evaluate, nets, noise, precision
+from rme.config import SCHEMA, RunSpec
+from rme.device import environment
+from rme.methods.base import Method
+from rme.result import MARKER
+
+
+class TimingSpec(RunSpec):
+    """One timing: of a method at an order, for a data set's images, a latent dimension and a decoder.
+
+    Of a run's fields only `FIELDS` mean anything to it. Its key is no training's key.
+    """
+
+    FIELDS: ClassVar[tuple[str, ...]] = (
+        "method", "order", "dataset", "dim", "decoder", "seed", "batch_size", "precision", "options", "repeats",
+    )  # fmt: skip
+
+    restarts: int = Field(1, description="one model is timed", ge=1, le=1)
+    repeats: int = Field(5, description="passes over the whole test set", ge=2)
+
+    @property
+    def parent(self) -> None:
+        return None
+
+    @property
+    def training_epochs(self) -> int:
+        """What there is to do: the repeats."""
+        return self.repeats
+
+    @property
+    def canonical(self) -> dict[str, Any]:
+        plain = {name: getattr(self, name) for name in self.FIELDS if name not in ("dataset", "options")}
+        options = {**self.method_class.options, **self.options}
+        return {
+            "schema": SCHEMA, "kind": "timing", "dataset": data.identity(self.dataset), **plain,
+            **({"options": options} if options else {}),
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What a timing measured.
+
+    Attributes:
+        ms: for each of R repeats the milliseconds of a batch, a mean over the test set: (R,) float64.
+        vae_ms: the same for a VAE (same data set, dim and decoder), each measured just before: (R,).
+        environment: device, torch version and the like, as plain strings.
+    """
+
+    spec: TimingSpec
+    ms: Tensor
+    vae_ms: Tensor
+    environment: dict[str, str]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Under the names that MLflow shows; the ratio has no unit, and a clock that drifts cancels in it."""
+        ms = self.ms.tolist()
+        ratios = (self.ms / self.vae_ms).tolist()
+        return {
+            "time/inference_ms": statistics.mean(ms),
+            "time/inference_ms_sd": statistics.stdev(ms),
+            "time/ratio_to_vae": statistics.median(ratios),
+            "time/ratio_to_vae_sd": statistics.stdev(ratios),
+        }
+
+    def save(self, folder: Path) -> None:
+        """Write the one file of the result. OSError passes through."""
+        about = {"spec": self.spec.model_dump(mode="json"), "key": self.spec.key, "environment": self.environment}
+        checkpoint.save(folder / MARKER, {"ms": self.ms, "vae_ms": self.vae_ms}, {**about, "metrics": self.metrics})
+
+    @classmethod
+    def load(cls, folder: Path) -> Timing:
+        """Read what `save` wrote. Raises FileNotFoundError, or CorruptFile when it was damaged."""
+        tensors, about = checkpoint.load(folder / MARKER)
+        spec = TimingSpec(**about["spec"])
+        return cls(spec, tensors["ms"], tensors["vae_ms"], about["environment"])
+
+
+def measure(
+    spec: TimingSpec,
+    images: data.Images,
+    device: torch.device,
+    on_repeat: Callable[[int], None] = lambda repeat: None,
+) -> Timing:
+    """Time inference on the whole test set, in batches, as often as `spec.repeats` says.
+
+    Inference is q(z|x) and one draw from it, for every image of a batch: a flow is only computed by drawing. In each
+    repeat a VAE is timed first, in the same process, then the method; before the first, both pass over the test set
+    once untimed. The device should be this process's alone.
+
+    Args:
+        spec: what to time.
+        images: whose test set is timed; the images are brought to the model's units beforehand.
+        device: where.
+        on_repeat: called after each repeat, with how many there were.
+    """
+    vae = spec.model_copy(update={"method": "vae", "order": None, "options": {}})
+    models = [untrained(each, images.shape, device) for each in (vae, spec)]
+    inferences = [
+        evaluate.Inference(model, [noise.generator(spec.seed, 0, noise.EVALUATE, device)]) for model in models
+    ]
+    batches = [models[0].centred(part.unsqueeze(0).to(device)) for part in images.test.split(spec.batch_size)]
+    for inference in inferences:
+        inference.warm_up(batches)
+        inference.ms(batches)
+    ms: list[list[float]] = []
+    for repeat in range(spec.repeats):
+        ms.append([inference.ms(batches) for inference in inferences])
+        on_repeat(repeat + 1)
+    times = torch.tensor(ms, dtype=torch.float64)
+    return Timing(spec, times[:, 1].contiguous(), times[:, 0].contiguous(), environment(device))
+
+
+def untrained(spec: RunSpec, shape: nets.ImageShape, device: torch.device) -> Method:
+    """A model of one member as it is initialised."""
+    model = spec.method_class(spec, shape, 1).to(precision.DTYPES[spec.precision])
+    model.requires_grad_(False)
+    nets.initialise(model, [noise.generator(spec.seed, 0, noise.INIT)])
+    return model.to(device)

@@ -1,0 +1,297 @@
+"""Benchmarks: what they compare is the same, what they count is right, and each command writes what it promises."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+import time
+from dataclasses import fields
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from bench import flops, harness, inference, iwae, models, roofline, steps, table, training
+from bench.child import Child
+from bench.harness import DifferentError, check_close, compare, timed
+from rme.config import RunSpec
+from tune import estimate
+from tune.grid import Trial
+
+CPU = torch.device("cpu")
+MNIST, CIFAR = (1, 28, 28), (3, 32, 32)
+PLAIN = [("vae", None), ("sa", 2), ("hf", 2), ("iaf", 2), ("rme", 2), ("rme", 3)]
+
+
+@pytest.fixture(autouse=True)
+def checks_of_arguments():
+    """`harness.prepare` turns them off for the whole process."""
+    before = torch.distributions.Distribution._validate_args
+    yield
+    torch.distributions.Distribution.set_default_validate_args(before)
+
+
+# ---------------------------------------------------------------------- timing
+def test_ratio_and_spread_are_those_of_the_pairs() -> None:
+    rng = np.random.default_rng(0)
+    ours, theirs = rng.uniform(1, 2, 15), rng.uniform(3, 9, 15)
+    row = harness.row("a", "b", ours.tolist(), theirs.tolist(), roofline_s=0.5)
+    low, middle, high = np.quantile(theirs / ours, [0.25, 0.5, 0.75])
+    assert row.ratio == pytest.approx(middle, rel=1e-12)
+    assert row.spread == pytest.approx((high - low) / middle, rel=1e-12)
+    assert row.median_ms == pytest.approx(1e3 * np.median(ours), rel=1e-12)
+    assert row.rival_median_ms == pytest.approx(1e3 * np.median(theirs), rel=1e-12)
+    assert row.roofline == pytest.approx(0.5 / np.median(ours), rel=1e-12)
+    # not the ratio of the medians: a slow minute that hits both leaves the pairs' ratio alone
+    assert row.ratio != pytest.approx(row.rival_median_ms / row.median_ms, rel=1e-6)
+
+
+def test_rivals_take_turns_in_alternating_order() -> None:
+    called: list[str] = []
+
+    def timer(name: str, seconds: float) -> harness.Timer:
+        return lambda: called.append(name) or seconds
+
+    rows = compare("a", timer("a", 1.0), {"b": timer("b", 2.0), "c": timer("c", 4.0)}, rounds=3, warm_ups=1)
+    assert called == [*"abc", *"abc", *"cba", *"abc"]
+    assert [(r.name, r.rival, r.ratio, r.spread) for r in rows] == [("a", "b", 2.0, 0.0), ("a", "c", 4.0, 0.0)]
+
+
+def test_nothing_is_timed_that_is_not_equal() -> None:
+    def never() -> float:
+        raise AssertionError("timed")
+
+    def equal() -> None:
+        check_close("losses", torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.5]))
+
+    with pytest.raises(DifferentError, match=r"losses: 2 against 2\.5"):
+        compare("a", never, {"b": never}, rounds=3, equal=equal)
+
+
+@pytest.mark.parametrize("theirs", [[1.0, math.nan], [1.0], [1.0, 2.01]])
+def test_different_is_different(theirs: list[float]) -> None:
+    check_close("x", torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.00001]))
+    with pytest.raises(DifferentError):
+        check_close("x", torch.tensor([1.0, 2.0]), torch.tensor(theirs))
+
+
+def test_a_cpu_is_timed_by_what_it_worked() -> None:
+    assert timed(lambda: time.sleep(0.1), CPU, sample_s=0.0)() < 0.05
+    assert timed(lambda: sum(range(3_000_000)), CPU, sample_s=0.0)() > 0.005
+
+
+# ---------------------------------------------------------------------- command line
+def test_methods_and_members_on_the_command_line() -> None:
+    assert harness.parse_methods("vae,rme:5,me") == (
+        ("vae", None), ("rme", 5), ("me", 2), ("me", 3), ("me", 4), ("me", 5),
+    )  # fmt: skip
+    assert harness.parse_members("1,2,30") == (1, 2, 30)
+
+
+@pytest.mark.parametrize(("argv", "said"), [
+    (["--methods", "rme:7"], "rme:7"),
+    (["--methods", "vea"], "vea"),
+    (["--methods", "vae:1"], "vae:1"),
+    (["--members", "0"], "--members 0"),
+    (["--dim", "0"], "--dim 0"),
+    (["--dataset", "minst"], "minst"),
+    (["--device", "tpu"], "tpu"),
+    (["--json", "no/such/folder/x.json"], "no/such/folder"),
+])  # fmt: skip
+def test_what_cannot_be_is_said_with_status_2(argv: list[str], said: str, capsys) -> None:
+    with pytest.raises(SystemExit) as stop:
+        harness.parse("", methods="vae", members="1", dim=4, argv=argv)
+    assert stop.value.code == 2 and said in capsys.readouterr().err
+
+
+def test_the_stand_in_without_pydantic_has_the_same_defaults() -> None:
+    stand_in = models.PlainSpec("rme", 2, dataset="digits", dim=3, decoder="fc")
+    spec = RunSpec(method="rme", order=2, dataset="digits", dim=3, decoder="fc")
+    found = {f.name: getattr(stand_in, f.name) for f in fields(stand_in)}
+    assert found == {name: getattr(spec, name) for name in found}
+    assert (stand_in.rate, stand_in.method_label) == (spec.rate, spec.method_label)
+
+
+# ---------------------------------------------------------------------- rivals
+def both(method: str, order: int | None, **fields) -> tuple[steps.EngineStep, steps.PlainStep]:
+    run = models.spec(method, order, dim=4, batch_size=8, precision="float64", **fields)
+    ours = steps.EngineStep(run, MNIST, CPU)
+    return ours, steps.PlainStep(ours.engine)
+
+
+@pytest.mark.parametrize(("method", "order"), PLAIN)
+def test_the_plain_steps_are_the_engines(method: str, order: int | None) -> None:
+    steps.check_same_steps(*both(method, order))
+
+
+@pytest.mark.parametrize(("method", "order"), PLAIN)
+def test_another_start_is_noticed(method: str, order: int | None) -> None:
+    ours, theirs = both(method, order)
+    with torch.no_grad():
+        next(p for p in theirs.model.parameters() if p.dim() == 4)[0] += 1e-3
+    with pytest.raises(DifferentError, match="losses of step 0"):
+        steps.check_same_steps(ours, theirs)
+
+
+def test_another_learning_rate_is_noticed() -> None:
+    ours, theirs = both("vae", None)
+    for group in ours.engine.optimisers[0].param_groups:
+        group["lr"] = 1e-4
+    with pytest.raises(DifferentError, match="the first step of"):
+        steps.check_same_steps(ours, theirs)
+
+
+def test_members_of_an_array_are_the_models_of_single_engines() -> None:
+    run = models.spec("hf", 2, dim=3, batch_size=8, precision="float64")
+    together = steps.EngineStep(run, MNIST, CPU, members=2)()
+    alone = [steps.EngineStep(run, MNIST, CPU, first=i)() for i in range(2)]
+    check_close("losses", torch.cat(alone, 1), together, rtol=1e-12)
+    assert not torch.allclose(alone[0], alone[1])
+
+
+def test_a_rival_in_another_process_does_the_same() -> None:
+    arguments = {"method": "vae", "order": None, "dataset": "mnist", "dim": 2}
+    with Child("bench.steps", "plain_step", arguments, keep_freed_memory=False) as child:
+        check_close("losses", steps.engine_step(**arguments)()[:, 0], torch.tensor(child.first), rtol=1e-5)
+        assert 0 < child() < 60
+
+
+# ---------------------------------------------------------------------- operations
+def counted(work) -> int:
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+# the SVI steps on even sides only: torch counts a double backward through an odd one by its padded size
+@pytest.mark.parametrize(("method", "order", "shape"), [
+    ("vae", None, MNIST), ("vae", None, CIFAR), ("hf", 4, MNIST), ("iaf", 2, MNIST), ("sa", 1, CIFAR), ("sa", 2, CIFAR),
+])  # fmt: skip
+def test_operations_are_those_that_torch_counts(method: str, order: int | None, shape) -> None:
+    run = models.spec(method, order, dim=5, batch_size=4, dataset="mnist" if shape == MNIST else "cifar10")
+    plain = steps.PlainStep(models.engine(run, shape, CPU))
+    assert flops.step_cost(run, shape).flops == pytest.approx(counted(plain), rel=2e-4)
+
+
+@pytest.mark.parametrize("order", [2, 4])
+def test_operations_of_the_pseudocode_are_ours_and_what_it_computes_again(order: int) -> None:
+    run = models.spec("rme", order, dim=5, batch_size=4)
+    parts = flops._Parts(run, MNIST)
+    encoder = parts.look(parts.encoder(parts.model.components[0])).flops
+    impact = parts.look(flops.layers([parts.model.impacts[0].mlp], MNIST)).flops
+    # Q_{m-1} for q_m and Q_m for eps_m, of which we keep what stands still
+    again = sum((2 * m + 1) * encoder + 2 * (m - 1) * impact for m in range(1, order))
+    plain = steps.PlainStep(models.engine(run, MNIST, CPU))
+    assert flops.step_cost(run, MNIST).flops + again == counted(plain)
+
+
+@pytest.mark.parametrize(("method", "order"), [("me", 3), ("vlae", 1), ("vlae", 2)])
+def test_operations_are_nearly_those_of_the_engine(method: str, order: int) -> None:
+    run = models.spec(method, order, dim=5, batch_size=4)
+    assert flops.step_cost(run, MNIST).flops == pytest.approx(counted(steps.EngineStep(run, MNIST, CPU)), rel=0.05)
+
+
+def test_a_dense_layer_moves_what_it_reads_and_writes() -> None:
+    size = flops.LayerSize(flops=2 * 3 * 5, inputs=3, outputs=5, weights=15)
+    assert size.once(7) == flops.Cost(7 * 30, 4 * (7 * 8 + 15))
+    # learnt, its input's gradient not wanted: forward and the weights' gradient
+    assert flops.passes([size], 7, weights=True, inputs=False) == size.once(7) * 2
+
+
+# ---------------------------------------------------------------------- commands
+TINY = ["--device", "cpu", "--dim", "2", "--rounds", "2", "--quick"]
+
+
+def check_result(result: dict) -> None:
+    assert set(result) >= {"device", "torch", "rows"} and result["torch"] == torch.__version__
+    assert result["rows"]
+    for row in result["rows"]:
+        assert list(row) == ["name", "rival", "median_ms", "rival_median_ms", "ratio", "spread", "roofline"]
+        assert row["median_ms"] > 0 and row["rival_median_ms"] > 0 and row["ratio"] > 0 and row["spread"] >= 0
+        assert row["roofline"] is None or row["roofline"] > 0
+    assert "\n".join(table.markdown(result)).count("\n| ") >= len(result["rows"])
+
+
+@pytest.mark.parametrize(("module", "options", "expected"), [
+    (inference, ["--methods", "vae,iaf:1,rme:2"], 6),
+    (roofline, ["--members", "1,2"], 2),
+])  # fmt: skip
+def test_commands_write_rows(module, options: list[str], expected: int, tmp_path, capsys) -> None:
+    path = tmp_path / "rows.json"
+    harness.main(module.rows, "", methods="vae", argv=[*TINY, *options, "--json", str(path)])
+    result = json.loads(path.read_text())
+    check_result(result)
+    assert len(result["rows"]) == expected
+    assert set(result) == {"device", "torch", "rows"}
+
+
+def test_iwae_of_the_plain_loop_is_the_engines(tmp_path, capsys) -> None:
+    settings, _ = harness.parse("", methods="vae", members="1", dim=3, argv=["--device", "cpu"])
+    ours = iwae.Scoring(models.spec("vae", dim=3), settings, images=70, samples=5)  # more than a block
+    theirs = iwae.PlainScoring(ours)
+    check_close("nats", ours()[0], theirs(), rtol=0, atol=iwae.NATS)
+    with torch.no_grad():
+        theirs.model.logvar += 1e-4
+    with pytest.raises(DifferentError):
+        check_close("nats", ours()[0], theirs(), rtol=0, atol=iwae.NATS)
+
+
+def test_a_difference_ends_the_command(monkeypatch, capsys) -> None:
+    def fail(*_: object) -> None:
+        raise DifferentError("losses: 1 against 2")
+
+    monkeypatch.setattr(training, "check_same_steps", fail)
+    with pytest.raises(SystemExit) as stop:
+        harness.main(training.rows, "", methods="vae", argv=TINY)
+    assert "losses: 1 against 2" in str(stop.value.code)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("command", "options"), [
+    ("training", ["--methods", "vae,rme:2", "--members", "2"]),
+    ("inference", []),
+    ("iwae", ["--images", "8", "--samples", "10", "--members", "1,2"]),
+    ("roofline", ["--methods", "vae,vlae:1,me:2"]),
+    ("growth", []),
+])  # fmt: skip
+@pytest.mark.parametrize("bare", [False, True])
+def test_every_command_runs_also_with_torch_and_numpy_alone(command, options, bare, tmp_path) -> None:
+    path = tmp_path / "rows.json"
+    absent = ["pydantic", "rich", "safetensors", "yaml", "ray", "mlflow", "pandas", "scipy", "torchvision"]
+    start = "import runpy, sys\n"
+    start += "".join(f"sys.modules[{name!r}] = None\n" for name in absent if bare)
+    start += f"runpy.run_module('bench.{command}', run_name='__main__', alter_sys=True)"
+    argv = [sys.executable, "-c", start, *TINY, *options, "--json", str(path)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(path.read_text())
+    check_result(result)
+    if command == "growth":
+        assert all(0 < m["training_mib"] <= m["iwae_mib"] for m in result["memory"])
+
+
+def test_a_file_that_is_no_result_is_named(tmp_path) -> None:
+    (tmp_path / "x.json").write_text("{}")
+    with pytest.raises(SystemExit, match=r"x\.json: no benchmark's result"):
+        table.main([str(tmp_path / "x.json")])
+
+
+# ---------------------------------------------------------------------- a plan's hours
+def test_a_plan_times_arrays_of_the_trials_size_and_remembers(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    runs = tuple(
+        RunSpec(method="vae", dataset="mnist", dim=2, decoder="fc", batch_size=4, epochs=1, seed=seed, restarts=2)
+        for seed in range(3)
+    )
+    found = estimate.hours([Trial(runs)], CPU)
+    (timings,) = json.loads((tmp_path / "rme" / "steps.json").read_text()).values()
+    in_array = {kind: seconds for kind, seconds in timings.items() if kind.startswith("step") and kind.endswith(" 6")}
+    (step_s,) = in_array.values()
+    (image_s,) = (seconds for kind, seconds in timings.items() if kind.startswith("image"))
+    # 54,000 training images in batches of 4; three test sets, and a validation set for each member
+    expected = 6 * 13_500 * step_s + (3 * 10_000 + 6 * 6_000) * image_s
+    assert found == {("MNIST", "VAE"): pytest.approx(expected / 3600, rel=1e-9)}
+    assert estimate.hours([Trial(runs)], CPU) == found

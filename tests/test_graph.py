@@ -1,0 +1,101 @@
+"""What a CUDA graph needs of a training step, shown without a GPU; and the graph itself where there is one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from rme import methods
+from rme.engine import Engine
+from rme.graph import WARM_UP, Graphed
+
+aten = torch.ops.aten
+
+
+class NoHostSynchronisation(TorchDispatchMode):
+    """Raises where a program on a GPU would wait for the device: to read a value, or for a size that depends on one."""
+
+    WAITING = (aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten.equal, aten._linalg_check_errors)
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        masks = function.overloadpacket in (aten.index, aten.index_put_) and any(
+            t is not None and t.dtype is torch.bool for t in args[1]
+        )
+        if masks or function.overloadpacket in self.WAITING:
+            raise AssertionError(f"{function} waits for the device")
+        return function(*args, **(kwargs or {}))
+
+
+def all_methods() -> list[tuple[str, int | None, str]]:
+    return [
+        (name, min(kind.orders) if kind.orders else None, kind.decoders[0])
+        for name, kind in ((name, methods.get(name)) for name in methods.names())
+    ]
+
+
+@pytest.fixture(params=all_methods(), ids=lambda m: m[0])
+def engines(request, tiny) -> list[Engine]:
+    """Two engines of the same members, at the same point of their training."""
+    method, order, decoder = request.param
+    spec = tiny.spec(method=method, order=order, decoder=decoder, restarts=2)
+    return [tiny.engine(spec) for _ in range(2)]
+
+
+def test_the_watch_on_synchronisation_sees_one() -> None:
+    with pytest.raises(AssertionError, match="waits"), NoHostSynchronisation():
+        torch.ones(1).item()
+    with pytest.raises(AssertionError, match="waits"), NoHostSynchronisation():
+        _ = torch.ones(3)[torch.tensor([True, False, True])]
+
+
+def test_a_step_never_waits_for_the_device(engines) -> None:
+    engine = engines[0]
+    with NoHostSynchronisation():
+        engine.train_step(engine.train_index[:, :8])
+
+
+def test_a_step_recorded_once_and_repeated_is_a_training(engines) -> None:
+    """The operations of one step, replayed on other images: nothing in a step may come from Python's state."""
+    replayed, plain = engines
+    batches = plain.train_index[:, :24].split(8, 1)
+    for engine in engines:
+        engine.train_step(batches[0])  # optimisers allocate their state in the first
+    recorded = make_fx(lambda index: replayed._step(index))(batches[1])
+    found = [recorded(batches[2]), recorded(batches[0])]
+    plain.train_step(batches[1])
+    wanted = [plain.train_step(batches[2]), plain.train_step(batches[0])]
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+    assert int(replayed.iteration) == int(plain.iteration) == 4
+    ours, theirs = replayed.state(), plain.state()
+    for name in theirs:
+        if name.startswith(("model.", "adam.")):
+            torch.testing.assert_close(ours[name], theirs[name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_graph_trains_as_launches_do(tiny) -> None:
+    spec = tiny.spec(method="rme", order=3, restarts=2)
+    graphed, plain = (tiny.engine(spec, device="cuda") for _ in range(2))
+    plain._graphed = None
+    for _ in range(WARM_UP + 3):
+        a, b = graphed.train_epoch(), plain.train_epoch()
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-3)
+    assert graphed._graphed is not None and len(graphed._graphed.graphs) == 2, "whole batches and an epoch's last"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_step_that_cannot_be_captured_is_made_all_the_same(caplog) -> None:
+    total = torch.zeros((), device="cuda")
+
+    def step(index):
+        total.add_(index.sum().item())
+        return total.clone()
+
+    graphed = Graphed(step, [])
+    index = torch.ones(1, 4, dtype=torch.int64, device="cuda")
+    values = [graphed(index).item() for _ in range(WARM_UP + 3)]
+    assert values == [4.0 * (i + 1) for i in range(WARM_UP + 3)]
+    assert caplog.text.count("cannot be captured") == 1
