@@ -44,17 +44,25 @@ def write_grid(path: Path, rows: list[dict], **defaults) -> Path:
 class Sweep:
     """`python tune/sweep.py` in a folder of its own, with a Ray and a database of its own."""
 
-    def __init__(self, folder: Path, grid: Path, ray_folder: Path) -> None:
+    def __init__(
+        self, folder: Path, grid: Path, ray_folder: Path, root: Path = ROOT, prefix: tuple[str, ...] = ()
+    ) -> None:
+        """`root`: where the project lies, or a copy of it; `prefix`: what the command is given to."""
         self.folder = folder
         folder.mkdir(exist_ok=True)
         self.tracking = f"sqlite:///{folder / 'mlflow.db'}"
         self.storage = folder / "storage"
         self.experiment = grid.stem
         self.command = [
-            sys.executable, str(ROOT / "tune" / "sweep.py"), "--grid", str(grid), "--storage", str(self.storage),
-            "--tracking-uri", self.tracking,
+            *prefix, sys.executable, str(root / "tune" / "sweep.py"), "--grid", str(grid),
+            "--storage", str(self.storage), "--tracking-uri", self.tracking,
         ]  # fmt: skip
-        self.environment = {**os.environ, "RAY_TMPDIR": str(ray_folder), "XDG_CACHE_HOME": str(folder / "cache")}
+        self.environment = {
+            **os.environ,
+            "RAY_TMPDIR": str(ray_folder),
+            "XDG_CACHE_HOME": str(folder / "cache"),
+            "PYTHONPATH": str(root),
+        }
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -87,10 +95,16 @@ class Sweep:
 
     def test_scores(self) -> dict[str, torch.Tensor]:
         """By run key, the test images' scores as they lie on the storage."""
-        from rme import checkpoint
+        from rme.result import Result
 
-        folders = (self.storage / "runs").iterdir()
-        return {folder.name: checkpoint.load(folder / "arrays.safetensors")[0]["test_iwae"] for folder in folders}
+        return {folder.name: Result.load(folder).test_iwae for folder in (self.storage / "runs").iterdir()}
+
+
+def copy_of_the_project(folder: Path) -> Path:
+    """A checkout of its own, for a test that adds a method or looks on."""
+    for room in ("rme", "tune", "analysis"):
+        shutil.copytree(ROOT / room, folder / room, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
 
 
 @contextmanager
@@ -126,3 +140,63 @@ def end_processes_of(folder: Path, patience_s: float = 20) -> None:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             continue
+
+
+def assert_same(sweep: Sweep, reference: Sweep) -> None:
+    """Every run once, none running, and the numbers of the reference bit for bit."""
+    runs = sweep.runs()
+    assert len({run.data.tags["run_key"] for run in runs}) == len(runs) == len(reference.runs())
+    assert {run.info.status for run in runs + sweep.runs(children=False)} == {"FINISHED"}
+    assert sweep.scores() == reference.scores()
+    ours, theirs = sweep.test_scores(), reference.test_scores()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    # what a killed driver leaves of its own makes no second point of any curve
+    for run in runs:
+        client_history = sweep.history(run, "train/val_elbo")
+        assert [m.step for m in client_history] == sorted({m.step for m in client_history})
+
+
+def checkpoints(sweep: Sweep) -> list[Path]:
+    return list(sweep.storage.glob("trials/*/epoch-*.safetensors"))
+
+
+def stop_in_mid_training(sweep: Sweep, signum: int, ray_folder: Path) -> int:
+    """Send the driver a signal once there is a checkpoint; wait until its Ray has ended too. Returns its status."""
+    driver = sweep.start()
+    wait_for(lambda: checkpoints(sweep), driver)
+    driver.send_signal(signum)
+    status = driver.wait(timeout=600)
+    wait_for(lambda: not processes_of(ray_folder))
+    assert checkpoints(sweep), "it was to be stopped before its trials were done"
+    return status
+
+
+def wait_for(condition, driver=None, patience_s: float = 600) -> None:
+    deadline = time.monotonic() + patience_s
+    while not condition():
+        assert time.monotonic() < deadline, "what was waited for did not come"
+        assert driver is None or driver.poll() is None, "the sweep ended before what was waited for"
+        time.sleep(0.02)
+
+
+def cmdline(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def descendants(pid: int) -> list[int]:
+    """Ids of a process's children and theirs."""
+    parents = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+    found, front = [], [pid]
+    while front:
+        front = [child for child, parent in parents.items() if parent in front]
+        found += front
+    return found

@@ -78,6 +78,7 @@ def test_only_keeps_and_set_sets(tmp_path):
         ("rows:\n  - vae", ["row 1", "vae"]),
         ("rows:\n  - {method: rme, order: 9, dataset: digits, dim: 2}", ["order=9", "2, 3, 4, 5"]),
         ("rows:\n  - {method: vae, dataset: digits, dim: 0}", ["dim=0"]),
+        ("name: g\nrows:\n  - {method: va\x07e}", ["line 3, column 16"]),
         ("default: {}\nrows:\n  - {method: vae}", ["default", "defaults"]),
     ],
 )
@@ -106,6 +107,8 @@ def test_a_bad_grid_is_named(tmp_path, text, named):
         (["--grid", "demo", "--storage", "s3://bucket"], ["s3://bucket"]),
         (["--grid", "demo", "--tracking-uri", "nonsense://x"], ["nonsense://x"]),
         (["--grid", "demo", "--set", "dataset=mnist", "--data-dir", "empty"], ["MNIST"]),
+        (["--grid", "demo", "--tracking-uri", "http://127.0.0.1:9"], ["http://127.0.0.1:9", "does not answer"]),
+        (["--grid", "demo", "--tracking-uri", "sqlite:////proc/none/m.db"], ["sqlite:////proc/none/m.db"]),
         (["--grid", "demo", "--json"], ["--plan"]),
         (["--grid", "demo", "--cpus-per-trial", "4096"], ["--cpus-per-trial 4096", "this machine has"]),
         (["--grid", "demo", "--address", "127.0.0.1:1"], ["127.0.0.1:1"]),
@@ -120,6 +123,13 @@ def test_a_bad_command_line_is_refused_in_one_line(tmp_path, monkeypatch, capsys
     assert message.startswith("sweep: ") and message.count("\n") <= 2
     for part in named:
         assert part in message
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", ""])
+def test_an_experiment_s_name_is_a_plain_one(name, capsys):
+    with pytest.raises(SystemExit) as ended:
+        sweep.main(["--grid", "demo", "--experiment", name])
+    assert ended.value.code == 2 and "plain name" in capsys.readouterr().err
 
 
 def test_what_is_not_there_is_listed_by_the_plan_and_refused_by_name(tmp_path, monkeypatch, capsys):

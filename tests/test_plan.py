@@ -6,6 +6,7 @@ import pytest
 from test_grid import spec
 
 from rme.result import MARKER
+from tune.failure import Failure
 from tune.grid import Grid, Trial, with_parents
 from tune.plan import Plan, make_plan
 from tune.storage import Storage
@@ -72,3 +73,41 @@ def test_a_trial_under_way_stays_the_array_that_it_was(storage):
     assert "VAE 1" in names(plan(storage).to_train), "it never began: the finished run is left out"
     storage.trial_folder(Trial(WANTED[:2]).key).mkdir(parents=True)
     assert names(plan(storage).to_train)[0] == "VAE 0,1"
+
+
+# ---------------------------------------------------------------------- runs that failed before
+DIVERGED = Failure("DivergedError: NaN", "Traceback", lasting=True)
+
+
+def test_what_failed_is_held_back_with_what_starts_from_it(storage):
+    storage.save_failure(WANTED[0].key, DIVERGED)
+    found = plan(storage)
+    assert names(found.to_train) == ["VAE 1", "VAE 2,3", "RME(2) 1", "RME(2) 2,3"]
+    assert found.held_back[WANTED[0].key] == DIVERGED
+    assert WANTED[0].run_name in found.held_back[WANTED[4].key].reason
+    assert len(found.held_back) == 2
+
+
+def test_what_failed_and_then_was_done_is_done(storage):
+    storage.save_failure(WANTED[0].key, DIVERGED)
+    finish(storage, *WANTED[:2])
+    found = plan(storage)
+    assert found.held_back == {} and names(found.to_train) == ["VAE 2,3", "RME(2) 0,1", "RME(2) 2,3"]
+
+
+def test_just_what_failed_is_retried(storage):
+    """And what starts from it: the rest of the grid waits for the command without --retry-failed."""
+    finish(storage, WANTED[1])
+    storage.save_failure(WANTED[0].key, DIVERGED)
+    found = make_plan(Grid("g", "", WANTED, ()), 1, set(), storage, retry_failed=True)
+    assert names(found.to_train) == ["VAE 0", "RME(2) 0"]
+    assert found.retried == {WANTED[0].key} and found.held_back == {}
+    storage.forget_failure(WANTED[0].key)
+    assert make_plan(Grid("g", "", WANTED, ()), 1, set(), storage, retry_failed=True).to_train == []
+
+
+def test_a_damaged_note_of_a_failure_is_none(storage, caplog):
+    storage.save_failure(WANTED[0].key, DIVERGED)
+    (note,) = (storage.root / "failures").iterdir()
+    note.write_text(note.read_text()[:10])
+    assert plan(storage).held_back == {} and note.name in caplog.text

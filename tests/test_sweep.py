@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import random
 import signal
-import time
 from pathlib import Path
 
 import pytest
-import torch
-from sweeping import Sweep, processes_of, short_folder, write_grid, write_npz
+from sweeping import Sweep, assert_same, short_folder, stop_in_mid_training, write_grid, write_npz
 
-from rme.config import RunSpec
+from rme.result import Result
 from tune.storage import Storage
 
 ROWS = [{"method": "vae"}, {"method": "rme", "order": 2}]
@@ -43,21 +39,6 @@ def undisturbed(tmp_path_factory, grid, ray_folder) -> Sweep:
     return sweep
 
 
-def assert_same(sweep: Sweep, reference: Sweep) -> None:
-    """Every run once, none running, and the numbers of the reference bit for bit."""
-    runs = sweep.runs()
-    assert len({run.data.tags["run_key"] for run in runs}) == len(runs) == len(reference.runs())
-    assert {run.info.status for run in runs + sweep.runs(children=False)} == {"FINISHED"}
-    assert sweep.scores() == reference.scores()
-    ours, theirs = sweep.test_scores(), reference.test_scores()
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
-    # what a killed driver leaves of its own makes no second point of any curve
-    for run in runs:
-        client_history = sweep.history(run, "train/val_elbo")
-        assert [m.step for m in client_history] == sorted({m.step for m in client_history})
-
-
 def test_a_sweep_trains_and_records_every_run(undisturbed):
     runs = undisturbed.runs()
     names = sorted(run.info.run_name for run in runs)
@@ -72,7 +53,7 @@ def test_rme_started_from_its_own_vae(undisturbed):
     storage = Storage(undisturbed.storage)
     specs = {}
     for folder in (undisturbed.storage / "runs").iterdir():
-        spec = RunSpec.of(json.loads((folder / "result.json").read_text())["spec"])
+        spec = Result.load(folder).spec
         specs[spec.method, spec.seed] = spec
     for seed in range(3):
         (child,) = storage.models(specs["rme", seed])
@@ -102,6 +83,17 @@ def test_a_plan_sees_what_is_done(undisturbed):
     assert more["hours"] > 0
 
 
+def test_other_settings_of_the_same_runs_are_refused_and_named(undisturbed):
+    before = len(undisturbed.runs())
+    refused = undisturbed.run("--set", "epochs=151")
+    assert refused.returncode == 2
+    assert "6 finished runs" in refused.stderr and "epochs 150 -> 151" in refused.stderr
+    assert "--experiment" in refused.stderr and "started" not in refused.stderr
+    assert len(undisturbed.runs()) == before
+    plan = json.loads(undisturbed.run("--plan", "--json", "--set", "epochs=151", "--experiment", "longer").stdout)
+    assert plan["grid"] == "longer" and plan["other_settings"] is None and plan["to_train_runs"] == 6
+
+
 def test_a_new_database_is_filled_from_the_storage(undisturbed, tmp_path, grid, ray_folder):
     """As when the tracking server was lost: nothing is trained again."""
     other = Sweep(tmp_path / "other", grid, ray_folder)
@@ -116,49 +108,6 @@ def test_a_killed_driver_costs_nothing(undisturbed, tmp_path, grid, ray_folder):
     assert stop_in_mid_training(sweep, signal.SIGKILL, ray_folder) == -signal.SIGKILL
     done = sweep.run()
     assert done.returncode == 0, done.stderr
-    assert_same(sweep, undisturbed)
-
-
-@pytest.mark.slow
-def test_a_driver_killed_at_random_moments_costs_nothing(undisturbed, tmp_path, grid, ray_folder):
-    seed = random.SystemRandom().randrange(10**6)
-    print(f"seed of the moments: {seed}")
-    moments = random.Random(seed)
-    sweep = Sweep(tmp_path / "killed", grid, ray_folder)
-    kills = 0
-    while kills < 8:
-        driver = sweep.start()
-        time.sleep(moments.uniform(6, 40))
-        if driver.poll() is not None:
-            break
-        driver.send_signal(signal.SIGKILL)
-        driver.wait()
-        kills += 1
-        wait_for(lambda: not processes_of(ray_folder))
-    assert kills, "the sweep ended before the first kill"
-    done = sweep.run()
-    assert done.returncode == 0, done.stderr
-    assert_same(sweep, undisturbed)
-
-
-@pytest.mark.slow
-def test_ctrl_c_stops_tidily_and_is_resumed(undisturbed, tmp_path, grid, ray_folder):
-    sweep = Sweep(tmp_path / "stopped", grid, ray_folder)
-    assert stop_in_mid_training(sweep, signal.SIGINT, ray_folder) == 130
-    done = sweep.run()
-    assert done.returncode == 0, done.stderr
-    assert_same(sweep, undisturbed)
-
-
-@pytest.mark.slow
-def test_a_killed_worker_goes_on_from_its_checkpoint(undisturbed, tmp_path, grid, ray_folder):
-    sweep = Sweep(tmp_path / "worker", grid, ray_folder)
-    driver = sweep.start()
-    wait_for(lambda: checkpoints(sweep), driver)
-    workers = [pid for pid in descendants(driver.pid) if b"ray::ImplicitFunc" in cmdline(pid)]
-    assert workers
-    os.kill(workers[0], signal.SIGKILL)
-    assert driver.wait(timeout=900) == 0, (sweep.folder / "output.txt").read_text()
     assert_same(sweep, undisturbed)
 
 
@@ -181,48 +130,3 @@ def test_a_run_that_fails_is_named_and_the_rest_go_on(tmp_path, ray_folder):
     assert runs["spots d3 VAE seed 0"].info.status == "FAILED"
     assert "finite" in runs["spots d3 VAE seed 0"].data.tags["failure"]
     assert "spots d3 VAE seed 0" in runs["spots d3 RME(2) seed 0"].data.tags["failure"]
-
-
-def checkpoints(sweep: Sweep) -> list[Path]:
-    return list(sweep.storage.glob("trials/*/epoch-*.safetensors"))
-
-
-def stop_in_mid_training(sweep: Sweep, signum: int, ray_folder: Path) -> int:
-    """Send the driver a signal once there is a checkpoint; wait until its Ray has ended too. Returns its status."""
-    driver = sweep.start()
-    wait_for(lambda: checkpoints(sweep), driver)
-    driver.send_signal(signum)
-    status = driver.wait(timeout=600)
-    wait_for(lambda: not processes_of(ray_folder))
-    assert checkpoints(sweep), "it was to be stopped before its trials were done"
-    return status
-
-
-def wait_for(condition, driver=None, patience_s: float = 600) -> None:
-    deadline = time.monotonic() + patience_s
-    while not condition():
-        assert time.monotonic() < deadline, "what was waited for did not come"
-        assert driver is None or driver.poll() is None, "the sweep ended before what was waited for"
-        time.sleep(0.02)
-
-
-def cmdline(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""
-
-
-def descendants(pid: int) -> list[int]:
-    """Ids of a process's children and theirs."""
-    parents = {}
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            continue
-    found, front = [], [pid]
-    while front:
-        front = [child for child, parent in parents.items() if parent in front]
-        found += front
-    return found

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import math
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from mlflow.entities import Metric
+from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
+from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file
 from sweeping import SMALL, write_npz
 
@@ -16,6 +23,8 @@ import rme
 from analysis.collect import collect
 from analysis.stats import summarise, wilcoxon_greater
 from rme import RunSpec
+from rme.result import MARKER
+from tune.failure import Failure
 from tune.recorder import Recorder
 from tune.storage import Storage
 from tune.tracking import Tracker, TrackingError, recorded_without_creating
@@ -70,13 +79,58 @@ def test_a_run_is_recorded_as_documented(results, database):
     assert [m.value for m in curve] == pytest.approx(result.losses[:, result.updates.index("q_1"), chosen].tolist())
     assert curve[0].timestamp < curve[1].timestamp
 
-    model = load_file(download(tracker, run, "model/model.safetensors"))
+    path = download(tracker, run, "model.safetensors")
+    model = load_file(path)
+    assert torch.equal(model.pop("test.iwae"), result.test_iwae)
+    assert torch.equal(model.pop("test.elbo"), result.test_elbo)
+    assert model.keys() == result.models[chosen].keys()
     assert all(torch.equal(value, result.models[chosen][name]) for name, value in model.items())
-    per_image = np.load(download(tracker, run, "test_log_likelihood.npz"))
-    assert per_image["iwae"] == pytest.approx(result.test_iwae.numpy(), rel=1e-6)
-    for name in ("reconstructions.png", "samples.png"):
-        with open(download(tracker, run, name), "rb") as picture:
-            assert picture.read(4) == b"\x89PNG"
+    with safe_open(path, framework="pt") as file:
+        about = file.metadata()
+    assert RunSpec.of(json.loads(about["spec"])) == spec and about["restart"] == str(chosen)
+    assert len(tracker.client.list_artifacts(run.info.run_id)) == 1
+
+
+def pictures(tracker: Tracker, parent) -> dict[str, bytes]:
+    return {name: Path(download(tracker, parent, name)).read_bytes() for name in ("reconstructions.png", "samples.png")}
+
+
+def test_a_cell_shows_the_pictures_of_its_best_run_by_validation(results, database):
+    tracker = Tracker(database, "pictures")
+
+    def record(seed: int, val_iwae: float, shade: int) -> dict[str, bytes]:
+        made_up = {name: torch.full_like(getattr(results[0], name), shade) for name in ("reconstructions", "samples")}
+        spec = results[0].spec.model_copy(update={"seed": seed})
+        nonlocal tracker
+        result = replace(results[0], spec=spec, val_iwae=torch.full((2,), val_iwae), **made_up)
+        tracker.record(result)
+        tracker.show(result)
+        (parent,) = tracker.client.search_runs([tracker.experiment_id], "tags.cell_key != ''")
+        return pictures(tracker, parent)
+
+    first = record(0, -5.0, 10)
+    assert all(picture.startswith(b"\x89PNG") for picture in first.values())
+    assert record(1, -6.0, 20) == first
+    better = record(2, -4.0, 30)
+    assert all(better[name] != first[name] for name in first)
+    tracker = Tracker(database, "pictures")  # as a sweep that goes on
+    assert record(3, -4.5, 40) == better
+
+
+def test_a_recorder_ends_with_the_pictures_of_the_best(results, database, tmp_path):
+    tracker, storage = Tracker(database, "pictures of the best"), Storage(tmp_path)
+    with Recorder(tracker, storage) as recorder:
+        for seed, val_iwae in enumerate((-5.0, -3.0, -4.0)):
+            spec = results[0].spec.model_copy(update={"seed": seed})
+            shade = torch.full_like(results[0].samples, 50 * seed)
+            replace(results[0], spec=spec, val_iwae=torch.full((2,), val_iwae), samples=shade).save(
+                storage.run_folder(spec.key)
+            )
+            recorder.result(spec)
+    (parent,) = tracker.client.search_runs([tracker.experiment_id], "tags.cell_key != ''")
+    assert parent.data.tags["shown_val_iwae"] == "-3.0"
+    with Image.open(download(tracker, parent, "samples.png")) as picture:
+        assert picture.getpixel((5, 5)) == (50, 50, 50)
 
 
 def test_a_method_without_order_says_none(results, database):
@@ -118,8 +172,10 @@ def test_a_recording_that_was_cut_off_is_completed(results, database, monkeypatc
 
         return counted
 
-    for name in ("log_batch", "create_run", "log_artifacts", "set_terminated"):
+    for name in ("log_batch", "create_run", "set_tag", "set_terminated"):
         monkeypatch.setattr(tracker.client, name, kill(getattr(tracker.client, name)))
+    for name in ("log_artifact", "log_artifacts"):
+        monkeypatch.setattr(LocalArtifactRepository, name, kill(getattr(LocalArtifactRepository, name)))
     with pytest.raises(Killed):
         tracker.record(results[1])
     monkeypatch.undo()
@@ -138,14 +194,17 @@ def test_a_recording_that_was_cut_off_is_completed(results, database, monkeypatc
 def test_a_failure_is_recorded_and_then_mended(results, database):
     tracker = Tracker(database, "failure")
     spec = results[0].spec
-    tracker.record_failure(spec, "loss is NaN")
+    tracker.record_failure(spec, Failure("loss is NaN", "Traceback: in the loss"))
     (run,) = children(tracker)
     assert (run.info.status, run.data.tags["failure"]) == ("FAILED", "loss is NaN")
+    assert Path(download(tracker, run, "traceback.txt")).read_text() == "Traceback: in the loss"
     assert tracker.recorded() == set()
     tracker.record(results[0])
     (run,) = children(tracker)
     assert run.info.status == "FINISHED" and "failure" not in run.data.tags
-    tracker.record_failure(spec, "too late")
+    artifacts = {artifact.path for artifact in tracker.client.list_artifacts(run.info.run_id)}
+    assert "traceback.txt" not in artifacts and "model.safetensors" in artifacts
+    tracker.record_failure(spec, Failure("too late"))
     assert children(tracker)[0].info.status == "FINISHED"
 
 
@@ -175,6 +234,9 @@ def test_parents_hold_the_cell_s_statistics(results, database):
         assert ("cell/p" in metrics) == (label != best)
         if label != best:
             assert metrics["cell/p"] == pytest.approx(wilcoxon_greater(scores[best], scores[label]).p)
+    with closing(sqlite3.connect(database.removeprefix("sqlite:///"))) as file:
+        counted = {table for (table,) in file.execute("SELECT DISTINCT tbl FROM sqlite_stat1")}
+    assert {"runs", "tags", "params", "latest_metrics"} <= counted, "sqlite knows how to sort many runs"
     nested = [run.data.tags["mlflow.parentRunId"] for run in children(tracker)]
     assert sorted(set(nested)) == sorted(parent.info.run_id for parent in parents)
 
@@ -223,9 +285,9 @@ def test_a_damaged_result_is_not_recorded(results, database, tmp_path):
     storage = Storage(tmp_path)
     folder = storage.run_folder(results[0].spec.key)
     results[0].save(folder)
-    content = bytearray((folder / "arrays.safetensors").read_bytes())
+    content = bytearray((folder / MARKER).read_bytes())
     content[-1] ^= 1
-    (folder / "arrays.safetensors").write_bytes(content)
+    (folder / MARKER).write_bytes(content)
     recorder = Recorder(tracker, storage)
     recorder.result(results[0].spec)
     recorder.close()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import os
 import shutil
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pickle import UnpicklingError
 from typing import Any
 
 # before Ray is imported, which reads some of them then
@@ -20,19 +22,33 @@ for _name, _value in {
     "TUNE_MAX_PENDING_TRIALS_PG": "8",  # else a custom searcher's trials start one by one
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # Ray's own state is never read back
     "TUNE_WARN_THRESHOLD_S": "30",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # the sweep names them itself, and MLflow has their tracebacks
 }.items():
     os.environ.setdefault(_name, _value)
 
 import ray
+import ray.exceptions
 import ray.tune
 import torch
 
+from tune import packing
 from tune.display import Display
+from tune.failure import Failure
 from tune.grid import Trial
+from tune.others import LOOK_EVERY_S, Others
 from tune.schedule import Schedule, State
 from tune.searcher import GridSearcher, Watcher
 from tune.storage import Storage
+from tune.timing import time_trial
 from tune.trainable import job, train_trial
+
+log = logging.getLogger(__name__)
+
+AUTO = "auto"
+"""Of `--gpus-per-trial`: measured."""
+
+TRAINABLES: dict[str, Callable[[dict[str, Any]], None]] = {"training": train_trial, "timing": time_trial}
+"""What a worker does with a trial, by the kind of its grid."""
 
 MAX_FAILURES = 3
 """How often a trial is started again, from its newest checkpoint, after its worker failed."""
@@ -50,50 +66,83 @@ def run_trials(
     schedule: Schedule,
     storage: Storage,
     display: Display,
-    on_end: Callable[[Trial, dict[str, str]], None],
+    on_end: Callable[[Trial, dict[str, Failure]], None],
+    kind: str = "training",
 ) -> bool:
-    """Run the schedule to its end. Returns whether it was interrupted; raises ClusterError before it begins."""
-    _check_resources(options)
-    _connect(options.address)
+    """Run the schedule, of a grid of this kind, to its end.
+
+    Returns whether it was interrupted; raises ClusterError before it begins.
+    """
+    check_resources(options, kind)
+    connect(options.address)
     try:
-        resources = _resources(options)
-        device = "cuda" if resources["gpu"] else "cpu"  # a trial that was given no GPU takes none
-        searcher = GridSearcher(
-            schedule,
-            lambda trial: job(trial, storage, options.data_dir, options.cpus_per_trial, device),
-            on_end,
-            lambda trial: _why(storage, trial),
-        )
-        interrupted = False
-        name = time.strftime("%Y%m%d-%H%M%S") + f"-{os.getpid()}"
+        trials = [entry.trial for entry in schedule.entries.values()]
+        share = gpus(options, kind, trials)
+        on_gpus = any(map(share, trials))
+        device = "cuda" if on_gpus else "cpu"  # a trial that was given no GPU takes none
+        others = Others(schedule, storage, display.left_to_another, on_end)
 
-        tuner = ray.tune.Tuner(
-            ray.tune.with_resources(train_trial, resources),
-            tune_config=ray.tune.TuneConfig(
-                search_alg=searcher,
-                num_samples=-1,
-                reuse_actors=False,  # a reused actor keeps its GPU memory
-                trial_dirname_creator=lambda trial: trial.config["key"],
-            ),
-            run_config=ray.tune.RunConfig(
-                name=name,
-                storage_path=str(storage.ray_folder),
-                failure_config=ray.tune.FailureConfig(max_failures=MAX_FAILURES),
-                callbacks=[Watcher(display.started, display.progressed)],
-                verbose=0,
-            ),
-        )
+        def tuner(name: str) -> ray.tune.Tuner:
+            searcher = GridSearcher(
+                schedule,
+                lambda trial: (
+                    job(trial, storage, options.data_dir, options.cpus_per_trial, device) | {"gpus": share(trial)}
+                ),
+                others,
+                on_end,
+                lambda trial, raised: _failures(storage, trial, raised),
+            )
+            return ray.tune.Tuner(
+                ray.tune.with_resources(
+                    TRAINABLES[kind],
+                    lambda config: ray.tune.PlacementGroupFactory([{"CPU": config["threads"], "GPU": config["gpus"]}]),
+                ),
+                tune_config=ray.tune.TuneConfig(
+                    search_alg=searcher,
+                    num_samples=-1,
+                    # a worker takes a second or two to start; but one that is reused keeps its GPU memory
+                    reuse_actors=not on_gpus,
+                    trial_dirname_creator=lambda trial: trial.config["key"],
+                ),
+                run_config=ray.tune.RunConfig(
+                    name=name,
+                    storage_path=str(storage.ray_folder),
+                    failure_config=ray.tune.FailureConfig(max_failures=MAX_FAILURES),
+                    callbacks=[Watcher(display.started, display.progressed)],
+                    verbose=0,
+                ),
+            )
+
         try:
-            tuner.fit()
+            while not schedule.exhausted:
+                others.look()
+                if schedule.ready:
+                    name = time.strftime("%Y%m%d-%H%M%S") + f"-{os.getpid()}"
+                    try:
+                        tuner(name).fit()
+                    except (OSError, EOFError, UnpicklingError) as error:
+                        # Ray's own notes, on a disk that may be full; nothing is lost with them
+                        log.warning("Ray Tune: %s: %s", type(error).__name__, error)
+                    shutil.rmtree(storage.ray_folder / name, ignore_errors=True)
+                    if schedule.ready or schedule.count(State.RUNNING):
+                        break  # Ctrl-C: Ray Tune has stopped the trials, and raises nothing
+                else:
+                    time.sleep(LOOK_EVERY_S)  # all that is left is trained by other sweeps
         except KeyboardInterrupt:
-            interrupted = True
-        shutil.rmtree(storage.ray_folder / name, ignore_errors=True)
-        return interrupted or not schedule.exhausted or schedule.count(State.RUNNING) > 0
+            return True
+        return not schedule.exhausted or schedule.count(State.RUNNING) > 0
     finally:
-        ray.shutdown()
+        disconnect()
 
 
-def _connect(address: str | None) -> None:
+def disconnect() -> None:
+    """Leave Ray, and end it if it was started here."""
+    # the recorder's thread lives on; Ray ends a process in which a thread collects something of Ray's afterwards
+    gc.collect()
+    ray.shutdown()
+
+
+def connect(address: str | None) -> None:
     """Start Ray here, or join the cluster at `address`."""
     local: dict[str, Any] = {
         "num_cpus": _here()["cpu"], "object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False
@@ -106,7 +155,7 @@ def _connect(address: str | None) -> None:
             host, _, port = address.rpartition(":")
             socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(address=address or "local", **quiet, **({} if address else local))
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ClusterError(f"--address {address}: {reason}" if address else f"Ray does not start: {reason}") from error
 
@@ -117,27 +166,41 @@ def _here() -> dict[str, int]:
     return {"cpu": cores, "gpu": torch.cuda.device_count()}
 
 
-def _check_resources(options: argparse.Namespace) -> None:
+def check_resources(options: argparse.Namespace, kind: str) -> None:
     """Raises ClusterError when a trial is to get more than this machine has, for then Ray would wait for ever."""
+    gpus = 0 if options.gpus_per_trial in (None, AUTO) else options.gpus_per_trial
+    if kind == "timing" and gpus != int(gpus):
+        raise ClusterError(f"--gpus-per-trial {gpus:g}: a timing gets whole GPUs; it would time its neighbours too")
     if options.address is not None:
         return  # a cluster may grow
-    for name, wanted in (("cpu", options.cpus_per_trial), ("gpu", options.gpus_per_trial or 0)):
+    for name, wanted in (("cpu", options.cpus_per_trial), ("gpu", gpus)):
         if wanted > _here()[name]:
             raise ClusterError(f"--{name}s-per-trial {wanted:g}: this machine has {_here()[name]}")
 
 
-def _resources(options: argparse.Namespace) -> dict[str, float]:
-    """What a trial gets: by default a whole GPU, where there are any."""
-    gpus = options.gpus_per_trial
-    if gpus is None:
-        gpus = 1.0 if ray.cluster_resources().get("GPU") else 0.0
-    return {"cpu": float(options.cpus_per_trial), "gpu": gpus}
+def gpus(options: argparse.Namespace, kind: str, trials: Sequence[Trial]) -> Callable[[Trial], float]:
+    """How many GPUs a trial gets: by default a whole one, where there are any.
+
+    Raises ClusterError where that cannot be known yet.
+    """
+    asked = options.gpus_per_trial
+    there = ray.cluster_resources()
+    if not there.get("GPU") and asked in (None, AUTO):
+        if options.address is not None and not there.get("CPU"):
+            # a head alone, whose workers are still to come: a guess would be kept for the whole sweep
+            raise ClusterError(
+                f"--address {options.address}: no machine that trains has joined yet, so whether trials are to have "
+                "GPUs cannot be seen; say --gpus-per-trial 1 (or a fraction), or 0"
+            )
+        return lambda trial: 0.0
+    if asked is None or (asked == AUTO and kind == "timing"):
+        return lambda trial: 1.0
+    if asked == AUTO:
+        return packing.shares(trials, options.cpus_per_trial)
+    return lambda trial: asked
 
 
-def _why(storage: Storage, trial: Trial) -> str:
-    """The last line of what the worker left, or that it left nothing."""
-    try:
-        lines = storage.error_file(trial.key).read_text().strip().splitlines()
-        return f"{lines[-1]} (see {storage.error_file(trial.key)})"
-    except (OSError, IndexError):
-        return f"its worker died {MAX_FAILURES + 1} times without a word: killed, or out of memory"
+def _failures(storage: Storage, trial: Trial, raised: Failure | None) -> dict[str, Failure]:
+    """Why a trial's runs have no result, by key: what its worker raised at last, or that it died."""
+    died = Failure(f"its worker died {MAX_FAILURES + 1} times without a word: killed, or out of memory")
+    return {spec.key: raised or died for spec in trial.runs if not storage.has_result(spec.key)}

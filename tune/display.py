@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import statistics
 import threading
 import time
 from collections import deque
@@ -20,21 +21,33 @@ from rich.text import Text
 
 from rme.config import RunSpec
 from tune.grid import Trial
-from tune.schedule import Schedule, State
+from tune.schedule import Entry, Schedule, State
 
 LINES_EVERY_S = 30.0
 """Pace of the plain progress lines."""
 
 
+SCORES = 5
+"""How many of the last scores are shown, where there is room."""
+
+FAILURES = 4
+"""How many of the last failures are shown."""
+
+
 @dataclass
 class _Progress:
-    """A trial's latest report, and when its first came."""
+    """A trial's latest report.
+
+    Attributes:
+        since: when its worker was started, on the monotonic clock.
+        began_s: seconds of training that were behind it then, in another driver or before its worker died.
+    """
 
     since: float
-    first_epoch: int | None = None
     epoch: int = 0
     val_elbo: float | None = None
     seconds: float = 0.0
+    began_s: float | None = None
 
 
 class Display:
@@ -50,8 +63,8 @@ class Display:
         self.done_before = done_before
         self.console = console or Console(stderr=True)
         self.running: dict[str, _Progress] = {}
-        self.pace: dict[tuple, float] = {}
-        self.scores: deque[str] = deque(maxlen=6)
+        self.pace = _Pace()
+        self.scores: deque[str] = deque(maxlen=SCORES)
         self.failures: list[str] = []
         self._lock = threading.Lock()
         self._line_due = 0.0
@@ -68,15 +81,26 @@ class Display:
             progress.epoch = int(report["epoch"])
             progress.val_elbo = report.get("val_elbo")
             progress.seconds = float(report["seconds"])
+            if progress.began_s is None:
+                progress.began_s = max(0.0, progress.seconds - (time.monotonic() - progress.since))
             if progress.epoch:
-                self.pace[_kind(self.schedule.entries[key].trial)] = progress.seconds / progress.epoch
+                self.pace.trained(self.schedule.entries[key], progress.seconds / progress.epoch)
         if time.monotonic() >= self._line_due:
             self._line_due = time.monotonic() + LINES_EVERY_S
             self._line(self.summary())
 
-    def ended(self, trial: Trial) -> None:
+    def left_to_another(self, trial: Trial) -> None:
+        """Another sweep on the same storage is training it."""
         with self._lock:
             self.running.pop(trial.key, None)
+        self._line(f"elsewhere  {trial.name}: another sweep is training it; waiting for its result")
+
+    def ended(self, trial: Trial) -> None:
+        with self._lock:
+            progress = self.running.pop(trial.key, None)
+            if progress is not None and progress.began_s is not None:
+                took = time.monotonic() - progress.since
+                self.pace.ended(trial, max(0.0, took - (progress.seconds - progress.began_s)))
 
     def failed(self, spec: RunSpec, reason: str) -> None:
         with self._lock:
@@ -84,7 +108,11 @@ class Display:
         self._line(f"FAILED     {spec.run_name}: {reason}")
 
     def recorded(self, spec: RunSpec, metrics: dict[str, float]) -> None:
-        text = f"{spec.run_name}: test {metrics['test/iwae']:.1f}, validation {metrics['val/iwae']:.1f} nats (IWAE)"
+        if "test/iwae" in metrics:
+            text = f"{spec.run_name}: test {metrics['test/iwae']:.1f}, validation {metrics['val/iwae']:.1f} nats (IWAE)"
+        else:
+            ms, sd = metrics["time/inference_ms"], metrics["time/inference_ms_sd"]
+            text = f"{spec.run_name}: {ms:.2f} ms a batch (sd {sd:.2f}), {metrics['time/ratio_to_vae']:.2f} times VAE"
         with self._lock:
             self.scores.append(text)
         self._line(f"finished   {text}")
@@ -93,7 +121,7 @@ class Display:
     @contextmanager
     def live(self) -> Iterator[None]:
         """Show it while the block runs; what is logged meanwhile stands above it."""
-        handler: logging.Handler = RichHandler(console=self.console, show_path=False, show_level=False)
+        handler: logging.Handler = RichHandler(console=self.console, show_time=False, show_path=False, show_level=False)
         root = logging.getLogger()
         if not self.console.is_terminal:
             handler = logging.StreamHandler()
@@ -111,63 +139,143 @@ class Display:
 
     def summary(self) -> str:
         """One line: runs by state, speed and the time to go."""
+        return " | ".join(filter(None, (self._counts(), self._speed())))
+
+    def _counts(self) -> str:
         count = self.schedule.count
         with self._lock:
             # what Ray was given and has no room for yet is waiting still
             running = sum(len(self.schedule.entries[key].trial.runs) for key in self.running)
-            waiting = count(State.WAITING) + count(State.RUNNING) - running
-            parts = [f"{self.done_before + count(State.DONE)} done", f"{running} running", f"{waiting} waiting"]
-            parts += [f"{count(state)} {state}" for state in (State.FAILED, State.SKIPPED) if count(state)]
-            speed = sum(
-                self.schedule.entries[key].trial.members * p.epoch / p.seconds
-                for key, p in self.running.items()
-                if p.seconds
-            )
-        line = "runs: " + ", ".join(parts)
-        if speed:
-            line += f" | {speed:.1f} member-epochs/s"
+        waiting = count(State.WAITING) + count(State.RUNNING) - running
+        parts = [f"{self.done_before + count(State.DONE):,} done", f"{running} running", f"{waiting:,} waiting"]
+        others = [state for state in State if state not in (State.DONE, State.RUNNING, State.WAITING)]
+        return "runs: " + ", ".join(parts + [f"{count(state)} {state}" for state in others if count(state)])
+
+    def _speed(self) -> str:
+        with self._lock:
+            trials = [(self.schedule.entries[key].trial, progress) for key, progress in self.running.items()]
+        moving = [(trial, progress) for trial, progress in trials if progress.seconds and progress.epoch]
+        if not moving:
+            return ""
+        epochs = sum(trial.members * p.epoch / p.seconds for trial, p in moving)
+        members = sum(trial.members * p.epoch / p.seconds / trial.runs[0].training_epochs for trial, p in moving)
+        text = f"{_rate(members, 'members')} ({epochs:,.1f} member-epochs/s)"
         left = self.seconds_left()
-        return line + (f" | {_duration(left)} to go" if left is not None else "")
+        return text + (f" | {_duration(left)} to go" if left is not None else "")
 
     def seconds_left(self) -> float | None:
-        """From the epochs' measured times, by kind of cell; a kind not met yet is taken for the slowest so far."""
+        """From the epochs' measured times; None before the first.
+
+        A kind of cell that has not run yet is scaled from those that have, by its counted work. The trials that are
+        under way share what is left, but the longest of them ends no sooner for that.
+        """
         with self._lock:
-            if not self.pace or not self.running:
+            if not self.pace.known or not self.running:
                 return None
-            slowest = max(self.pace.values())
-            work = 0.0
+            work = longest = 0.0
             for key, entry in self.schedule.entries.items():
-                if entry.state in (State.WAITING, State.RUNNING):
-                    done = self.running[key].epoch if key in self.running else 0
-                    epochs = entry.trial.runs[0].training_epochs - done
-                    work += epochs * self.pace.get(_kind(entry.trial), slowest)
-            return work / len(self.running)
+                if entry.state not in (State.WAITING, State.RUNNING):
+                    continue
+                done = self.running[key].epoch if key in self.running else 0
+                seconds = self.pace.seconds(entry, entry.trial.runs[0].training_epochs - done)
+                work += seconds
+                longest = max(longest, seconds if key in self.running else 0.0)
+            return max(work / len(self.running), longest)
 
     def _render(self) -> Group:
-        table = Table.grid(padding=(0, 2))
+        """Never higher than the terminal, and no line wider: what does not fit is counted, not shown."""
+        wide = self.console.width >= 100
+        bar_width = 24 if wide else 10
         with self._lock:
-            for key, progress in self.running.items():
-                trial = self.schedule.entries[key].trial
-                epochs = trial.runs[0].training_epochs
-                elbo = "" if progress.val_elbo is None else f"val ELBO {progress.val_elbo:.1f}"
-                bar = ProgressBar(total=epochs, completed=progress.epoch, width=24)
-                table.add_row(trial.name, bar, f"{progress.epoch}/{epochs} epochs", elbo)
-            scores = [Text(f"  {line}", style="dim") for line in self.scores]
-            failures = [Text(f"  failed: {line}", style="red") for line in self.failures[-4:]]
-        return Group(Text(self.summary(), style="bold"), table, *scores, *failures)
+            failures = self.failures[-min(FAILURES, 1 + self.console.height // 8) :]
+            more_failures = len(self.failures) - len(failures)
+            running = list(self.running.items())
+            scores = list(self.scores)
+        lines = [_line(self._counts(), "bold")]
+        if speed := self._speed():
+            lines.append(_line(speed, "bold"))
+        room = self.console.height - len(lines) - len(failures) - bool(more_failures) - 2
+        if len(running) + len(scores) > room:
+            scores = scores[-2:] if room > 8 else []
+        shown = running if len(running) + len(scores) <= room else running[: max(1, room - len(scores) - 1)]
+        table = Table.grid(padding=(0, 2), expand=True)
+        table.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
+        for width in (bar_width, None, None):
+            table.add_column(width=width, no_wrap=True, justify="left" if width else "right")
+        for key, progress in shown:
+            trial = self.schedule.entries[key].trial
+            epochs = trial.runs[0].training_epochs
+            bar = ProgressBar(total=epochs, completed=progress.epoch, width=bar_width)
+            elbo = "" if progress.val_elbo is None else f"{'val ' if wide else ''}ELBO {progress.val_elbo:.1f}"
+            table.add_row(trial.name, bar, f"{progress.epoch}/{epochs}{' epochs' if wide else ''}", elbo)
+        parts: list[Any] = [*lines, table]
+        if len(shown) < len(running):
+            parts.append(_line(f"and {len(running) - len(shown)} more trials", "dim"))
+        parts += [_line(f"  {text}", "dim") for text in scores]
+        if more_failures:
+            parts.append(_line(f"  {more_failures} failures before these", "red"))
+        parts += [_line(f"  failed: {text}", "red") for text in failures]
+        return Group(*parts)
 
     def _line(self, text: str) -> None:
         if not self.console.is_terminal:
             self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def _kind(trial: Trial) -> tuple:
+class _Pace:
+    """Measured seconds of an epoch by kind of cell, and of what a trial does besides training."""
+
+    def __init__(self) -> None:
+        self.known: dict[tuple, float] = {}
+        """Seconds of an epoch."""
+        self._per_work: dict[tuple, float] = {}
+        """Seconds of a whole training, for a unit of its trial's counted work."""
+        self._besides: dict[str, float] = {}
+
+    def trained(self, entry: Entry, epoch_s: float) -> None:
+        kind = _kind(entry.trial)
+        self.known[kind] = epoch_s
+        if entry.work > 0:
+            self._per_work[kind] = epoch_s * entry.trial.runs[0].training_epochs / entry.work
+
+    def ended(self, trial: Trial, besides_s: float) -> None:
+        """A trial spent so long on its start, its scores and its files."""
+        self._besides[trial.key] = besides_s
+
+    def seconds(self, entry: Entry, epochs: int) -> float:
+        """Of so many epochs of a trial, and of what comes with them; needs one kind that is known."""
+        kind = _kind(entry.trial)
+        epoch_s = self.known.get(kind)
+        if epoch_s is None:
+            # of its own method if possible: steps of one method waste alike
+            same = [value for (cell, _), value in self._per_work.items() if cell[0] == kind[0][0]]
+            scale = same or list(self._per_work.values())
+            if scale:
+                epoch_s = statistics.fmean(scale) * entry.work / entry.trial.runs[0].training_epochs
+            else:
+                epoch_s = max(self.known.values())
+        return epochs * epoch_s + (statistics.fmean(self._besides.values()) if self._besides else 0.0)
+
+
+def _kind(trial: Trial) -> tuple[tuple[str, str], int]:
     spec = trial.runs[0]
-    return spec.cell_key, trial.members
+    return (spec.method, spec.cell_key), trial.members
+
+
+def _line(text: str, style: str) -> Text:
+    return Text(text, style=style, no_wrap=True, overflow="ellipsis")
+
+
+def _rate(per_second: float, what: str) -> str:
+    """In the shortest unit of time in which it is one at least."""
+    seconds, unit = next(((s, u) for s, u in ((1, "s"), (60, "min")) if per_second * s >= 1), (3600, "h"))
+    return f"{per_second * seconds:,.1f} {what}/{unit}"
 
 
 def _duration(seconds: float) -> str:
     minutes = seconds / 60
     if minutes < 1:
         return f"{seconds:.0f} s"
-    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+    if minutes < 90:
+        return f"{minutes:.0f} min"
+    return f"{minutes / 60:.1f} h" if minutes < 48 * 60 else f"{minutes / 1440:.1f} days"

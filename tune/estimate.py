@@ -2,39 +2,38 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 import math
-import os
-import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
-from rme import data, evaluate, nets, noise
+import rme
+from bench.measure import image_seconds, step_seconds
+from rme import data
 from rme.allocator import keep_freed_memory
-from rme.checkpoint import write_atomically
 from rme.config import RunSpec
-from rme.data import Images, Split
-from rme.engine import Engine
-from rme.training import device_name, pick_device
+from rme.device import device_name, pick_device
+from tune.cache import UserCache
 from tune.grid import Trial
-
-SCORED_IMAGES = 16
-"""Images on which the cost of IWAE is timed."""
 
 REFERENCE = (1, 28, 28)
 """The images on which every kind of training is timed; for others only a VAE is."""
 
+DIRECT_S = 0.2
+"""The longest step of a whole array that is timed; of a longer one a member alone is, and a VAE's array."""
 
-def hours(trials: Iterable[Trial]) -> dict[tuple[str, str], float]:
+
+def hours(trials: Iterable[Trial], device: torch.device | None = None) -> dict[tuple[str, str], float]:
     """Estimated hours of computing on one slot of this machine (a core, or the GPU), by (data set, method).
 
-    For each method and order a training step and the scoring of a few images are timed with one member on random
-    28x28 images, at the largest dim in question. Other images are taken to cost as much more as they cost a VAE, and
-    each member of an array as much as one alone.
+    For each method and order a training step and the scoring of a few images are timed on random 28x28 images, at the
+    largest dim in question. Other images are taken to cost as much more as they cost a VAE. A step is timed in an
+    array of the trial's members where that is quick (`DIRECT_S`); otherwise alone, and what an array saves each
+    member is taken to be what it saves a VAE.
     """
     trials = list(trials)
     dims: dict[tuple[str, str], int] = {}
@@ -42,11 +41,11 @@ def hours(trials: Iterable[Trial]) -> dict[tuple[str, str], float]:
         spec = trial.runs[0]
         kind = (spec.method_label, spec.decoder)
         dims[kind] = max(dims.get(kind, 0), spec.dim)
-    known = _Cache()
+    known = StepTimes(device or pick_device("auto"))
     total: dict[tuple[str, str], float] = defaultdict(float)
     for trial in trials:
         spec = trial.runs[0]
-        step_s, image_s = known.cost(spec, dims[spec.method_label, spec.decoder])
+        step_s, image_s = known.cost(spec, dims[spec.method_label, spec.decoder], trial.members)
         train, held_out, test = data.get(spec.dataset).split_sizes
         steps = spec.training_epochs * math.ceil(train / spec.batch_size)
         # one test set is scored for a run, one validation set for each restart
@@ -57,84 +56,75 @@ def hours(trials: Iterable[Trial]) -> dict[tuple[str, str], float]:
     return dict(total)
 
 
-class _Cache:
+class StepTimes:
     """Timings of this machine, kept between commands in the user's cache folder."""
 
-    def __init__(self) -> None:
-        self.device = pick_device("auto")
-        folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "rme"
-        self.path = folder / "steps.json"
-        self.here = f"{device_name(self.device)}, torch {torch.__version__}"
-        try:
-            self.all = json.loads(self.path.read_text())
-        except (OSError, ValueError):
-            self.all = {}
-        self.costs: dict[str, list[float]] = self.all.setdefault(self.here, {})
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._cache = UserCache("steps.json", f"{device_name(device)}, torch {torch.__version__}, rme {_code()}")
+        self.costs: dict[str, float] = self._cache.values
 
-    def cost(self, spec: RunSpec, dim: int) -> tuple[float, float]:
-        """Seconds of a member's training step, and of one image's IWAE with 100 samples."""
-        spec = spec.model_copy(update={"dim": dim, "restarts": 1})
-        step_s, image_s = self._timed(spec, REFERENCE)
+    def cost(self, spec: RunSpec, dim: int, members: int) -> tuple[float, float]:
+        """Seconds of a member's training step in an array of so many, and of one image's IWAE with 100 samples."""
         shape = data.get(spec.dataset).shape
+        # the images are made up here: another data set's name would only ask for its files
+        spec = spec.model_copy(update={"dim": dim, "dataset": "mnist"})
+        step_s, image_s = self._step(spec, REFERENCE, members), self._image(spec, REFERENCE)
         if shape == REFERENCE:
             return step_s, image_s
-        vae = spec.model_copy(update={"method": "vae", "order": None, "decoder": "conv", "options": {}})
-        theirs, ours = self._timed(vae, shape), self._timed(vae, REFERENCE)
-        return step_s * theirs[0] / ours[0], image_s * theirs[1] / ours[1]
+        vae = _vae(spec)
+        dearer = self._step(vae, shape, members) / self._step(vae, REFERENCE, members)
+        return step_s * dearer, image_s * self._image(vae, shape) / self._image(vae, REFERENCE)
 
-    def _timed(self, spec: RunSpec, shape: tuple[int, int, int]) -> tuple[float, float]:
-        kind = f"{spec.method_label} {spec.decoder} {shape} dim {spec.dim} batch {spec.batch_size} {spec.precision}"
+    def member_step(self, spec: RunSpec, members: int) -> float:
+        """Seconds of a member's training step in an array of so many, timed as it is."""
+        shape = data.get(spec.dataset).shape
+        return self._known(step_seconds, spec.model_copy(update={"dataset": "mnist"}), shape, members)
+
+    def _step(self, spec: RunSpec, shape: tuple[int, int, int], members: int) -> float:
+        alone = self._known(step_seconds, spec, shape, 1)
+        if members == 1:
+            return alone
+        if members * alone <= DIRECT_S:
+            return self._known(step_seconds, spec, shape, members)
+        vae = _vae(spec)
+        return alone * self._known(step_seconds, vae, shape, members) / self._known(step_seconds, vae, shape, 1)
+
+    def _image(self, spec: RunSpec, shape: tuple[int, int, int]) -> float:
+        return self._known(image_seconds, spec, shape)
+
+    def _known(self, measure: Callable[..., float], spec: RunSpec, shape: tuple[int, int, int], *members: int) -> float:
+        kind = " ".join(map(str, (
+            measure.__name__, spec.method_label, spec.decoder, shape, "dim", spec.dim, "batch", spec.batch_size,
+            spec.precision, *members,
+        )))  # fmt: skip
         if kind not in self.costs:
-            self.costs[kind] = list(_measure(spec, shape, self.device))
-        step_s, image_s = self.costs[kind]
-        return step_s, image_s
+            with _as_in_a_trial(self.device):
+                self.costs[kind] = measure(spec, shape, self.device, *members)
+        return self.costs[kind]
 
     def save(self) -> None:
-        with suppress(OSError):  # a home that cannot be written only means measuring again
-            write_atomically(self.path, lambda path: path.write_text(json.dumps(self.all, indent=1)))
+        self._cache.save()
 
 
-def _measure(spec: RunSpec, shape: tuple[int, int, int], device: torch.device) -> tuple[float, float]:
+def _vae(spec: RunSpec) -> RunSpec:
+    """The VAE that stands for `spec` where other images or arrays are concerned."""
+    return spec.model_copy(update={"method": "vae", "order": None, "decoder": "conv", "options": {}})
+
+
+@contextmanager
+def _as_in_a_trial(device: torch.device) -> Iterator[None]:
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as in a trial
+    torch.set_num_threads(1)
     if device.type == "cpu":
         keep_freed_memory()
     try:
-        pixels = torch.randint(0, 256, (spec.batch_size, *shape), dtype=torch.uint8)
-        everything = torch.arange(len(pixels))
-        parents = None
-        if spec.parent is not None:
-            start = spec.parent.method_class(spec.parent, shape, 1)
-            nets.initialise(start, [noise.generator(0, 0, noise.INIT)])
-            parents = dict(start.state_dict())
-        split = Split(everything, everything, everything)
-        engine = Engine([spec], Images(pixels, pixels), [split], device=device, parents=parents)
-        index = everything.unsqueeze(0).to(device)
-        step_s = _seconds(lambda: engine.train_step(index), device)
-        few = index[:, :SCORED_IMAGES]
-        image_s = _seconds(
-            lambda: evaluate.scores(
-                engine.method,
-                engine.pixels,
-                few,
-                samples=100,
-                generators=[noise.generator(0, 0, noise.EVALUATE, device)],
-            ),
-            device,
-        )
-        return step_s, image_s / SCORED_IMAGES
+        yield
     finally:
         torch.set_num_threads(threads)
 
 
-def _seconds(work: Callable[[], object], device: torch.device, repeats: int = 2) -> float:
-    """The shortest of a few repeats, after one that warms up."""
-    work()
-    best = math.inf
-    for _ in range(repeats):
-        evaluate.synchronise(device)
-        began = time.perf_counter()
-        work()
-        evaluate.synchronise(device)
-        best = min(best, time.perf_counter() - began)
-    return best
+def _code() -> str:
+    """A digest of `rme`: timings of other code are of no use."""
+    files = sorted(Path(rme.__file__).parent.rglob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]

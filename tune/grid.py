@@ -3,6 +3,8 @@
 A grid's rows and defaults hold a value, a list of values or, for whole numbers, a range such as `0-9` for each field
 of RunSpec; a row stands for every combination. `method: all` is every registered method, `decoder: all` every decoder
 that the method supports, `order: all` or `order: lowest` its orders.
+
+`kind: timing` makes a grid's runs timings of inference (`rme.timing`), which train nothing.
 """
 
 from __future__ import annotations
@@ -11,16 +13,24 @@ import hashlib
 import itertools
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.reader import ReaderError
 
 from rme import data, methods
 from rme.config import RunSpec, SpecError
+from rme.timing import TimingSpec
+
+KINDS: dict[str, tuple[type[RunSpec], tuple[str, ...]]] = {
+    "training": (RunSpec, tuple(RunSpec.model_fields)),
+    "timing": (TimingSpec, TimingSpec.FIELDS),
+}
+"""For each kind of grid what a run of it is, and the fields that it has."""
 
 GRIDS = Path(__file__).parent / "grids"
 CELL_FIELDS = ("method", "order", "dataset", "dim", "decoder")
@@ -41,12 +51,14 @@ class Grid:
         runs: the runs that can be run, each once, in the grid's order.
         absent: for each cell that cannot be run yet, because its method or data set is not there, the values of one
             of its runs, how many runs it has, and why.
+        kind: what its runs are, a name of `KINDS`.
     """
 
     name: str
     description: str
     runs: tuple[RunSpec, ...]
     absent: tuple[AbsentCell, ...]
+    kind: str = "training"
 
 
 @dataclass(frozen=True)
@@ -68,13 +80,14 @@ def load(
     """
     path = find(source)
     content = _parse(path)
+    kind = content["kind"]
     wanted = [values for number, row in enumerate(content["rows"], 1) for values in _expand(content, row, path, number)]
     for values in wanted:
         for field, value in (overrides or {}).items():
-            _override(values, field, value)
-    wanted = _keep(wanted, only or {})
+            _override(values, field, value, kind)
+    wanted = _keep(wanted, only or {}, kind)
     name = str(content.get("name", path.stem))
-    return _grid(name, str(content.get("description", "")), wanted, path)
+    return _grid(name, str(content.get("description", "")), wanted, path, kind)
 
 
 def find(source: str) -> Path:
@@ -98,15 +111,22 @@ def _parse(path: Path) -> dict[str, Any]:
         mark = error.problem_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         raise GridError(f"{path}: {where}{error.problem or error.context}") from None
+    except ReaderError as error:  # a character that YAML does not allow
+        before = path.read_text()[: error.position]
+        line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
+        raise GridError(f"{path}: line {line}, column {column}: {error.reason}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise GridError(f"{path}: {error}") from None
     if not isinstance(content, dict) or not isinstance(content.get("rows"), list) or not content["rows"]:
         raise GridError(
-            f"{path}: a grid is a mapping with a list `rows`, and `name`, `description`, `defaults` if wanted"
+            f"{path}: a grid is a mapping with a list `rows`, and `name`, `description`, `kind`, `defaults` if wanted"
         )
-    unknown = set(content) - {"name", "description", "defaults", "rows"}
+    unknown = set(content) - {"name", "description", "kind", "defaults", "rows"}
     if unknown:
-        raise GridError(f"{path}: {', '.join(sorted(unknown))}: a grid has name, description, defaults and rows alone")
+        names = ", ".join(sorted(map(str, unknown)))
+        raise GridError(f"{path}: {names}: a grid has name, description, kind, defaults and rows alone")
+    if content.setdefault("kind", "training") not in KINDS:
+        raise GridError(f"{path}: kind: {content['kind']!r} must be one of {', '.join(KINDS)}")
     if not isinstance(content.setdefault("defaults", {}), dict):
         raise GridError(f"{path}: `defaults` must map fields to values")
     return content
@@ -117,9 +137,10 @@ def _expand(content: Mapping[str, Any], row: Any, path: Path, number: int) -> It
     if not isinstance(row, dict):
         raise GridError(f"{path}, row {number}: {row!r} must map fields to values")
     merged = {**content["defaults"], **row}
-    unknown = set(merged) - set(RunSpec.model_fields)
+    _, known = KINDS[content["kind"]]
+    unknown = set(merged) - set(known)
     if unknown:
-        fields = ", ".join(RunSpec.model_fields)
+        fields = ", ".join(known)
         raise GridError(f"{path}, row {number}: {', '.join(sorted(unknown))}: no such field; the fields are {fields}")
     if "method" not in merged:
         raise GridError(f"{path}, row {number}: it names no method")
@@ -154,38 +175,41 @@ def _values(field: str, value: Any) -> list[Any]:
     return [value]
 
 
-def _override(values: dict[str, Any], field: str, value: Any) -> None:
+def _override(values: dict[str, Any], field: str, value: Any, kind: str) -> None:
+    _, known = KINDS[kind]
     if field.startswith("options."):
         values["options"] = {**values.get("options", {}), field.removeprefix("options."): value}
-    elif field in RunSpec.model_fields:
+    elif field in known:
         values[field] = value
     else:
-        raise GridError(f"--set {field}={value}: no such field; the fields are {', '.join(RunSpec.model_fields)}")
+        raise GridError(f"--set {field}={value}: no such field; the fields are {', '.join(known)}")
 
 
-def _keep(wanted: list[dict[str, Any]], only: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
+def _keep(wanted: list[dict[str, Any]], only: Mapping[str, Sequence[str]], kind: str) -> list[dict[str, Any]]:
+    spec_class, known = KINDS[kind]
     for field, allowed in only.items():
-        if field not in RunSpec.model_fields:
-            fields = ", ".join(RunSpec.model_fields)
+        if field not in known:
+            fields = ", ".join(known)
             raise GridError(f"--only {field}={','.join(allowed)}: no such field; the fields are {fields}")
-        present = {_text(field, values) for values in wanted}
+        default = spec_class.model_fields[field].default
+        present = {_text(values.get(field, default)) for values in wanted}
         asked = {str(value).lower() for item in allowed for value in _values(field, item)}
         missing = sorted(asked - present)
         if missing:
             there = ", ".join(sorted(present, key=lambda t: (len(t), t)))
             raise GridError(f"--only {field}={','.join(missing)}: the grid has {field} {there}")
-        wanted = [values for values in wanted if _text(field, values) in asked]
+        wanted = [values for values in wanted if _text(values.get(field, default)) in asked]
     if not wanted:
         raise GridError("--only: no run of the grid fits all of it")
     return wanted
 
 
-def _text(field: str, values: Mapping[str, Any]) -> str:
-    default = RunSpec.model_fields[field].default
-    return str(values.get(field, default)).lower()
+def _text(value: Any) -> str:
+    return str(value).lower()
 
 
-def _grid(name: str, description: str, wanted: list[dict[str, Any]], path: Path) -> Grid:
+def _grid(name: str, description: str, wanted: list[dict[str, Any]], path: Path, kind: str) -> Grid:
+    spec_class, _ = KINDS[kind]
     runs: dict[str, RunSpec] = {}
     absent: dict[tuple, list[dict[str, Any]]] = defaultdict(list)
     reasons: dict[tuple, str] = {}
@@ -197,11 +221,11 @@ def _grid(name: str, description: str, wanted: list[dict[str, Any]], path: Path)
             reasons[cell] = reason
             continue
         try:
-            spec = RunSpec.of(values)
+            spec = spec_class.of(values)
         except SpecError as error:
             raise GridError(f"{path}: {error}") from None
         runs.setdefault(spec.key, spec)
-    default_restarts = RunSpec.model_fields["restarts"].default
+    default_restarts = spec_class.model_fields["restarts"].default
     cells = tuple(
         AbsentCell(
             values=of_cell[0],
@@ -211,7 +235,7 @@ def _grid(name: str, description: str, wanted: list[dict[str, Any]], path: Path)
         )
         for cell, of_cell in absent.items()
     )
-    return Grid(name, description, tuple(runs.values()), cells)
+    return Grid(name, description, tuple(runs.values()), cells, kind)
 
 
 def _why_absent(values: Mapping[str, Any]) -> str | None:
@@ -262,7 +286,11 @@ def with_parents(runs: Iterable[RunSpec]) -> list[RunSpec]:
     return list(ordered.values())
 
 
-def trials(runs: Iterable[RunSpec], seeds_per_trial: int) -> list[Trial]:
+ArraySize = int | Callable[[RunSpec], int]
+"""How many runs of a cell are trained as one array: a number, or what depends on the cell."""
+
+
+def trials(runs: Iterable[RunSpec], seeds_per_trial: ArraySize) -> list[Trial]:
     """Group runs of the same cell by seed into arrays, in the order in which the cells first appear."""
     cells: dict[str, list[RunSpec]] = defaultdict(list)
     for spec in runs:
@@ -270,5 +298,6 @@ def trials(runs: Iterable[RunSpec], seeds_per_trial: int) -> list[Trial]:
     found = []
     for members in cells.values():
         members.sort(key=lambda spec: spec.seed)
-        found += [Trial(tuple(members[i : i + seeds_per_trial])) for i in range(0, len(members), seeds_per_trial)]
+        size = seeds_per_trial if isinstance(seeds_per_trial, int) else seeds_per_trial(members[0])
+        found += [Trial(tuple(members[i : i + size])) for i in range(0, len(members), size)]
     return found

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 
 from rme.config import RunSpec
-from tune.grid import AbsentCell, Grid, Trial, trials, with_parents
+from tune.failure import Failure
+from tune.grid import AbsentCell, ArraySize, Grid, Trial, trials, with_parents
+from tune.schedule import skipped
 from tune.storage import Storage
 
 
@@ -19,6 +21,8 @@ class Plan:
         recorded: keys of runs that MLflow has, finished.
         on_storage: keys of runs whose results are on the storage.
         absent: cells whose method or data set is not there, and in how many trials they would be trained.
+        held_back: failures, by key, of runs that failed before and would again, and of those that start from them.
+        retried: keys of runs that failed before, if they and what starts from them are all that is to be trained.
     """
 
     grid: Grid
@@ -26,6 +30,8 @@ class Plan:
     recorded: frozenset[str]
     on_storage: frozenset[str]
     absent_trials: int
+    held_back: Mapping[str, Failure] = field(default_factory=dict)
+    retried: frozenset[str] | None = None
 
     @property
     def to_train(self) -> list[Trial]:
@@ -33,13 +39,20 @@ class Plan:
         needed = set()
         for trial in reversed(self.trials):  # children come after their parents
             for spec in trial.runs:
-                missing = spec.key not in self.recorded and spec.key not in self.on_storage
+                missing = not self.is_done(spec) and spec.key not in self.held_back
+                if self.retried is not None:
+                    again = spec.key in self.retried or (spec.parent is not None and spec.parent.key in self.retried)
+                    missing = missing and again
                 if missing or spec.key in needed:
                     needed.add(spec.key)
                     # a finished parent whose models were deleted is trained again
                     if spec.parent is not None and spec.parent.key not in self.on_storage:
                         needed.add(spec.parent.key)
         return [t for t in self.trials if any(spec.key in needed for spec in t.runs)]
+
+    def is_done(self, spec: RunSpec) -> bool:
+        """Whether MLflow or the storage has the run."""
+        return spec.key in self.recorded or spec.key in self.on_storage
 
     @property
     def to_record(self) -> list[RunSpec]:
@@ -64,17 +77,42 @@ class Plan:
         }
 
 
-def make_plan(grid: Grid, seeds_per_trial: int, recorded: Collection[str], storage: Storage) -> Plan:
+def make_plan(
+    grid: Grid, seeds_per_trial: ArraySize, recorded: Collection[str], storage: Storage, retry_failed: bool = False
+) -> Plan:
     """Group the grid's runs, and what they start from, into trials, and look up what is there.
 
-    Trials are made of the whole grid, done or not, so that a sweep that goes on finds its arrays as they were.
+    Trials are made of the whole grid, done or not, so that a sweep that goes on finds its arrays as they were. With
+    `retry_failed`, what failed before is all that is to be trained; without it, it is left alone.
     """
     runs = with_parents(grid.runs)
     grouped = trials(runs, seeds_per_trial)
     on_storage = frozenset(spec.key for spec in runs if storage.has_result(spec.key))
     known = frozenset(recorded) & {spec.key for spec in runs}
-    grouped = [part for trial in grouped for part in _unfinished_part(trial, known | on_storage, storage)]
-    return Plan(grid, tuple(grouped), known, on_storage, sum(_absent_trials(c, seeds_per_trial) for c in grid.absent))
+    failures = storage.failures({spec.key for spec in runs} - known - on_storage)
+    held_back = {} if retry_failed else with_children(failures, runs, known | on_storage)
+    settled = known | on_storage | held_back.keys()
+    grouped = [part for trial in grouped for part in _unfinished_part(trial, settled, storage)]
+    return Plan(
+        grid,
+        tuple(grouped),
+        known,
+        on_storage,
+        sum(_absent_trials(c, seeds_per_trial) for c in grid.absent),
+        held_back,
+        frozenset(failures) if retry_failed else None,
+    )
+
+
+def with_children(
+    failures: Mapping[str, Failure], runs: Collection[RunSpec], done: Collection[str]
+) -> dict[str, Failure]:
+    """These failures, and of the runs that cannot start because of them; `runs` has parents first."""
+    found = dict(failures)
+    for spec in runs:
+        if spec.parent is not None and spec.parent.key in found and spec.key not in done:
+            found.setdefault(spec.key, Failure(skipped(spec.parent)))
+    return found
 
 
 def _unfinished_part(trial: Trial, done: Collection[str], storage: Storage) -> list[Trial]:
@@ -85,5 +123,6 @@ def _unfinished_part(trial: Trial, done: Collection[str], storage: Storage) -> l
     return [Trial(finished), Trial(tuple(spec for spec in trial.runs if spec.key not in done))]
 
 
-def _absent_trials(cell: AbsentCell, seeds_per_trial: int) -> int:
-    return -(-cell.seeds // seeds_per_trial)
+def _absent_trials(cell: AbsentCell, seeds_per_trial: ArraySize) -> int:
+    # what cannot be run cannot be timed, so one array is as good a guess as another
+    return -(-cell.seeds // seeds_per_trial) if isinstance(seeds_per_trial, int) else 1

@@ -9,6 +9,9 @@ from collections import deque
 from collections.abc import Callable
 
 from rme.config import RunSpec
+from rme.result import Result
+from rme.timing import Timing
+from tune.failure import Failure
 from tune.storage import Storage
 from tune.tracking import Tracker
 
@@ -17,8 +20,14 @@ log = logging.getLogger(__name__)
 RETRY_AFTER_S = (1, 2, 5, 10, 20, 30)
 """Waits between tries while the server does not answer; the last is repeated."""
 
+LOCK_PATIENCE_S = 10.0
+"""How long another sweep may take to record a run before it is tried again later."""
+
 SUMMARISE_EVERY_S = 600.0
 """How often the cells' statistics are brought up to date while a sweep runs; it reads all of the experiment's runs."""
+
+SUMMARISE_SHARE = 0.01
+"""Part of the driver's time that they may take, which with thousands of runs makes them rarer."""
 
 
 class Recorder:
@@ -38,10 +47,13 @@ class Recorder:
         self.on_recorded = on_recorded
         self.failures: dict[str, str] = {}
         """Keys of runs that could not be recorded for good, and why."""
-        self._queue: deque[tuple[RunSpec, str | None]] = deque()
+        self._queue: deque[tuple[RunSpec, Failure | None]] = deque()
         self._changed = threading.Condition()
         self._closing = False
         self._given_up = threading.Event()
+        self._to_show: dict[str, tuple[float, RunSpec]] = {}
+        """For each cell the best run whose pictures are not in MLflow: making them for each better run would cost more
+        than recording it."""
         self._summary_due = time.monotonic() + SUMMARISE_EVERY_S
         self._thread = threading.Thread(target=self._work, name="recorder", daemon=True)
         self._thread.start()
@@ -50,16 +62,16 @@ class Recorder:
         """Record a run whose result is on the storage."""
         self._put(spec, None)
 
-    def failure(self, spec: RunSpec, reason: str) -> None:
+    def failure(self, spec: RunSpec, failure: Failure) -> None:
         """Record that a run came to nothing, and why."""
-        self._put(spec, reason)
+        self._put(spec, failure)
 
-    def _put(self, spec: RunSpec, reason: str | None) -> None:
+    def _put(self, spec: RunSpec, failure: Failure | None) -> None:
         with self._changed:
-            self._queue.append((spec, reason))
+            self._queue.append((spec, failure))
             self._changed.notify_all()
 
-    def close(self, timeout_s: float = 60) -> None:
+    def close(self, timeout_s: float = 120) -> None:
         """Wait until all is recorded, or until nothing more was for `timeout_s`."""
         with self._changed:
             self._closing = True
@@ -93,9 +105,13 @@ class Recorder:
             if first is None:
                 self._summarise()
                 return
-            spec, reason = first
+            spec, failure = first
             try:
-                self._record(spec, reason)
+                # two sweeps that record a run of one cell at once would each make its MLflow run, and its parent's
+                with self.storage.locks.holding(
+                    f"recording {self.tracker.experiment} {spec.cell_key}", patience_s=LOCK_PATIENCE_S
+                ):
+                    self._record(spec, failure)
             except Exception as error:  # whatever MLflow's stores raise, the result is safe on the storage
                 wait = RETRY_AFTER_S[min(tries, len(RETRY_AFTER_S) - 1)]
                 tries += 1
@@ -109,21 +125,35 @@ class Recorder:
                 self._summarise()
 
     def _summarise(self) -> None:
+        began = time.monotonic()
         try:
+            for cell, (_, spec) in list(self._to_show.items()):
+                result = self.storage.result(spec)
+                if isinstance(result, Result):
+                    self.tracker.show(result)
+                del self._to_show[cell]
             self.tracker.summarise_cells()
         except Exception as error:  # the next summary will say what this one did not
             log.warning("the cells are not summarised: %s", error)
-        self._summary_due = time.monotonic() + SUMMARISE_EVERY_S
+        now = time.monotonic()
+        self._summary_due = now + max(SUMMARISE_EVERY_S, (now - began) / SUMMARISE_SHARE)
 
-    def _record(self, spec: RunSpec, reason: str | None) -> None:
-        if reason is not None:
-            self.tracker.record_failure(spec, reason)
+    def _record(self, spec: RunSpec, failure: Failure | None) -> None:
+        if failure is not None:
+            self.tracker.record_failure(spec, failure)
             return
         result = self.storage.result(spec)
         if result is None:
             self.storage.discard(spec.key)
             self.failures[spec.key] = "its result on the storage was damaged; the same command trains it again"
             return
-        self.tracker.record(result)
+        if isinstance(result, Timing):
+            self.tracker.record_timing(result)
+        else:
+            self.tracker.record(result)
+            best = self._to_show.get(spec.cell_key)
+            score = result.metrics["val/iwae"]
+            if self.tracker.deserves_showing(result) and (best is None or score > best[0]):
+                self._to_show[spec.cell_key] = score, spec
         if self.on_recorded is not None:
             self.on_recorded(spec, result.metrics)

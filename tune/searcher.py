@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from typing import Any
 
 from ray.tune import Callback
 from ray.tune.search import Searcher
 
+from tune.failure import Failure
 from tune.grid import Trial
+from tune.others import Others
 from tune.schedule import Schedule
+
+log = logging.getLogger(__name__)
 
 
 class _NotPickled:
@@ -26,43 +31,60 @@ class GridSearcher(_NotPickled, Searcher):
     Args:
         schedule: the trials and how they stand.
         job: a trial's configuration for its worker.
-        on_end: called with each trial that ended, and for its runs that came to nothing the reasons by key.
-        why: the reason why a trial's worker failed, once Ray has given it up.
+        others: what other sweeps on the same storage do.
+        on_end: called with each trial that ended, and the failures of its runs that came to nothing, by key.
+        failed: the failures by key of a trial that Ray has given up; its second argument is what the worker last
+            raised, None if it died.
     """
 
     def __init__(
         self,
         schedule: Schedule,
         job: Callable[[Trial], dict[str, Any]],
-        on_end: Callable[[Trial, dict[str, str]], None],
-        why: Callable[[Trial], str],
+        others: Others,
+        on_end: Callable[[Trial, dict[str, Failure]], None],
+        failed: Callable[[Trial, Failure | None], dict[str, Failure]],
     ) -> None:
         super().__init__(metric="epoch", mode="max")
         self.schedule = schedule
         self.job = job
+        self.others = others
         self.on_end = on_end
-        self.why = why
+        self.failed = failed
         self.running: dict[str, Trial] = {}
+        self.raised: dict[str, Failure] = {}
 
     def suggest(self, trial_id: str) -> Any:
+        self.others.look()
         trial = self.schedule.next()
+        while trial is not None and self.others.have(trial):
+            trial = self.schedule.next()
         if trial is None:
-            # None asks Ray to come again; with nothing waiting there is nothing to come for
-            return Searcher.FINISHED if self.schedule.exhausted else None
+            # None asks Ray to come again. With nothing waiting there is nothing to come for; and while all that is left
+            # is trained by others, Ray would be deaf to Ctrl-C
+            left_to_others = not self.running and self.schedule.elsewhere
+            return Searcher.FINISHED if self.schedule.exhausted or left_to_others else None
         self.running[trial_id] = trial
         return self.job(trial)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        pass
+        self.raised.pop(trial_id, None)
+        if "raised" in result:
+            self.raised[trial_id] = Failure.from_json(result["raised"])
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         # with error=True only after Ray's retries are used up
         trial = self.running.pop(trial_id)
-        failures = json.loads((result or {}).get("failures", "{}"))
-        if error or result is None:
-            reason = self.why(trial)
-            failures = {spec.key: reason for spec in trial.runs}
-        self.schedule.finished(trial, failures)
+        raised = self.raised.pop(trial_id, None)
+        if result is not None and "held_elsewhere" in result:
+            self.others.leave(trial)
+            return
+        if error or result is None or "ended" not in result:
+            failures = self.failed(trial, raised)
+        else:
+            ended = json.loads(result["ended"])
+            failures = {key: Failure.from_json(text) for key, text in ended.items() if text is not None}
+        self.schedule.finished(trial, {key: failure.reason for key, failure in failures.items()})
         self.on_end(trial, failures)
 
     def save(self, checkpoint_path: str) -> None:
@@ -83,4 +105,19 @@ class Watcher(_NotPickled, Callback):
         self.on_start(trial.config["key"])
 
     def on_trial_result(self, iteration, trials, trial, result, **info) -> None:
+        for text in json.loads(result.get("warnings", "[]")):
+            log.warning("%s: %s", trial.config["name"], text)
         self.on_progress(trial.config["key"], result)
+
+    def on_trial_complete(self, iteration, trials, trial, **info) -> None:
+        _forget_metrics(trial)
+
+    def on_trial_error(self, iteration, trials, trial, **info) -> None:
+        _forget_metrics(trial)
+
+
+def _forget_metrics(trial) -> None:
+    """Ray keeps running means of every number that a trial ever reported, tens of KB a trial; nobody reads them."""
+    trial.run_metadata.metric_analysis.clear()
+    trial.run_metadata.metric_n_steps.clear()
+    trial.run_metadata.invalidate_cache()

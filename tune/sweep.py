@@ -13,7 +13,8 @@ import os
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,10 @@ from rich.console import Console
 from rme import data
 from rme.config import SpecError
 from tune import grid as grids
-from tune.grid import Grid, GridError, Trial
-from tune.plan import Plan, make_plan
+from tune.failure import Failure
+from tune.grid import ArraySize, Grid, GridError, Trial, with_parents
+from tune.locks import LockTimeout
+from tune.plan import Plan, make_plan, with_children
 from tune.storage import Storage, StorageError
 
 DEFAULT_TRACKING = "sqlite:///mlflow.db"
@@ -45,6 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except _expected_errors() as error:
         console.print(f"sweep: {error}", markup=False, highlight=False, soft_wrap=True, style="red")
         return 2
+    except KeyboardInterrupt:  # a second time, or before anything was started
+        console.print("stopped at once; the same command goes on where this one was", highlight=False)
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -69,9 +75,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--address", metavar="auto|HOST:PORT", help="a running Ray cluster (default: start Ray here)")
     add("--cpus-per-trial", type=_positive(int), default=1, metavar="N", help="cores of a trial (default: 1)")
-    add("--gpus-per-trial", type=_positive(float, zero=True), metavar="F",
-        help="GPUs of a trial, or a fraction (default: 1 if there are any, else 0)")  # fmt: skip
-    add("--seeds-per-trial", type=_positive(int), default=2, metavar="N", help="runs trained as one array (default: 2)")
+    add("--gpus-per-trial", type=_gpus, metavar="F|auto", help="GPUs of a trial, or a fraction; auto: as many trials "
+        "on a GPU as its memory holds, which is measured (default: 1 if there are any, else 0)")  # fmt: skip
+    add("--seeds-per-trial", type=_positive(int), metavar="N", help="runs trained as one array (default: 2)")
+    add("--members", type=_members, metavar="N|auto", help="instead: models trained as one array, which holds whole "
+        "runs; auto: as many as pays on this machine's device, which is measured once")  # fmt: skip
+    add("--search", choices=["optuna"], help="choose fields of the one cell that is left by validation, with --space")
+    add("--samples", type=_positive(int), metavar="N", help="with --search: how many values to try (default: 20)")
+    add("--space", metavar="NAME|FILE.yaml", help="with --search: the fields and where to look, by its name in "
+        "tune/spaces or a file")  # fmt: skip
+    add("--experiment", type=_name, metavar="NAME", help="name of the MLflow experiment (default: the grid's)")
+    add("--retry-failed", action="store_true", help="train just those runs again that failed")
     add("--plan", action="store_true", help="start nothing: print what would run, what is done, and the hours")
     add("--json", action="store_true", help="with --plan: as one JSON object")
     return parser
@@ -88,6 +102,26 @@ def _positive(kind: type, zero: bool = False):
     return parse
 
 
+def _members(text: str) -> int | str:
+    return text if text == "auto" else _positive(int)(text)
+
+
+_members.__name__ = "number of models"
+
+
+def _gpus(text: str) -> float | str:
+    return text if text == "auto" else _positive(float, zero=True)(text)
+
+
+_gpus.__name__ = "number of GPUs"
+
+
+def _name(text: str) -> str:
+    if not text.strip() or "/" in text or text.startswith("."):
+        raise argparse.ArgumentTypeError(f"{text!r} must be a plain name, without /")  # folders are named after it
+    return text
+
+
 def _assignments(option: str, texts: Sequence[str]) -> dict[str, str]:
     found = {}
     for text in texts:
@@ -98,7 +132,8 @@ def _assignments(option: str, texts: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _load_grid(options: argparse.Namespace) -> Grid:
+def _load_grid(options: argparse.Namespace, whole: bool = False) -> Grid:
+    """The grid as the options say; `whole`: without --only."""
     only = {field: value.split(",") for field, value in _assignments("--only", options.only).items()}
     overrides: dict[str, Any] = {}
     for field, text in _assignments("--set", options.set).items():
@@ -108,31 +143,96 @@ def _load_grid(options: argparse.Namespace) -> Grid:
             overrides[field] = text
     if options.dataset:
         overrides["dataset"] = options.dataset
-    return grids.load(options.grid, only, overrides)
+    grid = grids.load(options.grid, None if whole else only, overrides)
+    return replace(grid, name=options.experiment) if options.experiment else grid
 
 
 def _run(options: argparse.Namespace, console: Console) -> int:
     if options.json and not options.plan:
         raise GridError("--json goes with --plan")
+    _check_search(options)
     grid = _load_grid(options)
     storage = Storage(options.storage)
+    options.array_size = _array_size(options, grid, storage)
     if options.plan:
-        from tune.tracking import recorded_without_creating
+        from tune.settings import other_settings
+        from tune.tracking import finished_without_creating, run_keys
 
-        recorded = recorded_without_creating(options.tracking_uri, grid.name)
-        _print_plan(make_plan(grid, options.seeds_per_trial, recorded, storage), options)
+        finished = finished_without_creating(options.tracking_uri, grid.name)
+        _print_plan(
+            make_plan(grid, options.array_size, run_keys(finished), storage, options.retry_failed),
+            options,
+            other_settings(grid, finished, lambda: _load_grid(options, whole=True)),
+        )
         return 0
     if grid.absent:
         raise GridError(_refusal(grid))
 
+    if options.search:
+        from tune.search import search
+
+        return search(options, grid, storage, console, lambda parents: _train(options, parents, storage, console))
+    return _train(options, grid, storage, console)
+
+
+def _array_size(options: argparse.Namespace, grid: Grid, storage: Storage) -> ArraySize:
+    """How many runs an array holds."""
+    if options.members is not None and options.seeds_per_trial is not None:
+        raise GridError("--members and --seeds-per-trial both say how large an array is: give one of them")
+    if grid.kind == "timing":
+        return 1  # nothing is timed beside anything else
+    if options.members is None:
+        return options.seeds_per_trial or 2
+    if options.members != "auto":
+        return lambda spec: max(1, options.members // spec.restarts)
+    from rme.device import pick_device
+    from tune import members
+
+    device = pick_device("cpu" if options.gpus_per_trial == 0 else "auto")
+    if options.address is not None and device.type == "cpu" and options.gpus_per_trial != 0:
+        raise GridError("--members auto measures on this machine, which has no GPU to measure on: say --members N")
+    return members.measured(with_parents(grid.runs), storage, device, keep=not options.plan)
+
+
+def _check_search(options: argparse.Namespace) -> None:
+    if not options.search:
+        for option in ("samples", "space"):
+            if getattr(options, option) is not None:
+                raise GridError(f"--{option} goes with --search optuna")
+        return
+    if options.space is None:
+        raise GridError("--search needs --space NAME|FILE.yaml, the fields to choose and where to look")
+    if options.plan:
+        raise GridError("--plan goes without --search")
+    options.samples = options.samples or 20
+
+
+def _train(options: argparse.Namespace, grid: Grid, storage: Storage, console: Console) -> int:
+    """Sweep the grid."""
     from tune.tracking import Tracker
 
     storage.check_writable()
+    if not storage.locks.supported:
+        console.print(f"--storage {storage.root} knows no file locks: let one sweep at a time use it", style="yellow")
     for name in dict.fromkeys(spec.dataset for spec in grid.runs):
         data.get(name).prepare(options.data_dir)
-    tracker = Tracker(options.tracking_uri, grid.name)
-    plan = make_plan(grid, options.seeds_per_trial, tracker.recorded(), storage)
+    # two that make a new database at once would break it
+    with storage.locks.holding(f"opening {options.tracking_uri}", patience_s=600):
+        tracker = Tracker(options.tracking_uri, grid.name)
+    plan = _checked_plan(options, grid, tracker, storage)
+    for key in plan.retried or ():
+        storage.forget_failure(key)
     return _sweep(options, plan, storage, tracker, console)
+
+
+def _checked_plan(options: argparse.Namespace, grid: Grid, tracker, storage: Storage) -> Plan:
+    """The plan; raises SettingsError. What MLflow gives is large, and let go of before the sweep starts."""
+    from tune.settings import check_settings
+    from tune.tracking import run_keys
+
+    finished = tracker.finished()
+    check_settings(grid, finished, lambda: _load_grid(options, whole=True))
+    return make_plan(grid, options.array_size, run_keys(finished), storage, options.retry_failed)
 
 
 def _sweep(options: argparse.Namespace, plan: Plan, storage: Storage, tracker, console: Console) -> int:
@@ -144,14 +244,14 @@ def _sweep(options: argparse.Namespace, plan: Plan, storage: Storage, tracker, c
     to_train = plan.to_train
     training = {spec.key for trial in to_train for spec in trial.runs}
     schedule = Schedule.of(to_train, plan.on_storage - training)
-    done = sum(len(t.runs) for t in plan.trials) - len(training)
+    done = sum(plan.is_done(spec) for t in plan.trials for spec in t.runs if spec.key not in training)
     display = Display(schedule, done, console)
     if done:
         console.print(f"{plan.grid.name}: {done} runs are done already", highlight=False)
     told: set[str] = set()
     runs = {spec.key: spec for trial in to_train for spec in trial.runs}
 
-    def on_end(trial: Trial, failures: dict[str, str]) -> None:
+    def on_end(trial: Trial, failures: dict[str, Failure]) -> None:
         display.ended(trial)
         for spec in trial.runs:
             if spec.key not in failures:
@@ -159,21 +259,36 @@ def _sweep(options: argparse.Namespace, plan: Plan, storage: Storage, tracker, c
         # the trial's own failures, and what was skipped because of them
         for key in schedule.failed_runs.keys() - told:
             told.add(key)
-            display.failed(runs[key], schedule.failed_runs[key])
-            recorder.failure(runs[key], schedule.failed_runs[key])
+            failure = failures.get(key) or Failure(schedule.failed_runs[key])
+            display.failed(runs[key], failure.reason)
+            recorder.failure(runs[key], failure)
+            if failure.lasting:
+                _keep(failure, key, storage)
 
     interrupted = False
     with display.live(), Recorder(tracker, storage, display.recorded) as recorder:
         for spec in plan.to_record:
             if spec.key not in training:
                 recorder.result(spec)
+        for trial in plan.trials:
+            for spec in trial.runs:
+                if spec.key in plan.held_back:
+                    recorder.failure(spec, plan.held_back[spec.key])
         if to_train:
             from tune.cluster import run_trials
 
-            interrupted = run_trials(options, schedule, storage, display, on_end)
+            interrupted = run_trials(options, schedule, storage, display, on_end, plan.grid.kind)
     failed = schedule.failed_runs | recorder.failures
-    _write_report(console, plan.grid.name, options)
-    return _farewell(console, plan, failed, recorder.left, interrupted, time.monotonic() - began)
+    if plan.grid.kind == "training" and not options.search:  # a timing has no scores
+        _write_report(console, plan.grid.name, options)
+    return _farewell(console, plan, storage, failed, recorder.left, interrupted, time.monotonic() - began)
+
+
+def _keep(failure: Failure, key: str, storage: Storage) -> None:
+    try:
+        storage.save_failure(key, failure)
+    except OSError as error:  # then the same command tries the run again, which is not what it is worth stopping for
+        logging.getLogger(__name__).warning("the failure is not kept: %s", error)
 
 
 def _write_report(console: Console, experiment: str, options: argparse.Namespace) -> None:
@@ -189,22 +304,43 @@ def _write_report(console: Console, experiment: str, options: argparse.Namespace
 
 
 def _farewell(
-    console: Console, plan: Plan, failed: dict[str, str], left: list, interrupted: bool, seconds: float
+    console: Console,
+    plan: Plan,
+    storage: Storage,
+    failed: Mapping[str, str],
+    left: list,
+    interrupted: bool,
+    seconds: float,
 ) -> int:
     """Say how it ended; the exit status."""
     runs = {spec.key: spec for trial in plan.trials for spec in trial.runs}
+    for key, failure in plan.held_back.items():
+        _say_failed(console, f"failed before: {runs[key].run_name}: {failure.reason}")
     for key, reason in failed.items():
-        console.print(f"failed: {runs[key].run_name}: {reason}", markup=False, highlight=False, style="red")
+        _say_failed(console, f"failed: {runs[key].run_name}: {reason}")
     for spec in left:
         console.print(f"not recorded yet: {spec.run_name}", highlight=False, style="red")
     if interrupted:
         console.print("stopped; the same command goes on where this one was", highlight=False)
         return 130
-    text = f"{plan.grid.name}: {len(runs) - len(failed)} of {len(runs)} runs are done, in {seconds:.0f} s"
+    training = {spec.key for trial in plan.to_train for spec in trial.runs}
+    undone = {key for key, spec in runs.items() if key in failed or not (plan.is_done(spec) or key in training)}
+    text = f"{plan.grid.name}: {len(runs) - len(undone)} of {len(runs)} runs are done, in {seconds:.0f} s"
     console.print(text, highlight=False)
+    lasting = storage.failures(undone)
+    stuck = with_children(lasting, runs.values(), runs.keys() - undone)
+    if lasting:
+        console.print("--retry-failed trains those that failed again; the tracebacks are in MLflow", highlight=False)
+    if undone - stuck.keys():
+        plain = "the same command" if plan.retried is None else "the command without --retry-failed"
+        console.print(f"{plain} goes on with the other {len(undone - stuck.keys())}", highlight=False)
     if left:
         console.print("the results are safe on the storage; the same command again records them", highlight=False)
-    return 1 if failed or left else 0
+    return 1 if undone or left else 0
+
+
+def _say_failed(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True, style="red")
 
 
 def _refusal(grid: Grid) -> str:
@@ -225,17 +361,17 @@ def _example(grid: Grid) -> str:
     return f"--only method={methods} --only dataset={datasets}"
 
 
-def _print_plan(plan: Plan, options: argparse.Namespace) -> None:
+def _print_plan(plan: Plan, options: argparse.Namespace, other_settings: str | None) -> None:
     from tune import estimate
 
     counts = plan.counts()
-    hours = estimate.hours(plan.to_train)
+    hours = estimate.hours(plan.to_train) if plan.grid.kind == "training" else {}
     absent = sorted({cell.reason for cell in plan.grid.absent})
     if options.json:
         by_kind = [{"dataset": d, "method": m, "hours": round(h, 3)} for (d, m), h in sorted(hours.items())]
         about = {
             "grid": plan.grid.name, **counts, "hours": round(sum(hours.values()), 3), "hours_by": by_kind,
-            "cells_without_estimate": len(plan.grid.absent), "absent": absent,
+            "cells_without_estimate": len(plan.grid.absent), "absent": absent, "other_settings": other_settings,
         }  # fmt: skip
         print(json.dumps(about))
         return
@@ -265,13 +401,17 @@ def _print_plan(plan: Plan, options: argparse.Namespace) -> None:
         out.print(table)
     for reason in absent:
         out.print(f"not there yet: {reason}", highlight=False)
+    if plan.held_back:
+        out.print(f"{len(plan.held_back)} runs failed, or start from one that did: --retry-failed trains them again")
+    if other_settings is not None:
+        out.print(f"it would not start: {other_settings}", markup=False, highlight=False, soft_wrap=True, style="red")
 
 
 def _expected_errors() -> tuple[type[Exception], ...]:
     """What says of itself what is wrong; from the modules that import MLflow and Ray too, if they were imported."""
-    late = {"tune.tracking": "TrackingError", "tune.cluster": "ClusterError"}
+    late = {"tune.tracking": "TrackingError", "tune.cluster": "ClusterError", "tune.settings": "SettingsError"}
     imported = [getattr(sys.modules[module], name) for module, name in late.items() if module in sys.modules]
-    return (GridError, SpecError, StorageError, data.DataError, *imported)
+    return (GridError, SpecError, StorageError, LockTimeout, data.DataError, *imported)
 
 
 if __name__ == "__main__":

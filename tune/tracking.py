@@ -6,32 +6,42 @@ A run is found by its tag `run_key`; one left half-written by a killed driver is
 
 from __future__ import annotations
 
-import json
 import logging
 import os
+import sqlite3
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Iterator
+from contextlib import closing
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines for each run
 
-import numpy as np
 import pandas as pd
 import torchvision
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Metric, Param, Run, RunStatus, RunTag, ViewType
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
+from mlflow.store.artifact.artifact_repo import ArtifactRepository
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from safetensors.torch import save_file
 from torch import Tensor
 
 from analysis.collect import CELL, AmbiguousRuns, collect
 from analysis.stats import compare_column
 from rme import data
-from rme.config import RunSpec
+from rme.config import SCHEMA, RunSpec
 from rme.result import Result
+from rme.timing import Timing
+from tune.failure import Failure
+from tune.samples import Outcome, Sample, Samples
 
 log = logging.getLogger(__name__)
 for _name in ("mlflow", "alembic"):
@@ -40,7 +50,19 @@ for _name in ("mlflow", "alembic"):
 METRICS_PER_BATCH = 1000
 """MLflow's limit for one log_batch."""
 
+CONNECT_S = 10.0
+"""How long a tracking server may take to answer at all."""
+
 CELL_TAG = "cell_key"
+
+SHOWN = "shown_val_iwae"
+"""Tag of a cell's run: the validation IWAE of the run whose pictures it has."""
+
+MODEL = "model.safetensors"
+"""Artifact of a run: one file, for a sweep leaves thousands."""
+
+TRACEBACK = "traceback.txt"
+"""Artifact of a failed run."""
 
 
 class TrackingError(RuntimeError):
@@ -58,12 +80,23 @@ class Tracker:
         TrackingError: the server does not answer, or the URI is of no kind that MLflow knows.
     """
 
+    note = (
+        "A run for each cell, with mean and sd over its seeds, rank and p within its column; below it, a run for each "
+        "seed. In the search box:\n\n"
+        "- the cells alone: `tags.cell_key != ''`, sorted by `cell/mean`\n"
+        "- a table's column: `tags.cell_key != '' and params.dataset = 'mnist' and params.dim = '10'`\n"
+        "- a cell with its runs: `tags.cell = 'MNIST d10 RME(5)'`\n"
+        "- what failed: `attributes.status = 'FAILED'`\n"
+    )
+    """The experiment's description in MLflow, how to find one's way among thousands of runs."""
+
     def __init__(self, uri: str, experiment: str) -> None:
         self.uri = uri
         self.experiment = experiment
-        self._cells: dict[str, str] = {}
+        self._parents: dict[str, Run] = {}
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
         path = sqlite_path(uri)
+        _check_answers(uri)
         try:
             if path is not None:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,8 +105,9 @@ class Tracker:
             if found is None:
                 # beside the database, not in whatever folder the command was given
                 artifacts = (path.parent / "mlartifacts" / experiment).as_uri() if path else None
-                tags = {"mlflow.experimentKind": "custom_model_development"}  # else the UI opens on GenAI traces
-                self.experiment_id = self.client.create_experiment(experiment, artifacts, tags)
+                # the kind, else the UI opens on GenAI traces
+                tags = {"mlflow.experimentKind": "custom_model_development", "mlflow.note.content": self.note}
+                self.experiment_id = self._create(experiment, artifacts, tags)
             else:
                 self._check_active(found)
                 self.experiment_id = found.experiment_id
@@ -81,6 +115,15 @@ class Tracker:
             raise
         except Exception as error:  # MLflow lets through what its many stores raise
             raise TrackingError(f"--tracking-uri {uri}: {_first_line(error)}") from error
+
+    def _create(self, experiment: str, artifacts: str | None, tags: dict[str, Any]) -> str:
+        try:
+            return self.client.create_experiment(experiment, artifacts, tags)
+        except MlflowException as error:
+            found = self.client.get_experiment_by_name(experiment)
+            if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS) or found is None:
+                raise
+            return found.experiment_id  # another sweep made it in the meantime
 
     def _check_active(self, experiment: Experiment) -> None:
         if experiment.lifecycle_stage != "active":
@@ -92,7 +135,11 @@ class Tracker:
     # ------------------------------------------------------------------ reading
     def recorded(self) -> set[str]:
         """Keys of the runs that are recorded and finished."""
-        return {run.data.tags["run_key"] for run in self._search("attributes.status = 'FINISHED'")}
+        return run_keys(self.finished())
+
+    def finished(self) -> list[Run]:
+        """The runs that are recorded and finished."""
+        return list(self._search("attributes.status = 'FINISHED'"))
 
     def _search(self, condition: str = "") -> Iterator[Run]:
         """Child runs, page by page."""
@@ -117,40 +164,90 @@ class Tracker:
         spec = result.spec
         epochs = spec.training_epochs
         started = int(1000 * (result.finished_at[0].item() - result.train_s / epochs))
-        run = self._child(spec, started)
+        run = self._child(spec, started, _about(result))
         if run.info.status == RunStatus.to_string(RunStatus.FINISHED):
             return
-        run_id = run.info.run_id
         ended = int(1000 * result.finished_at[-1].item())
         metrics = [Metric(name, value, ended, epochs) for name, value in result.metrics.items()]
-        metrics += list(_history(result))
-        for i in range(0, len(metrics), METRICS_PER_BATCH):
-            self.client.log_batch(run_id, metrics=metrics[i : i + METRICS_PER_BATCH])
-        environment = result.environment
-        tags = {
-            "device": environment["device"],
-            "torch_version": environment["torch"],
-            "members": environment["members"],
-            "chosen_restart": str(result.chosen),
-        }
-        self.client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
-        if "failure" in run.data.tags:
-            self.client.delete_tag(run_id, "failure")
-        with tempfile.TemporaryDirectory() as folder:
-            _write_artifacts(result, Path(folder))
-            self.client.log_artifacts(run_id, folder)
-        self.client.set_terminated(run_id, RunStatus.to_string(RunStatus.FINISHED), ended)
+        self._log(run, spec, [*metrics, *_history(result)], _about(result))
+        self._add_files(run, result)
+        self.client.set_terminated(run.info.run_id, RunStatus.to_string(RunStatus.FINISHED), ended)
 
-    def record_failure(self, spec: RunSpec, reason: str) -> None:
-        """Mark a run as failed, with the reason as its tag `failure`."""
-        run = self._child(spec, int(1000 * time.time()))
+    def _add_files(self, run: Run, result: Result) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / MODEL
+            _write_model(result, path)
+            self._artifacts(run).log_artifact(str(path))
+        if SHOWN not in self._cell(result.spec).data.tags:
+            self.show(result)
+
+    def record_timing(self, timing: Timing) -> None:
+        """As `record`, for a timing. Its repeats are a curve: one point for each pass over the test set."""
+        spec = timing.spec
+        now = int(1000 * time.time())
+        about = {"device": timing.environment["device"], "torch_version": timing.environment["torch"]}
+        run = self._child(spec, now, about)
         if run.info.status == RunStatus.to_string(RunStatus.FINISHED):
             return
-        self.client.set_tag(run.info.run_id, "failure", reason[:5000])
+        metrics = [Metric(name, value, now, 0) for name, value in timing.metrics.items()]
+        for name, values in (("time/repeat_ms", timing.ms), ("time/repeat_vae_ms", timing.vae_ms)):
+            metrics += [Metric(name, value, now, i) for i, value in enumerate(values.tolist(), 1)]
+        self._log(run, spec, metrics, about)
+        self.client.set_terminated(run.info.run_id, RunStatus.to_string(RunStatus.FINISHED), now)
+
+    def _log(self, run: Run, spec: RunSpec, metrics: list[Metric], tags: dict[str, str]) -> None:
+        """Everything that is not there yet, in as few writes as MLflow's limits allow."""
+        params = _missing_params(run, spec)
+        changed = [RunTag(name, value) for name, value in tags.items() if run.data.tags.get(name) != value]
+        for i in range(0, max(1, len(metrics)), METRICS_PER_BATCH):
+            self.client.log_batch(run.info.run_id, metrics[i : i + METRICS_PER_BATCH], params, changed)
+            params, changed = [], []
+        if "failure" in run.data.tags:
+            self._forget_failure(run)
+
+    def _artifacts(self, run: Run) -> ArtifactRepository:
+        """Where a run's files go. The client's own way would read the whole run again for each file."""
+        return get_artifact_repository(run.info.artifact_uri, tracking_uri=self.uri)
+
+    def deserves_showing(self, result: Result) -> bool:
+        """Whether its cell's run has pictures of a worse run by validation, or of none."""
+        shown = self._cell(result.spec).data.tags.get(SHOWN, "-inf")
+        return result.metrics["val/iwae"] > float(shown)
+
+    def show(self, result: Result) -> None:
+        """Put its pictures on its cell's run, if it deserves that: one set for a cell, not one for a run."""
+        if not self.deserves_showing(result):
+            return
+        score = result.metrics["val/iwae"]
+        parent = self._cell(result.spec)
+        with tempfile.TemporaryDirectory() as folder:
+            _save_pictures(result, Path(folder))
+            self._artifacts(parent).log_artifacts(folder)
+        self.client.set_tag(parent.info.run_id, SHOWN, f"{score!r}")
+        parent.data.tags[SHOWN] = f"{score!r}"
+
+    def record_failure(self, spec: RunSpec, failure: Failure) -> None:
+        """Mark a run as failed, with the reason as its tag `failure` and the traceback as an artifact."""
+        run = self._child(spec, int(1000 * time.time()))
+        reason = failure.reason[:5000]
+        if run.info.status == RunStatus.to_string(RunStatus.FINISHED):
+            return
+        if run.info.status == RunStatus.to_string(RunStatus.FAILED) and run.data.tags.get("failure") == reason:
+            return
+        self.client.log_batch(run.info.run_id, params=_missing_params(run, spec), tags=[RunTag("failure", reason)])
+        if failure.traceback:
+            self.client.log_text(run.info.run_id, failure.traceback, TRACEBACK)
         self.client.set_terminated(run.info.run_id, RunStatus.to_string(RunStatus.FAILED))
 
-    def _child(self, spec: RunSpec, started: int) -> Run:
-        """The run's MLflow run, made if it is not there, with its parameters."""
+    def _forget_failure(self, run: Run) -> None:
+        """An earlier attempt's; the tag goes last, so that a cut-off is made good the next time."""
+        files = self._artifacts(run)
+        if any(artifact.path == TRACEBACK for artifact in files.list_artifacts()):
+            files.delete_artifacts(TRACEBACK)
+        self.client.delete_tag(run.info.run_id, "failure")
+
+    def _child(self, spec: RunSpec, started: int, more_tags: dict[str, str] | None = None) -> Run:
+        """The run's MLflow run, made if it is not there."""
         run = self._find("run_key", spec.key)
         if run is None:
             tags = {
@@ -158,33 +255,30 @@ class Tracker:
                 "cell": spec.cell,
                 "method_label": spec.method_label,
                 "dataset_label": data.label(spec.dataset),
+                "data": data.identity(spec.dataset),
+                "schema": str(SCHEMA),
                 "git_commit": git_commit(),
                 "mlflow.source.name": "tune/sweep.py",
-                "mlflow.parentRunId": self._cell(spec),
+                "mlflow.parentRunId": self._cell(spec).info.run_id,
             }
-            run = self.client.create_run(self.experiment_id, started, tags, spec.run_name)
-        self._log_params(run, _params(spec))
+            run = self.client.create_run(self.experiment_id, started, tags | (more_tags or {}), spec.run_name)
         return run
 
-    def _log_params(self, run: Run, params: list[Param]) -> None:
-        """Those that are not there; a killed driver may have got no further than making the run."""
-        missing = [param for param in params if param.key not in run.data.params]
-        if missing:
-            self.client.log_batch(run.info.run_id, params=missing)
-
-    def _cell(self, spec: RunSpec) -> str:
-        """The id of the cell's parent run, made if it is not there; finished from the start: nothing runs in it."""
+    def _cell(self, spec: RunSpec) -> Run:
+        """The cell's parent run, made if it is not there; finished from the start: nothing runs in it."""
         key = spec.cell_key
-        if key not in self._cells:
+        if key not in self._parents:
             run = self._find(CELL_TAG, key)
             if run is None:
                 tags = {CELL_TAG: key, "cell": spec.cell, "method_label": spec.method_label}
+                tags |= {"dataset_label": data.label(spec.dataset), "mlflow.source.name": "tune/sweep.py"}
                 run = self.client.create_run(self.experiment_id, tags=tags, run_name=spec.cell)
             if run.info.status != RunStatus.to_string(RunStatus.FINISHED):
-                self._log_params(run, [param for param in _params(spec) if param.key != "seed"])
+                missing = [param for param in _missing_params(run, spec) if param.key != "seed"]
+                self.client.log_batch(run.info.run_id, params=missing)
                 self.client.set_terminated(run.info.run_id)
-            self._cells[key] = run.info.run_id
-        return self._cells[key]
+            self._parents[key] = run
+        return self._parents[key]
 
     def summarise_cells(self) -> None:
         """Write mean, sd, n, rank and p of every cell on its parent run (rank and p within its column)."""
@@ -193,6 +287,8 @@ class Tracker:
         except AmbiguousRuns as error:
             log.info("cells are not summarised: %s", error)
             return
+        if runs["test_iwae"].isna().all():
+            return  # timings have no scores
         search = self.client.search_runs([self.experiment_id], f"tags.{CELL_TAG} != ''", max_results=50_000)
         parents = {tuple(run.data.params[name] for name in CELL): run for run in search}
         now = int(1000 * time.time())
@@ -208,9 +304,77 @@ class Tracker:
                 ]
                 if metrics:
                     self.client.log_batch(parents[cell].info.run_id, metrics=metrics)
+        self._count_rows()
+
+    def _count_rows(self) -> None:
+        """Let sqlite look at what its tables hold: without, it sorts thousands of runs by a metric in ten seconds.
+
+        A server's database is its own affair.
+        """
+        path = sqlite_path(self.uri)
+        if path is not None:
+            with closing(sqlite3.connect(path, timeout=10)) as database:
+                database.execute("PRAGMA analysis_limit = 1000")
+                database.execute("ANALYZE")
+                database.commit()
 
 
-def _params(spec: RunSpec) -> list[Param]:
+class SearchTracker(Tracker):
+    """The experiment of a grid's searches: a run for each sample, with its values and validation scores."""
+
+    note = (
+        "A run for each sample of a search, with its values and validation scores; the best of each search is found "
+        "by `tags.best = 'true'`, the samples of one by `tags.search = '...'`.\n"
+    )
+
+    def record_search(self, samples: Samples) -> None:
+        """Record every sample that has ended, and tag the best as `best`, whatever of it is there already."""
+        for sample in samples.all:
+            if sample.outcome is not Outcome.OPEN:
+                self.record_sample(samples, sample)
+        best = samples.best
+        name = f"{samples.key}-{best.number:04d}" if best is not None else ""
+        tagged = self.client.search_runs([self.experiment_id], f"tags.search = '{samples.key}' and tags.best = 'true'")
+        for run in tagged:
+            if run.data.tags["sample"] != name:
+                self.client.delete_tag(run.info.run_id, "best")
+        if best is not None and not any(run.data.tags["sample"] == name for run in tagged):
+            winner = self._find("sample", name)
+            assert winner is not None, f"{name} was recorded above"
+            self.client.set_tag(winner.info.run_id, "best", "true")
+
+    def record_sample(self, samples: Samples, sample: Sample) -> None:
+        """Record a sample that has ended; a recording that was cut off is completed. MLflow's errors pass through."""
+        spec = samples.runs_of(sample)[0]
+        name = f"{samples.key}-{sample.number:04d}"
+        ended = int(1000 * sample.ended_at)
+        run = self._find("sample", name)
+        if run is None:
+            tags = {"search": samples.key, "sample": name, "cell": spec.cell, "git_commit": git_commit()}
+            tags |= {"mlflow.source.name": "tune/sweep.py", "seeds": ", ".join(str(run.seed) for run in samples.runs)}
+            started = ended - int(1000 * sample.train_s)
+            run = self.client.create_run(self.experiment_id, started, tags, f"{spec.cell} sample {sample.number}")
+        if run.info.status == RunStatus.to_string(RunStatus.FINISHED):
+            return
+        # a failed sample's is left out: it is tried again, and would have two
+        curve = sample.curve if sample.outcome is not Outcome.FAILED else []
+        metrics = [Metric("train/val_elbo", elbo, ended, epoch) for epoch, elbo in curve]
+        if sample.val_iwae is not None:
+            last = spec.training_epochs
+            metrics += [Metric("val/iwae", sample.val_iwae, ended, last)]
+            metrics += [Metric(f"val/iwae_seed_{s}", v, ended, last) for s, v in sample.val_iwae_by_seed.items()]
+            metrics += [Metric("time/train_s", sample.train_s, ended, last)]
+        params = [param for param in _missing_params(run, spec) if param.key != "seed"]
+        tags = {"outcome": str(sample.outcome), "failure": sample.reason[:5000]}
+        self.client.log_batch(run.info.run_id, metrics, params, [RunTag(k, v) for k, v in tags.items() if v])
+        if "failure" in run.data.tags and not sample.reason:
+            self.client.delete_tag(run.info.run_id, "failure")
+        failed = sample.outcome in (Outcome.FAILED, Outcome.DIVERGED)
+        status = RunStatus.FAILED if failed else RunStatus.FINISHED
+        self.client.set_terminated(run.info.run_id, RunStatus.to_string(status), ended)
+
+
+def params(spec: RunSpec) -> list[Param]:
     """Every field that the run's method reads; another's value would say of the run what is not so."""
     values: dict[str, Any] = {**spec.canonical, "dataset": spec.dataset}
     del values["schema"]
@@ -228,16 +392,30 @@ def _history(result: Result) -> Iterator[Metric]:
             yield Metric(f"train/loss_{name}", result.losses[epoch, u, result.chosen].item(), at, epoch + 1)
 
 
-def _write_artifacts(result: Result, folder: Path) -> None:
-    """The chosen model and its configuration, per-image test scores, reconstructions and samples."""
-    model = folder / "model"
-    model.mkdir()
-    chosen = result.models[result.chosen]
-    save_file({name: value.contiguous() for name, value in chosen.items()}, model / "model.safetensors")
-    about = {"spec": result.spec.model_dump(mode="json"), "key": result.spec.key, "restart": result.chosen}
-    (model / "config.json").write_text(json.dumps(about, indent=2) + "\n")
-    iwae, elbo = result.test_iwae.float().numpy(), result.test_elbo.float().numpy()
-    np.savez_compressed(folder / "test_log_likelihood.npz", iwae=iwae, elbo=elbo)
+def _missing_params(run: Run, spec: RunSpec) -> list[Param]:
+    """A killed driver may have got no further than making the run."""
+    return [param for param in params(spec) if param.key not in run.data.params]
+
+
+def _about(result: Result) -> dict[str, str]:
+    return {
+        "device": result.environment["device"],
+        "torch_version": result.environment["torch"],
+        "members": result.environment["members"],
+        "chosen_restart": str(result.chosen),
+    }
+
+
+def _write_model(result: Result, path: Path) -> None:
+    """The chosen model's parameters, with what made it as metadata, and beside them the test images' scores in nats."""
+    about = {"spec": result.spec.model_dump_json(), "key": result.spec.key, "restart": str(result.chosen)}
+    scores = {"test.iwae": result.test_iwae, "test.elbo": result.test_elbo}
+    tensors = {**result.models[result.chosen], **scores}
+    save_file({name: value.contiguous() for name, value in tensors.items()}, path, about)
+
+
+def _save_pictures(result: Result, folder: Path) -> None:
+    """Test images above their reconstructions, and samples."""
     count = result.samples.shape[0]
     _save_grid(result.reconstructions.flatten(0, 1), count, folder / "reconstructions.png")
     _save_grid(result.samples, int(count**0.5), folder / "samples.png")
@@ -272,14 +450,37 @@ def _first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
-def recorded_without_creating(uri: str, experiment: str) -> set[str]:
-    """As `Tracker.recorded`, for a plan: makes neither a database nor an experiment."""
+def run_keys(runs: Iterable[Run]) -> set[str]:
+    return {run.data.tags["run_key"] for run in runs}
+
+
+def finished_without_creating(uri: str, experiment: str) -> list[Run]:
+    """As `Tracker.finished`, for a plan: makes neither a database nor an experiment."""
     path = sqlite_path(uri)
     if path is not None and not path.exists():
-        return set()
+        return []
+    _check_answers(uri)
     try:
         if MlflowClient(tracking_uri=uri).get_experiment_by_name(experiment) is None:
-            return set()
+            return []
     except Exception as error:
         raise TrackingError(f"--tracking-uri {uri}: {_first_line(error)}") from error
-    return Tracker(uri, experiment).recorded()
+    return Tracker(uri, experiment).finished()
+
+
+def recorded_without_creating(uri: str, experiment: str) -> set[str]:
+    """As `Tracker.recorded`, for a plan: makes neither a database nor an experiment."""
+    return run_keys(finished_without_creating(uri, experiment))
+
+
+def _check_answers(uri: str) -> None:
+    """Raises TrackingError for a server that is not there, where MLflow would try for minutes."""
+    if not uri.startswith(("http://", "https://")):
+        return
+    try:
+        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=CONNECT_S).close()
+    except urllib.error.HTTPError:
+        pass  # something answers; whether it is MLflow, and lets us in, MLflow's client tells better
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise TrackingError(f"--tracking-uri {uri}: the server does not answer: {reason}") from error

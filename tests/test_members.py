@@ -1,0 +1,56 @@
+"""`--members auto`: the size of an array by measured steps."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from rme.config import RunSpec
+from tune import members
+from tune.grid import trials
+from tune.storage import Storage
+
+CPU = torch.device("cpu")
+
+
+def runs(seeds: int, **fields) -> list[RunSpec]:
+    settings = {"method": "vae", "dataset": "digits", "dim": 3, "restarts": 1, "batch_size": 4, **fields}
+    return [RunSpec(seed=seed, **settings) for seed in range(seeds)]
+
+
+class Machine:
+    """A machine whose steps have an overhead, in seconds, that an array pays once."""
+
+    def __init__(self, overhead: float, holds: int = 1000) -> None:
+        self.overhead, self.holds, self.device = overhead, holds, CPU
+
+    def member_step(self, spec: RunSpec, count: int) -> float:
+        if count > self.holds:
+            raise torch.OutOfMemoryError("too many")
+        return 1.0 + self.overhead / count
+
+
+@pytest.mark.parametrize(("overhead", "holds", "seeds", "wanted"), [
+    (0.0, 1000, 10, 1),  # nothing to gain
+    (100.0, 1000, 10, 8),  # as large as the cell's runs allow
+    (100.0, 13, 10, 4),  # as memory allows: 4 runs of 3 members
+    (1.0, 1000, 64, 4),  # 1 + 1/12 a step; 8 runs would take 1 + 1/24, which is less than 5% better
+])  # fmt: skip
+def test_an_array_is_doubled_while_that_pays(overhead, holds, seeds, wanted) -> None:
+    (spec,) = runs(1, restarts=3)
+    found = members._best(spec, seeds, Machine(overhead, holds))
+    assert found == wanted
+
+
+def test_sizes_are_measured_once_and_kept_on_the_storage(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    storage = Storage(tmp_path / "storage")
+    size = members.measured(runs(5), storage, CPU)
+    assert size(runs(1)[0]) in (1, 2, 4)
+    (name,) = json.loads(storage.arrays_file.read_text())
+    assert name == members.kind(runs(1)[0]) == "VAE conv 1x28x28 restarts 1 batch 4 float32"
+    storage.arrays_file.write_text(json.dumps({name: 3}))
+    again = members.measured(runs(5), storage, CPU)
+    assert [len(trial.runs) for trial in trials(runs(5), again)] == [3, 2]

@@ -1,0 +1,34 @@
+"""What was measured on this machine before, kept between commands in the user's cache folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from rme.checkpoint import write_atomically
+
+
+class UserCache:
+    """A JSON file of measurements, of which only those made `here` count.
+
+    Args:
+        name: the file's.
+        here: device and code that were measured, readable.
+
+    Attributes:
+        values: what is known of `here`, to be read and added to.
+    """
+
+    def __init__(self, name: str, here: str) -> None:
+        self.path = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "rme" / name
+        self._all: dict[str, dict[str, Any]] = {}
+        with suppress(OSError, ValueError):
+            self._all = json.loads(self.path.read_text())
+        self.values: dict[str, Any] = self._all.setdefault(here, {})
+
+    def save(self) -> None:
+        with suppress(OSError):  # a home that cannot be written only means measuring again
+            write_atomically(self.path, lambda path: path.write_text(json.dumps(self._all, indent=1)))

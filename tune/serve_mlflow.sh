@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# The MLflow server of a cluster's head, at 127.0.0.1:5000, started again whenever it ends; a second start does nothing.
+#
+# It keeps its database in ~/mlflow.db, on the head's own disk (sqlite and NFS do not go together), or where
+# MLFLOW_BACKEND_STORE_URI says, which mlflow.env in the project's folder may set: postgresql://user:password@host/name.
+# Files are kept on the folder that all machines share.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+if [ -f mlflow.env ]; then . ./mlflow.env; fi
+# no background jobs: they are for GenAI evaluations, and cost a dozen processes
+export MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false
+export MLFLOW_BACKEND_STORE_URI="${MLFLOW_BACKEND_STORE_URI:-sqlite:///$HOME/mlflow.db}"
+MLFLOW="$PWD/.venv/bin/mlflow"
+
+serve() {
+    while true; do
+        "$MLFLOW" server --host 127.0.0.1 --port 5000 --workers 2 --artifacts-destination "${RME_SHARED:-/mnt/rme}/mlartifacts" || true
+        sleep 5
+    done
+}
+
+if [ "${1:-}" = serve ]; then
+    serve
+else
+    setsid nohup flock --nonblock ~/.mlflow.lock bash "$PWD/tune/serve_mlflow.sh" serve >> ~/mlflow.log 2>&1 < /dev/null &
+    for _ in $(seq 120); do
+        sleep 1
+        if python3 -c 'import urllib.request as u; u.urlopen("http://127.0.0.1:5000/health", timeout=5)' 2> /dev/null; then
+            echo "MLflow is at 127.0.0.1:5000 of this machine"
+            exit 0
+        fi
+    done
+    echo "MLflow did not start:"; tail -20 ~/mlflow.log; exit 1
+fi
