@@ -30,6 +30,9 @@ _METRICS = {
     "test/iwae": "test_iwae",
     "test/elbo": "test_elbo",
     "time/inference_ms": "inference_ms",
+    "time/inference_ms_sd": "inference_ms_sd",
+    "time/ratio_to_vae": "ratio_to_vae",
+    "time/ratio_to_vae_sd": "ratio_to_vae_sd",
     "time/train_s": "train_s",
 }
 _COLUMNS = [
@@ -37,7 +40,7 @@ _COLUMNS = [
     "epochs", "chosen_restart", *_METRICS.values(), "device", "git_commit", "torch_version", "mlflow_run_id",
     "mlflow_parent_id", "start_time",
 ]  # fmt: skip
-_PAGE = 500
+_PAGE = 5000  # each page sorts all runs anew
 _CONNECT_S = 10.0
 
 
@@ -62,8 +65,9 @@ def collect(tracking_uri: str, experiment: str, where: Mapping[str, str] | None 
         One row for each run, ordered by cell and seed; an empty frame with the same columns if none has finished.
         Columns: run_key, method, order (NA for a method that has none), method_label, dataset, dataset_label, dim,
         decoder, seed, restarts, epochs, chosen_restart; val_iwae, val_elbo, test_iwae, test_elbo in nats per image
-        (NaN where it was not recorded); inference_ms, the milliseconds of a batch; train_s, seconds; device,
-        git_commit, torch_version, mlflow_run_id, mlflow_parent_id, start_time (UTC); then every other param, as text.
+        (NaN where it was not recorded); inference_ms, the milliseconds of a batch, and of a timing
+        ratio_to_vae, and inference_ms_sd and ratio_to_vae_sd over its repeats; train_s, seconds; device, git_commit,
+        torch_version, mlflow_run_id, mlflow_parent_id, start_time (UTC); then every other param, as text.
 
     Raises:
         CollectError: no such store or experiment, a field of `where` that no run has, or a run that is incomplete.

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 
 from analysis.render import p_text
-from analysis.stats import COLUMN, LEVEL, compare_column
-from analysis.tables import DATASETS, SCORES, place, sort_rows
+from analysis.signed_rank import LEVEL
+from analysis.stats import COLUMN, compare_column
+from analysis.tables import DATASETS, SCORES, fullest, place, sort_rows
 
 CONTROLS = ["vae", "vae-more"]
 """Methods that every claim is tested against, where they were run: the VAE, and the VAE trained for as long."""
@@ -18,16 +19,18 @@ CONTROLS = ["vae", "vae-more"]
 _NAMED = 4
 
 
-def findings(runs: pd.DataFrame, score: str = "test_iwae") -> list[str]:
+def findings(runs: pd.DataFrame, score: str = "test_iwae", expected_seeds: int | None = None) -> list[str]:
     """Sentences about the best of each column, in the paper's order; with several columns a summary comes first.
 
     Args:
         runs: one row for each run, as `analysis.collect.collect` gives them; at least one.
         score: a key of `analysis.tables.SCORES`.
+        expected_seeds: runs of a complete cell; by default as many as the fullest cell of `runs`.
     """
+    expected = expected_seeds or fullest(runs)
     compared = [compare_column(column, score) for _, column in runs.groupby(COLUMN)]
     compared.sort(key=_place)
-    sentences = [_column_sentence(column, score) for column in compared]
+    sentences = [_column_sentence(column, score, expected) for column in compared]
     return sentences if len(compared) == 1 else [_summary(compared, score), *sentences]
 
 
@@ -36,7 +39,7 @@ def _place(column: pd.DataFrame) -> tuple[str, str, int]:
     return place(first["dataset"], DATASETS), first["decoder"], first["dim"]
 
 
-def _column_sentence(column: pd.DataFrame, score: str) -> str:
+def _column_sentence(column: pd.DataFrame, score: str, expected: int) -> str:
     first = column.iloc[0]
     decoder = "" if first["decoder"] == "conv" else f" with the {first['decoder'].upper()} decoder"
     where = f"On {first['dataset_label']} at dim {first['dim']}{decoder}"
@@ -44,7 +47,8 @@ def _column_sentence(column: pd.DataFrame, score: str) -> str:
     if not first["is_best"]:
         return f"{where}, no run has a {what}."
     sd = "" if np.isnan(first["sd"]) else f", sd {first['sd']:.1f}"
-    over = f"{first['n']} seed{'' if first['n'] == 1 else 's'}"
+    n = f"{first['n']}" if first["n"] >= expected else f"{first['n']} of {expected}"
+    over = f"{n} seed{'' if n == '1' else 's'}"
     says = f"{where}, {first['method_label']} has the best {what} (mean {first['mean']:.1f} nats{sd}, over {over})"
     others = column.iloc[1:]
     if others.empty:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -35,13 +36,15 @@ _RICH = {
     "best": "bold red", "": "", "yellow-orange": "yellow3", "orange": "dark_orange", "red-orange": "orange_red1",
     "untested": "dim italic",
 }  # fmt: skip
+_LATEX_CORNER = {"dim(z)": r"$\dim(\mathbf{z})$", "": ""}
 _LATEX = {
     "yellow-orange": "YellowOrange", "orange": "Orange", "red-orange": "RedOrange", "untested": "gray",
 }  # fmt: skip
 _CSV = [
     "table", "score", "dataset", "decoder", "dim", "method", "order", "label", "n", "expected", "mean", "sd", "rank",
-    "p", "n_pairs", "colour", "note",
+    "p", "p_holm", "n_pairs", "colour", "median", "estimate", "low", "high", "level", "restarts", "note",
 ]  # fmt: skip
+_CSV_PAPER = ["published_mean", "published_sd", "difference", "difference_in_published_sd"]
 
 templates = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "templates"),
@@ -55,14 +58,37 @@ templates.globals.update(marks=MARKS, meanings=MEANINGS, no_run=NO_RUN)
 
 def mean_text(table: Table, entry: Entry) -> str:
     """`698.2`, and `+13.1` in a table of differences; empty without a number."""
-    mean = round(entry.mean, 1) + 0.0  # turns -0.0 into 0.0
-    return "" if np.isnan(mean) else f"{mean:+.1f}" if table.signed else f"{mean:.1f}"
+    return _number(entry.mean, table.digits, table.signed)
 
 
 def value_text(table: Table, entry: Entry) -> str:
-    """`698.2 ± 1.1`."""
-    sd = "" if np.isnan(entry.sd) else f" ± {entry.sd:.1f}"
-    return f"{mean_text(table, entry)}{sd}"
+    """`698.2 ± 1.1`, behind it the other decoder's in parentheses; against the paper `698 − 699 = -1 (-0.6 sd)`."""
+    if table.against_paper:
+        return _against_paper_text(table, entry)
+    sd = "" if np.isnan(entry.sd) else f" ± {entry.sd:.{table.digits}f}"
+    value = f"{mean_text(table, entry)}{sd}"
+    if entry.beside is None:
+        return value
+    return f"{value} ({' '.join(filter(None, [entry.beside.incomplete, value_text(table, entry.beside)]))})"
+
+
+def _against_paper_text(table: Table, entry: Entry) -> str:
+    ours, theirs = (_number(number, table.digits) or "?" for number in (entry.mean, entry.published_mean))
+    difference = _number(entry.mean - entry.published_mean, table.digits, signed=True)
+    if not difference:
+        return f"{ours}, paper {'not legible' if theirs == '?' else theirs}"
+    in_sd = in_published_sd(entry)
+    return f"{ours} − {theirs} = {difference}" + ("" if np.isnan(in_sd) else f" ({_number(in_sd, 1, signed=True)} sd)")
+
+
+def in_published_sd(entry: Entry) -> float:
+    """Ours minus the paper's mean, in standard deviations of the paper; NaN where it gives none."""
+    return (entry.mean - entry.published_mean) / entry.published_sd if entry.published_sd > 0 else np.nan
+
+
+def _number(value: float, digits: int, signed: bool = False) -> str:
+    value = round(value, digits) + 0.0  # turns -0.0 into 0.0
+    return "" if np.isnan(value) else f"{value:{'+' if signed else ''}.{digits}f}"
 
 
 def p_text(p: float) -> str:
@@ -70,8 +96,8 @@ def p_text(p: float) -> str:
     return f"{p:.2g}"
 
 
-def details(entry: Entry) -> str:
-    """All that is known of one entry, in a line: `n = 10, mean 698.2341, sd 1.1021, rank 2, p = 0.016 (10 pairs)`."""
+def details(table: Table, entry: Entry) -> str:
+    """All that is known of one entry, in a line: `n = 10 of 10, mean 698.2341, sd 1.1021, rank 2, p = 0.016 ...`."""
     parts = [f"n = {entry.n} of {entry.expected}"]
     if not np.isnan(entry.mean):
         parts.append(f"mean {entry.mean:.4f}")
@@ -80,13 +106,30 @@ def details(entry: Entry) -> str:
     if entry.rank is not None:
         parts.append(f"rank {entry.rank}")
     if not np.isnan(entry.p):
-        parts.append(f"p = {p_text(entry.p)} ({entry.n_pairs} pairs)")
+        parts.append(f"p = {p_text(entry.p)} ({entry.n_pairs} pairs), Holm's p = {p_text(entry.p_holm)}")
+    if not np.isnan(entry.median):
+        whose = "" if table.signed else "the best is above by "
+        parts.append(f"{whose}median {entry.median:+.4f}, Hodges-Lehmann {entry.estimate:+.4f} {interval_text(entry)}")
+    if entry.restarts:
+        parts.append(f"restart chosen, by seed: {' '.join(map(str, entry.restarts))}")
+    if entry.beside is not None:
+        parts.append(f"in parentheses: {details(table, entry.beside)}")
+    if table.against_paper:
+        known = [_number(number, table.digits) for number in (entry.published_mean, entry.published_sd)]
+        parts.append(f"paper {known[0] or 'not legible'}" + (f", sd {known[1]}" if known[1] else ""))
     return ", ".join([*parts, *([entry.note] if entry.note else [])])
+
+
+def interval_text(entry: Entry) -> str:
+    """`[+1.2, +3.4] (95.1%)`, or why there is no interval."""
+    if np.isnan(entry.low):
+        return "(too few pairs for a 95% interval)"
+    return f"[{entry.low:+.4f}, {entry.high:+.4f}] ({100 * entry.level:.1f}%)"
 
 
 def legend(table: Table) -> list[tuple[str, str, str]]:
     """(colour, mark, meaning) of the colours that occur; empty for a table that compares nothing."""
-    if table.signed:
+    if not table.compared:
         return []
     return [(colour, MARKS[colour], meaning) for colour, meaning in MEANINGS.items() if colour in table.colours]
 
@@ -106,21 +149,21 @@ def _plain_legend(table: Table) -> str:
 def to_rich(table: Table) -> Group:
     """Title, table and legend, for `rich.console.Console.print`."""
     columns = []
-    for dim in table.dims:
-        entries = [table.entries.get((row, dim)) for row in table.rows]
+    for column, header in zip(table.columns, table.flat_headers, strict=True):
+        entries = [table.entries.get((row, column)) for row in table.rows]
         words = [_plain(table, entry, mark=False) for entry in entries]
-        width = max(map(len, [*words, str(dim)]))  # the numbers stand below one another, the marks behind them
+        width = max(map(len, [*words, header]))  # the numbers stand below one another, the marks behind them
         cells = [
             Text(
                 f"{word:>{width}} {MARKS[entry.colour] if entry else ''}", style=_RICH[entry.colour] if entry else "dim"
             )
             for word, entry in zip(words, entries, strict=True)
         ]
-        columns.append((f"{dim:>{width}}", cells))
+        columns.append((f"{header:>{width}}", cells))
     out = RichTable(box=box.SIMPLE_HEAD)
-    out.add_column("dim(z)", no_wrap=True)
+    out.add_column(table.corner, no_wrap=True)
     for header, _ in columns:
-        out.add_column(header, no_wrap=True)
+        out.add_column(Text(header), no_wrap=True)
     for i, row in enumerate(table.rows):
         out.add_row(Text(row.label), *(cells[i] for _, cells in columns))
     return Group(Text(table.title, style="bold"), out, Text(_plain_legend(table), style="dim"))
@@ -137,12 +180,13 @@ def to_text(table: Table, colour: bool = False, width: int = 160) -> str:
 # ---------------------------------------------------------------------- Markdown
 def to_markdown(table: Table) -> str:
     """A pipe table with its title and legend; the best of a column in bold."""
-    lines = [f"**{_escape_markdown(table.title)}**", ""]
-    lines += ["| dim(z) | " + " | ".join(map(str, table.dims)) + " |", "|:--|" + "--:|" * len(table.dims)]
+    lines = [f"**{escape_markdown(table.title)}**", ""]
+    headers = map(escape_markdown, table.flat_headers)
+    lines += [f"| {table.corner} | " + " | ".join(headers) + " |", "|:--|" + "--:|" * len(table.columns)]
     for row in table.rows:
-        cells = [_markdown_cell(table, table.entries.get((row, dim))) for dim in table.dims]
-        lines.append(f"| {_escape_markdown(row.label)} | " + " | ".join(cells) + " |")
-    lines += ["", _escape_markdown(table.caption)]
+        cells = [_markdown_cell(table, table.entries.get((row, column))) for column in table.columns]
+        lines.append(f"| {escape_markdown(row.label)} | " + " | ".join(cells) + " |")
+    lines += ["", escape_markdown(table.caption)]
     if legend(table):
         marks = [(f"**bold** {m}" if c == "best" else f"{k or 'no mark'} {m}") for c, k, m in legend(table)]
         lines += ["", "; ".join(marks) + "."]
@@ -155,7 +199,8 @@ def _markdown_cell(table: Table, entry: Entry | None) -> str:
     return " ".join(filter(None, [entry.incomplete, f"**{value_text(table, entry)}**"]))
 
 
-def _escape_markdown(text: str) -> str:
+def escape_markdown(text: str) -> str:
+    """`text` with nothing in it that Markdown would obey."""
     return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", text)
 
 
@@ -163,26 +208,41 @@ def _escape_markdown(text: str) -> str:
 def to_csv(table: Table) -> str:
     """Long form, a line for each cell that has runs, with every number at full precision; empty where there is none.
 
-    Columns: table, score, dataset, decoder, dim, method, order, label, n, expected, mean, sd, rank, p, n_pairs,
-    colour, note. Means and standard deviations are in nats.
+    Columns: table, score, dataset, decoder, dim, method, order, label, n, expected, mean, sd, rank, p, p_holm,
+    n_pairs, colour, then of the paired difference median, estimate, low, high and level (see `analysis.tables.Entry`),
+    restarts, note; against the paper also published_mean, published_sd, difference, difference_in_published_sd. The
+    cells of parentheses have lines of their own, with their decoder.
     """
     out = io.StringIO()
-    writer = csv.DictWriter(out, _CSV, lineterminator="\n")
+    fields = [*_CSV, *(_CSV_PAPER if table.against_paper else [])]
+    writer = csv.DictWriter(out, fields, lineterminator="\n")
     writer.writeheader()
     for row in table.rows:
-        for dim in table.dims:
-            entry = table.entries.get((row, dim))
+        for column in table.columns:
+            entry = table.entries.get((row, column))
             if entry is None:
                 continue
-            numbers = {name: getattr(entry, name) for name in ("mean", "sd", "p")}
-            writer.writerow(
-                {"table": table.name, "score": table.score, "dataset": table.dataset, "decoder": table.decoder}
-                | {"dim": dim, "method": row.method, "order": row.order, "label": row.label}
-                | {"n": entry.n, "expected": entry.expected, "rank": entry.rank, "n_pairs": entry.n_pairs}
-                | {name: "" if np.isnan(number) else repr(number) for name, number in numbers.items()}
-                | {"colour": entry.colour, "note": entry.note}
-            )
+            about = {"table": table.name, "score": table.score, "dataset": column.dataset, "dim": column.dim}
+            about |= {"method": row.method, "order": row.order, "label": row.label}
+            writer.writerow(about | {"decoder": column.decoder} | _csv_numbers(table, entry))
+            if entry.beside is not None:
+                writer.writerow(about | {"decoder": "conv"} | _csv_numbers(table, entry.beside))
     return out.getvalue()
+
+
+def _csv_numbers(table: Table, entry: Entry) -> dict[str, object]:
+    names = ["mean", "sd", "p", "p_holm", "median", "estimate", "low", "high", "level"]
+    numbers = {name: getattr(entry, name) for name in names}
+    if table.against_paper:
+        difference = entry.mean - entry.published_mean
+        paper = (entry.published_mean, entry.published_sd, difference, in_published_sd(entry))
+        numbers |= dict(zip(_CSV_PAPER, paper, strict=True))
+    counts: dict[str, object] = {name: getattr(entry, name) for name in ("n", "expected", "rank", "n_pairs")}
+    return (
+        counts
+        | {name: "" if np.isnan(number) else repr(float(number)) for name, number in numbers.items()}
+        | {"colour": entry.colour, "note": entry.note, "restarts": " ".join(map(str, entry.restarts))}
+    )
 
 
 # ---------------------------------------------------------------------- LaTeX
@@ -194,29 +254,54 @@ def to_latex(table: Table) -> str:
         r"\centering",
         rf"\caption{{{_latex_caption(table)}}}",
         rf"\label{{tab:{table.name}}}",
-        rf"\begin{{tabular}}{{l{'r' * len(table.dims)}}}",
+        rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}",
         r"\toprule",
-        " & ".join([r"$\dim(\mathbf{z})$", *map(str, table.dims)]) + r" \\",
+        *_latex_groups(table),
+        " & ".join([_LATEX_CORNER[table.corner], *map(escape_latex, table.headers)]) + r" \\",
         r"\midrule",
     ]
     for row in table.rows:
-        cells = [_latex_cell(table, table.entries.get((row, dim))) for dim in table.dims]
-        lines.append(" & ".join([_latex_label(row.label), *cells]) + r" \\")
+        cells = [_latex_cell(table, table.entries.get((row, column))) for column in table.columns]
+        lines.append(" & ".join([label_latex(row.label), *cells]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
+
+
+def _latex_groups(table: Table) -> list[str]:
+    """The data sets above the dims they span, each with a line below it."""
+    if not table.groups:
+        return []
+    spans, rules, first = [], [], 2
+    for label, count in table.groups:
+        spans.append(rf"\multicolumn{{{count}}}{{c}}{{{escape_latex(label)}}}")
+        rules.append(rf"\cmidrule(lr){{{first}-{first + count - 1}}}")
+        first += count
+    return [" & ".join(["", *spans]) + r" \\", " ".join(rules)]
 
 
 def _latex_cell(table: Table, entry: Entry | None) -> str:
     if entry is None:
         return "--"
-    mean, best = mean_text(table, entry), entry.colour == "best"
-    sd = "" if np.isnan(entry.sd) else f"^{{{entry.sd:.1f}}}"
-    number = rf"\mathbf{{{mean}}}" if best else mean
-    value = f"${number}{sd}$" if mean else ""
-    name = "red" if best else _LATEX.get(entry.colour)
+    value = _latex_value(table, entry)
+    name = "red" if entry.colour == "best" else _LATEX.get(entry.colour)
     if name and value:
         value = rf"\textcolor{{{name}}}{{{value}}}"
+    beside = f"({_latex_cell(table, replace(entry.beside, colour=''))})" if entry.beside is not None else ""
     incomplete = rf"{{\scriptsize {entry.incomplete}}}" if entry.incomplete else ""
-    return " ".join(filter(None, [incomplete, value]))
+    return " ".join(filter(None, [incomplete, value, beside]))
+
+
+def _latex_value(table: Table, entry: Entry) -> str:
+    """`$685.1^{1.8}$`; against the paper `$684.0$ ($-1.1$, $-0.6$ sd)`."""
+    mean = mean_text(table, entry)
+    if table.against_paper:
+        difference = _number(entry.mean - entry.published_mean, table.digits, signed=True)
+        in_sd = in_published_sd(entry)
+        known = [f"${difference}$"] if difference else []
+        known += [rf"${_number(in_sd, 1, signed=True)}\,$sd"] if not np.isnan(in_sd) else []
+        return " ".join(filter(None, [f"${mean}$" if mean else "", f"({', '.join(known)})" if known else ""]))
+    sd = "" if np.isnan(entry.sd) else f"^{{{entry.sd:.{table.digits}f}}}"
+    number = rf"\mathbf{{{mean}}}" if entry.colour == "best" else mean
+    return f"${number}{sd}$" if mean else ""
 
 
 def _latex_caption(table: Table) -> str:
@@ -226,20 +311,24 @@ def _latex_caption(table: Table) -> str:
         "red-orange": "red-orange: $p > 0.1$", "untested": "gray: too few pairs for a test",
     }  # fmt: skip
     words = "; ".join(meanings[colour] for colour, _, _ in legend(table))
-    caption = f"{_escape_latex(table.caption)} The superscripts are the standard deviations."
+    caption = escape_latex(table.caption)
+    if not table.against_paper:
+        caption += " The superscripts are the standard deviations."
     return caption + (f" {words[0].upper()}{words[1:]}." if words else "")
 
 
-def _latex_label(label: str) -> str:
+def label_latex(label: str) -> str:
     """`RME(5)` as the paper sets it, with the order raised."""
     name, order = re.fullmatch(r"(.*?)(\(\d+\))?", label, re.DOTALL).groups()  # type: ignore[union-attr]
-    return _escape_latex(name) + (f"$^{{{order}}}$" if order else "")
+    return escape_latex(name) + (f"$^{{{order}}}$" if order else "")
 
 
-def _escape_latex(text: str) -> str:
+def escape_latex(text: str) -> str:
+    """`text` with nothing in it that LaTeX would obey."""
     special = {
         "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "≤": r"$\le$",
-        "<": r"$<$", ">": r"$>$", **{character: rf"\{character}" for character in "&%$#_{}"},
+        "<": r"$<$", ">": r"$>$", "−": "$-$", "×": r"$\times$", "–": "--",
+        **{character: rf"\{character}" for character in "&%$#_{}"},
     }  # fmt: skip
     return "".join(special.get(character, character) for character in text)
 
@@ -248,4 +337,4 @@ def _escape_latex(text: str) -> str:
 def to_html(table: Table) -> str:
     """A `<figure>` with the table, its caption and legend; hovering over a cell tells its n, mean, sd and p."""
     macro = templates.get_template("table.html.j2").module.table  # type: ignore[attr-defined]
-    return str(macro(table, legend(table), lambda entry: value_text(table, entry), details))
+    return str(macro(table, legend(table), lambda e: value_text(table, e), lambda e: details(table, e)))

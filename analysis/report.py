@@ -12,32 +12,47 @@ import pandas as pd
 from markupsafe import Markup
 from rich.console import Console
 
-from analysis import render
+from analysis import listing, render
+from analysis.claims import CONTROL, Claim, score_claims, time_claims
 from analysis.collect import CELL, CollectError, collect, failures
 from analysis.findings import findings
+from analysis.listing import Listing, claim_listing, claim_summary, rank_listing
+from analysis.paper import paper_ratio_tables, paper_tables
+from analysis.ranks import compare_ranks
 from analysis.stats import summarise
-from analysis.tables import Table, difference_tables, fullest, score_tables, sort_rows
+from analysis.tables import Table, decoder_table, difference_tables, fullest, score_tables, sort_rows
+from analysis.time_tables import is_timing, time_findings, time_tables
 
 SCORE = "test_iwae"
 """What methods are judged by; validation ELBOs are shown beside it."""
 
 _WIDTH = 160
 _RENDERERS = {"md": render.to_markdown, "csv": render.to_csv, "tex": render.to_latex}
+_LIST_RENDERERS = {"md": listing.to_markdown, "csv": listing.to_csv, "tex": listing.to_latex}
 _NOT_SETTINGS = {
     "run_key", *CELL, "method_label", "dataset_label", "seed", "chosen_restart", "val_iwae", "val_elbo", "test_iwae",
-    "test_elbo", "inference_ms", "train_s", "device", "git_commit", "torch_version", "mlflow_run_id",
-    "mlflow_parent_id", "start_time",
+    "test_elbo", "inference_ms", "inference_ms_sd", "ratio_to_vae", "ratio_to_vae_sd", "train_s", "device",
+    "git_commit", "torch_version", "mlflow_run_id", "mlflow_parent_id", "start_time",
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was written: the page, all files with it, the answer in sentences, and the tables."""
+    """What was written: the page, all files with it, the answer in sentences, and what the page holds.
+
+    Attributes:
+        tables: of scores and times; against_paper: ours next to the paper's.
+        ranks: average ranks over all columns, one list for each decoder that has two complete columns.
+        claims: the paper's, and the controls.
+    """
 
     index: Path
     files: list[Path]
     answer: list[str]
     tables: list[Table]
+    against_paper: list[Table]
+    ranks: list[Listing]
+    claims: list[Claim]
 
 
 def build_report(
@@ -47,7 +62,9 @@ def build_report(
     where: Mapping[str, str] | None = None,
     expected_seeds: int | None = None,
 ) -> Report:
-    """Write `out/index.html` and each table as `out/tables/NAME.{md,csv,tex}`.
+    """Write `out/index.html` and each table and list as `out/tables/NAME.{md,csv,tex}`.
+
+    An experiment of timings gets Tables 4 and 6, one of trainings all others.
 
     Args:
         experiment: name of the MLflow experiment.
@@ -65,32 +82,64 @@ def build_report(
         chosen = " that matches" if where else ""
         raise CollectError(f"experiment {experiment!r} has no finished run{chosen} in {tracking_uri}")
     failed = failures(tracking_uri, experiment, where)
-    scores = score_tables(runs, SCORE, expected_seeds)
-    beside = [*difference_tables(runs, SCORE, expected_seeds), *score_tables(runs, "val_elbo", expected_seeds)]
-    # the tables of one data set and decoder stand together
-    tables = [t for main in scores for t in [main, *beside] if _subject(t) == _subject(main) and (t is main or _any(t))]
-    answer = findings(runs, SCORE)
+    timings, scored = runs[is_timing(runs)], runs[~is_timing(runs)]
+    answer, tables, against, ranks, claims = [], [], [], [], []
+    if len(scored):
+        expected = expected_seeds or fullest(scored)
+        answer += findings(scored, SCORE, expected)
+        tables += _score_tables(scored, expected)
+        against += paper_tables(scored, SCORE, expected)
+        for decoder, of_decoder in scored.groupby("decoder"):
+            ranks.append(rank_listing(compare_ranks(of_decoder, SCORE, expected), str(decoder)))
+        claims += score_claims(scored, SCORE, expected)
+    if len(timings):
+        answer += time_findings(timings)
+        tables += time_tables(timings, expected_seeds)
+        against += paper_ratio_tables(timings)
+        claims += time_claims(timings)
+    found = [item for item in ranks if item is not None]
+    claimed = [item for item in (claim_summary(claims), claim_listing(claims)) if item is not None]
     page = render.templates.get_template("report.html.j2").render(
         experiment=experiment,
         where=dict(where or {}),
         answer=answer,
         tables=[Markup(render.to_html(table)) for table in tables],
+        ranks=[Markup(listing.to_html(item)) for item in found],
+        against_paper=[Markup(render.to_html(table)) for table in against],
+        claims=[Markup(listing.to_html(item)) for item in claimed],
+        n_claims=len(claims),
         **_how_it_was_run(runs, failed, expected_seeds),
     )
     out = Path(out)
     (out / "tables").mkdir(parents=True, exist_ok=True)
-    files = []
-    for table in tables:
-        for suffix, renderer in _RENDERERS.items():
-            files.append(out / "tables" / f"{table.name}.{suffix}")
-            files[-1].write_text(renderer(table), encoding="utf-8")
+    written = {f"{t.name}.{suffix}": write(t) for t in [*tables, *against] for suffix, write in _RENDERERS.items()}
+    for item in [*found, *claimed]:
+        written |= {f"{item.name}.{suffix}": write(item) for suffix, write in _LIST_RENDERERS.items()}
+    for name, text in written.items():
+        (out / "tables" / name).write_text(text, encoding="utf-8")
     index = out / "index.html"
     index.write_text(page, encoding="utf-8")
-    return Report(index, [index, *files], answer, tables)
+    files = [index, *(out / "tables" / name for name in written)]
+    return Report(index, files, answer, tables, against, found, claims)
+
+
+def _score_tables(runs: pd.DataFrame, expected: int) -> list[Table]:
+    """Those of one data set and decoder together; what both decoders were run with, at the end."""
+    beside = difference_tables(runs, SCORE, expected)
+    beside += difference_tables(runs, SCORE, expected, CONTROL)
+    beside += score_tables(runs, "val_elbo", expected)
+    tables = [
+        table
+        for main in score_tables(runs, SCORE, expected)
+        for table in [main, *beside]
+        if _subject(table) == _subject(main) and (table is main or _any(table))
+    ]
+    both = decoder_table(runs, SCORE, expected)
+    return tables if both is None else [*tables, both]
 
 
 def _subject(table: Table) -> tuple[str, str]:
-    return table.dataset, table.decoder
+    return table.columns[0].dataset, table.columns[0].decoder
 
 
 def _any(table: Table) -> bool:
@@ -98,12 +147,13 @@ def _any(table: Table) -> bool:
 
 
 def _how_it_was_run(runs: pd.DataFrame, failed: pd.DataFrame, expected_seeds: int | None) -> dict[str, object]:
+    trained = runs[~is_timing(runs)]
     return {
         "n_runs": len(runs),
         "first": f"{runs['start_time'].min():%Y-%m-%d}",
         "last": f"{runs['start_time'].max():%Y-%m-%d}",
-        "hours": runs["train_s"].sum() / 3600,
-        "untimed": int(runs["train_s"].isna().sum()),
+        "hours": None if trained.empty else trained["train_s"].sum() / 3600,
+        "untimed": int(trained["train_s"].isna().sum()),
         "made_with": {
             title: runs[name].fillna("not recorded").value_counts().to_dict()
             for name, title in {"git_commit": "Commit", "device": "Device", "torch_version": "PyTorch"}.items()
@@ -120,9 +170,10 @@ def _how_it_was_run(runs: pd.DataFrame, failed: pd.DataFrame, expected_seeds: in
 
 def _missing(runs: pd.DataFrame, failed: pd.DataFrame, expected_seeds: int | None) -> list[dict[str, object]]:
     """The cells that have fewer scores than they should, also those of which every run failed."""
-    both = pd.concat([runs, failed.assign(**{SCORE: float("nan")})], ignore_index=True)
+    score = pd.Series(runs[SCORE].where(~is_timing(runs), runs["inference_ms"]), name="score")
+    both = pd.concat([runs.assign(score=score), failed.assign(score=float("nan"))], ignore_index=True)
     both = both.drop_duplicates([*CELL, "seed"])  # a run may have failed with one setting and finished with another
-    cells = sort_rows(summarise(both, SCORE))
+    cells = sort_rows(summarise(both, "score"))
     expected = expected_seeds or fullest(runs)
     seeds = set(both["seed"])
     return [
@@ -174,8 +225,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"analysis.report: {error}", file=sys.stderr)
         return 2
     console = Console(width=None if sys.stdout.isatty() else _WIDTH, highlight=False, markup=False)
-    for table in report.tables:
+    for table in [*report.tables, *report.against_paper]:
         console.print(render.to_rich(table))
+    for item in [*report.ranks, claim_summary(report.claims)]:
+        if item is not None:
+            console.print(listing.to_rich(item))
     console.print("\n".join(report.answer), soft_wrap=True)
     console.print(f"\nreport: {report.index}", soft_wrap=True)
     return 0

@@ -6,12 +6,12 @@ and a score in nats, where more is better. A score that is not finite counts as 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+
+from analysis.signed_rank import LEVEL, holm, location, smallest_p, wilcoxon_greater
 
 CELL = ["method", "order", "dataset", "dim", "decoder"]
 """One number in a table."""
@@ -22,85 +22,8 @@ COLUMN = ["dataset", "dim", "decoder"]
 LABELS = ["method_label", "dataset_label"]
 """Carried along where they are given."""
 
-LEVEL = 0.05
-"""A comparison is shown only if it has enough pairs for a p as small as this."""
-
-EXACT_UP_TO = 50
-"""With more pairs than these, Wilcoxon's p is the normal approximation."""
-
-
-@dataclass(frozen=True)
-class WilcoxonResult:
-    """A one-sided Wilcoxon signed-rank test.
-
-    Attributes:
-        statistic: W+, the sum of the ranks of the positive differences.
-        p: P(W+ at least this large) if neither is better; NaN without a pair that differs.
-        n_pairs: seeds that both have.
-        n_zero: pairs without a difference, which the test leaves out.
-        ties: whether some differences are equally large, so that ranks are averaged.
-        exact: whether p comes from the exact distribution.
-        note: what a reader should know, in words; empty if nothing.
-    """
-
-    statistic: float
-    p: float
-    n_pairs: int
-    n_zero: int
-    ties: bool
-    exact: bool
-    note: str
-
-
-def smallest_p(n: int) -> float:
-    """The smallest p that n pairs can give: all n differences positive, one of 2^n equally likely sign patterns."""
-    return 2.0**-n
-
-
-def wilcoxon_greater(best: Mapping[int, float] | pd.Series, other: Mapping[int, float] | pd.Series) -> WilcoxonResult:
-    """Test whether `best` is greater than `other`, paired by seed (section 1.4).
-
-    Pairs without a difference are left out (Wilcoxon's rule). Equal differences share their average rank, and p is
-    the exact probability over the 2^n sign patterns of those ranks, for up to 50 pairs that differ.
-
-    Args:
-        best: score in nats of each seed.
-        other: likewise; seeds that only one of the two has are left out.
-    """
-    pairs = pd.concat([_finite(best), _finite(other)], axis=1, join="inner")
-    difference = (pairs.iloc[:, 0] - pairs.iloc[:, 1]).to_numpy(dtype=float)
-    nonzero = difference[difference != 0]
-    n_pairs, n_zero, n = len(difference), len(difference) - len(nonzero), len(nonzero)
-    notes = [f"{n_zero} of {n_pairs} pairs equal, left out"] if n_zero else []
-    if n == 0:
-        note = f"all {n_pairs} pairs equal" if n_pairs else "no seed in common"
-        return WilcoxonResult(np.nan, np.nan, n_pairs, n_zero, ties=False, exact=True, note=note)
-    if smallest_p(n) > LEVEL:
-        notes.append(f"{n} pair{'' if n == 1 else 's'} cannot give p ≤ {LEVEL}: the smallest is {smallest_p(n):g}")
-    ranks = stats.rankdata(np.abs(nonzero))
-    statistic = float(ranks[nonzero > 0].sum())
-    if n <= EXACT_UP_TO:
-        p = _exact_p(ranks, statistic)
-    else:
-        p = float(stats.wilcoxon(nonzero, alternative="greater", method="asymptotic").pvalue)
-        notes.append("normal approximation")
-    ties = len(np.unique(ranks)) < n
-    return WilcoxonResult(statistic, p, n_pairs, n_zero, ties, exact=n <= EXACT_UP_TO, note="; ".join(notes))
-
-
-def _finite(scores: Mapping[int, float] | pd.Series) -> pd.Series:
-    series = pd.Series(scores, dtype=float)
-    return series[np.isfinite(series)]
-
-
-def _exact_p(ranks: np.ndarray, statistic: float) -> float:
-    """P(W+ >= statistic) when each rank is counted with probability one half."""
-    doubled = np.rint(2 * ranks).astype(int)  # average ranks are halves, so these are whole
-    patterns = np.zeros(doubled.sum() + 1, dtype=np.int64)  # sign patterns for each value of 2 W+; up to 2^50
-    patterns[0] = 1
-    for rank in doubled:
-        patterns[rank:] += patterns[:-rank].copy()
-    return float(patterns[round(2 * statistic) :].sum() / 2 ** len(ranks))
+DIFFERENCE = ["median", "estimate", "low", "high", "level"]
+"""What is told of a paired difference, as in `analysis.signed_rank.Location`."""
 
 
 def summarise(runs: pd.DataFrame, score: str = "test_iwae") -> pd.DataFrame:
@@ -108,7 +31,8 @@ def summarise(runs: pd.DataFrame, score: str = "test_iwae") -> pd.DataFrame:
 
     Returns:
         One row for each cell, in the order of its names. Columns: method, order, dataset, dim, decoder, the labels
-        that `runs` has, n (runs with a score), mean and sd in nats (sd with n - 1; NaN for n = 1), seeds (a tuple).
+        that `runs` has, n (runs with a score), mean and sd in nats (sd with n - 1; NaN for n = 1), seeds (a tuple),
+        restarts (of each of those seeds, which restart validation chose; empty where `runs` does not say).
 
     Raises:
         ValueError: a seed occurs twice in a cell.
@@ -123,8 +47,9 @@ def summarise(runs: pd.DataFrame, score: str = "test_iwae") -> pd.DataFrame:
             dict(zip(CELL, key, strict=True))
             | {name: cell[name].iloc[0] for name in labels}
             | {"n": len(values), "mean": values.mean(), "sd": values.std(ddof=1), "seeds": tuple(values.index)}
+            | {"restarts": _restarts(cell, values.index)}
         )
-    frame = pd.DataFrame(rows, columns=[*CELL, *labels, "n", "mean", "sd", "seeds"])
+    frame = pd.DataFrame(rows, columns=[*CELL, *labels, "n", "mean", "sd", "seeds", "restarts"])
     return frame.astype({"order": "Int64", "mean": float, "sd": float})
 
 
@@ -140,7 +65,9 @@ def compare_column(runs: pd.DataFrame, score: str = "test_iwae") -> pd.DataFrame
 
     Returns:
         The columns of `summarise`, best first, and: rank (1 = the highest mean; NA without a score), is_best,
-        p (NaN for the best and where it is not given), n_pairs, note, colour (see `colour_of`; "best" for the best).
+        p (NaN for the best and where it is not given), n_pairs, note, colour (see `colour_of`; "best" for the best),
+        p_holm (p corrected for the tests of this column, `analysis.signed_rank.holm`), and how far the best is above
+        this cell, paired by seed, in nats: median, estimate, low, high, level (`analysis.signed_rank.location`).
 
     Raises:
         ValueError: the runs belong to more than one column, or a seed occurs twice in a cell.
@@ -156,12 +83,17 @@ def compare_column(runs: pd.DataFrame, score: str = "test_iwae") -> pd.DataFrame
     tests = []
     for key, is_best, n in zip(keys, table["is_best"], table["n"], strict=True):
         if is_best:
-            tests.append((np.nan, n, "", "best"))
+            tests.append({"p": np.nan, "n_pairs": n, "note": "", "colour": "best"} | _difference({}, {}))
             continue
         result = wilcoxon_greater(scores[keys[0]], scores[key])
         p = result.p if smallest_p(result.n_pairs - result.n_zero) <= LEVEL else np.nan
-        tests.append((p, result.n_pairs, result.note, colour_of(p)))
-    return table.join(pd.DataFrame(tests, columns=["p", "n_pairs", "note", "colour"]))
+        tests.append(
+            {"p": p, "n_pairs": result.n_pairs, "note": result.note, "colour": colour_of(p)}
+            | _difference(scores[keys[0]], scores[key])
+        )
+    table = table.join(pd.DataFrame(tests, columns=["p", "n_pairs", "note", "colour", *DIFFERENCE]))
+    table["p_holm"] = holm(table["p"])
+    return table
 
 
 def colour_of(p: float) -> str:
@@ -179,21 +111,36 @@ def paired_difference(runs: pd.DataFrame, score: str = "test_iwae", baseline: st
 
     Returns:
         One row for each cell but the baseline's own. Columns: those of the cell and its labels, n (seeds that both
-        have), mean and sd of the differences in nats (positive: better than the baseline; NaN without a pair).
+        have), mean and sd of the differences in nats (positive: better than the baseline; NaN without a pair), and
+        of the same differences median, estimate, low, high and level (`analysis.signed_rank.location`).
     """
     labels = [name for name in LABELS if name in runs]
     rows = []
     for _, column in runs.groupby(COLUMN, dropna=False):
         reference = _scores(column[column["method"] == baseline], score)
         for key, cell in _cells(column[column["method"] != baseline]):
-            difference = (_scores(cell, score) - reference).dropna()
+            scores = _scores(cell, score)
+            difference = (scores - reference).dropna()
             rows.append(
                 dict(zip(CELL, key, strict=True))
                 | {name: cell[name].iloc[0] for name in labels}
                 | {"n": len(difference), "mean": difference.mean(), "sd": difference.std(ddof=1)}
+                | _difference(scores, reference)
             )
-    frame = pd.DataFrame(rows, columns=[*CELL, *labels, "n", "mean", "sd"])
+    frame = pd.DataFrame(rows, columns=[*CELL, *labels, "n", "mean", "sd", *DIFFERENCE])
     return frame.astype({"order": "Int64", "mean": float, "sd": float})
+
+
+def _difference(a: Any, b: Any) -> dict[str, float]:
+    found = location(a, b)
+    return {name: getattr(found, name) for name in DIFFERENCE}
+
+
+def _restarts(cell: pd.DataFrame, seeds: pd.Index) -> tuple[int, ...]:
+    if "chosen_restart" not in cell:
+        return ()
+    chosen = dict(zip(cell["seed"], cell["chosen_restart"], strict=True))
+    return () if any(pd.isna(chosen[seed]) for seed in seeds) else tuple(int(chosen[seed]) for seed in seeds)
 
 
 def _cells(runs: pd.DataFrame) -> list[tuple[tuple, pd.DataFrame]]:
@@ -212,4 +159,8 @@ def _name(key: tuple) -> str:
 
 def _scores(cell: pd.DataFrame, score: str) -> pd.Series:
     """The finite scores of one cell by seed, in the order of the seeds."""
-    return _finite(cell.set_index("seed")[score]).sort_index()
+    values = cell[score].to_numpy(dtype=float, na_value=np.nan)
+    kept = np.isfinite(values)
+    seeds = cell["seed"].to_numpy(dtype=int)[kept]
+    order = np.argsort(seeds, kind="stable")
+    return pd.Series(values[kept][order], index=seeds[order])

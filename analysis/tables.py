@@ -1,15 +1,17 @@
-"""The tables of the paper as values, one for each data set and decoder: what is in them, not how they look."""
+"""The tables of the paper as values: what is in them, not how they look. `analysis.time_tables` has those of times."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis.stats import CELL, compare_column, paired_difference, smallest_p
+from analysis.signed_rank import smallest_p
+from analysis.stats import CELL, COLUMN, compare_column, paired_difference
 
 METHODS = ["vae", "sa", "iaf", "hf", "me", "rme", "bvi-er1", "bvi-er2", "vlae"]
 """The paper's order of rows; other methods follow by name."""
@@ -37,17 +39,33 @@ class Row:
     label: str
 
 
+@dataclass(frozen=True, order=True)
+class Column:
+    """A data set at one latent dimension, and the decoder whose numbers stand without parentheses."""
+
+    dataset: str
+    dataset_label: str
+    dim: int
+    decoder: str
+
+
 @dataclass(frozen=True)
 class Entry:
     """One number of a table.
 
     Attributes:
         n: runs (or pairs) behind it; expected: how many there should be.
-        mean, sd: in nats; NaN where n is too small for them.
+        mean, sd: in the table's unit; NaN where n is too small for them.
         rank: 1 for the highest mean of the column; None where the column is not compared.
         p, n_pairs: of the Wilcoxon test against the best; NaN and 0 where there was none.
+        p_holm: p corrected for all tests of the column.
         colour: of `analysis.stats.compare_column`; empty where the column is not compared.
         note: what a reader should know about the test.
+        median, estimate, low, high, level: of the paired difference, nats (`analysis.signed_rank.Location`): in a
+            compared column, best - this; in a table of differences, this - baseline.
+        restarts: which restart validation chose, by seed; empty if that is not recorded.
+        published_mean, published_sd: the paper's number for this cell; NaN where it is not shown or not legible.
+        beside: the same cell with the other decoder, which the paper sets in parentheses.
     """
 
     n: int
@@ -59,6 +77,16 @@ class Entry:
     n_pairs: int = 0
     colour: str = ""
     note: str = ""
+    p_holm: float = np.nan
+    median: float = np.nan
+    estimate: float = np.nan
+    low: float = np.nan
+    high: float = np.nan
+    level: float = np.nan
+    restarts: tuple[int, ...] = ()
+    published_mean: float = np.nan
+    published_sd: float = np.nan
+    beside: Entry | None = None
 
     @property
     def incomplete(self) -> str:
@@ -68,36 +96,64 @@ class Entry:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of methods, columns of latent dimensions.
+    """Rows of methods, columns of data sets and latent dimensions.
 
     Attributes:
         name: of its files: `test_iwae-mnist-conv`.
         title: one line; caption: how to read it, plain text.
         score: column of the runs that it shows.
+        entries: by (row, column); a cell without any run is not there.
+        compared: whether the best of each column is marked and the others are coloured by p.
         signed: whether the numbers are differences and carry their sign.
-        entries: by (row, dim); a cell without any run is not there.
+        digits: after the decimal point.
+        against_paper: whether each entry is to be shown beside the paper's.
+        heads: what stands above the columns, the rest being in the title: "dim", "dataset", or "both".
     """
 
     name: str
     title: str
     caption: str
     score: str
-    dataset: str
-    dataset_label: str
-    decoder: str
     rows: list[Row]
-    dims: list[int]
-    entries: dict[tuple[Row, int], Entry]
+    columns: list[Column]
+    entries: dict[tuple[Row, Column], Entry]
+    compared: bool = False
     signed: bool = False
+    digits: int = 1
+    against_paper: bool = False
+    heads: str = "dim"
 
     @property
     def colours(self) -> set[str]:
         """The colours that occur, for a legend."""
         return {entry.colour for entry in self.entries.values()}
 
+    @property
+    def corner(self) -> str:
+        """What the words right above the columns are: nothing where they are the names of data sets."""
+        return "" if self.heads == "dataset" else "dim(z)"
+
+    @property
+    def groups(self) -> list[tuple[str, int]]:
+        """The data sets above the dims and how many columns each spans; empty where one line of words is enough."""
+        labels = [column.dataset_label for column in self.columns]
+        return [(label, labels.count(label)) for label in dict.fromkeys(labels)] if self.heads == "both" else []
+
+    @property
+    def headers(self) -> list[str]:
+        """The words right above the columns."""
+        return [column.dataset_label if self.heads == "dataset" else str(column.dim) for column in self.columns]
+
+    @property
+    def flat_headers(self) -> list[str]:
+        """As `headers`, for renderings that have one line only: `MNIST 10`."""
+        if not self.groups:
+            return self.headers
+        return [f"{column.dataset_label} {column.dim}" for column in self.columns]
+
 
 def score_tables(runs: pd.DataFrame, score: str = "test_iwae", expected_seeds: int | None = None) -> list[Table]:
-    """Tables 7-11 (and 5): the mean score of each cell, compared within its column.
+    """Tables 7-11: the mean score of each cell, compared within its column; Table 5 is `decoder_table`.
 
     Args:
         runs: one row for each run, as `analysis.collect.collect` gives them.
@@ -107,25 +163,95 @@ def score_tables(runs: pd.DataFrame, score: str = "test_iwae", expected_seeds: i
     Returns:
         One table for each data set and decoder, in the paper's order.
     """
-    compared = _each(runs, ["dataset", "dim", "decoder"], lambda column: compare_column(column, score))
+    compared = compare_columns(runs, score)
     caption = (
         f"{SCORES[score]} in nats per image: mean and standard deviation over the seeds. The best mean of each column "
         "is marked; colours tell how well the one-sided Wilcoxon signed-rank test, paired by seed, tells the best "
         f"from the others.{_power(compared)}"
     )
-    return _build(compared, score, SCORES[score], caption, expected_seeds or fullest(runs), "", signed=False)
+    return _build(compared, score, SCORES[score], caption, expected_seeds or fullest(runs), compared=True)
 
 
-def difference_tables(runs: pd.DataFrame, score: str = "test_iwae", expected_seeds: int | None = None) -> list[Table]:
-    """The mean difference in score from the VAE of the same seed, nats; no table for a column without a VAE."""
-    differences = paired_difference(runs, score)
+def difference_tables(
+    runs: pd.DataFrame, score: str = "test_iwae", expected_seeds: int | None = None, baseline: str = "vae"
+) -> list[Table]:
+    """The mean difference in score from the baseline of the same seed, nats; no table for a column without it.
+
+    Args:
+        runs: one row for each run, as `analysis.collect.collect` gives them.
+        score: a key of `SCORES`.
+        expected_seeds: pairs that a complete cell has; by default as many as the fullest cell of `runs`.
+        baseline: a method: the VAE, or `vae-more`, the VAE trained for as long as those that start from one.
+    """
+    differences = paired_difference(runs, score, baseline)
     paired = differences.groupby(["dataset", "decoder"])["n"].transform("max") > 0
-    title = f"{SCORES[score]}, difference from the VAE"
+    if not paired.any():
+        return []
+    label = runs.loc[runs["method"] == baseline, "method_label"].iloc[0]
+    title = f"{SCORES[score]}, difference from {label}"
     caption = (
         f"{title}, in nats per image: mean and standard deviation of the differences between runs of the same seed."
     )
     expected = expected_seeds or fullest(runs)
-    return _build(differences[paired], score, title, caption, expected, "-minus-vae", signed=True)
+    return _build(differences[paired], score, title, caption, expected, f"-minus-{slug(baseline)}", signed=True)
+
+
+def decoder_table(runs: pd.DataFrame, score: str = "test_iwae", expected_seeds: int | None = None) -> Table | None:
+    """Table 5: the fully connected decoder, and in parentheses the convolutional one; None without the former.
+
+    Args:
+        runs: one row for each run, as `analysis.collect.collect` gives them.
+        score: a key of `SCORES`.
+        expected_seeds: runs that a complete cell has; by default as many as the fullest cell of `runs`.
+    """
+    compared = sort_rows(compare_columns(runs, score))
+    expected = expected_seeds or fullest(runs)
+    caption = (
+        f"{SCORES[score]} in nats per image with the fully connected decoder, and in parentheses with the "
+        "convolutional one; both have roughly as many parameters. Mean and standard deviation over the seeds; the "
+        "best fully connected mean of each column is marked, and colours are of its tests."
+    )
+    return beside_table(
+        compared[compared["decoder"] == "fc"],
+        compared[compared["decoder"] == "conv"],
+        lambda cell: to_entry(cell, expected),
+        Table(f"{score}-fc-against-conv", f"{SCORES[score]}: fully connected and convolutional decoders", caption,
+              score, [], [], {}, compared=True, heads="both"),
+    )  # fmt: skip
+
+
+def beside_table(
+    main: pd.DataFrame, other: pd.DataFrame, entry: Callable[[pd.Series], Entry], empty: Table
+) -> Table | None:
+    """`empty` filled with the cells of `main`, each with the cell of `other` that shares all but the decoder.
+
+    Args:
+        main: a row for each cell, data sets in the order of the table; if it is empty there is no table.
+        other: likewise; its cells stand in parentheses.
+        entry: what a cell becomes.
+        empty: all of the table but its rows, columns and entries.
+    """
+    if main.empty:
+        return None
+    besides = {_place_of(cell): entry(cell) for _, cell in other.iterrows()}
+    entries = {
+        (to_row(cell), to_column(cell)): replace(entry(cell), beside=besides.get(_place_of(cell)))
+        for _, cell in main.iterrows()
+    }
+    rows, columns = _axes(entries)
+    return replace(empty, rows=rows, columns=columns, entries=entries)
+
+
+def _place_of(cell: pd.Series) -> tuple[Row, str, int]:
+    return to_row(cell), cell["dataset"], int(cell["dim"])
+
+
+def _axes(entries: dict[tuple[Row, Column], Entry]) -> tuple[list[Row], list[Column]]:
+    """Rows in the paper's order, columns by data set as they come and by dim."""
+    datasets = list(dict.fromkeys(column.dataset for _, column in entries))
+    columns = sorted({column for _, column in entries}, key=lambda column: (datasets.index(column.dataset), column.dim))
+    rows = sorted({row for row, _ in entries}, key=lambda row: (place(row.method, METHODS), row.order or 0, row.label))
+    return rows, columns
 
 
 def place(name: str, known: list[str]) -> str:
@@ -144,8 +270,9 @@ def sort_rows(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.loc[keys.sort_values(by, kind="stable").index].reset_index(drop=True)
 
 
-def _each(runs: pd.DataFrame, by: list[str], function: Callable[[pd.DataFrame], pd.DataFrame]) -> pd.DataFrame:
-    return pd.concat([function(group) for _, group in runs.groupby(by)], ignore_index=True)
+def compare_columns(runs: pd.DataFrame, score: str = "test_iwae") -> pd.DataFrame:
+    """`analysis.stats.compare_column` of every column, one below the other."""
+    return pd.concat([compare_column(column, score) for _, column in runs.groupby(COLUMN)], ignore_index=True)
 
 
 def fullest(runs: pd.DataFrame) -> int:
@@ -162,49 +289,62 @@ def _power(compared: pd.DataFrame) -> str:
 
 
 def _build(
-    cells: pd.DataFrame, score: str, title: str, caption: str, expected: int, suffix: str, signed: bool
+    cells: pd.DataFrame,
+    score: str,
+    title: str,
+    caption: str,
+    expected: int,
+    suffix: str = "",
+    *,
+    compared: bool = False,
+    signed: bool = False,
 ) -> list[Table]:
     tables: dict[str, Table] = {}
     for _, group in sort_rows(cells).groupby(["dataset", "decoder"], sort=False):
-        dataset, label, decoder = group[["dataset", "dataset_label", "decoder"]].iloc[0]
-        name = base = f"{score}{suffix}-{_slug(label)}-{_slug(decoder)}"
+        label, decoder = group[["dataset_label", "decoder"]].iloc[0]
+        name = base = f"{score}{suffix}-{slug(label)}-{slug(decoder)}"
         copies = 1
         while name in tables:  # two data sets may differ in nothing that a file name can hold
             copies += 1
             name = f"{base}-{copies}"
-        entries = {(_row(cell), int(cell["dim"])): _entry(cell, expected) for _, cell in group.iterrows()}
+        entries = {(to_row(cell), to_column(cell)): to_entry(cell, expected) for _, cell in group.iterrows()}
+        rows, columns = _axes(entries)
         tables[name] = Table(
             name=name,
             title=f"{title}: {label}, {DECODERS.get(decoder, decoder)}",
             caption=f"({label}, {DECODERS.get(decoder, decoder)}) {caption}",
             score=score,
-            dataset=dataset,
-            dataset_label=label,
-            decoder=decoder,
-            rows=list(dict.fromkeys(row for row, _ in entries)),
-            dims=sorted({dim for _, dim in entries}),
+            rows=rows,
+            columns=columns,
             entries=entries,
+            compared=compared,
             signed=signed,
         )
     return list(tables.values())
 
 
-def _row(cell: pd.Series) -> Row:
+def to_row(cell: pd.Series) -> Row:
+    """The row of a cell; the cell is a row of a frame that has `CELL` and the labels."""
     return Row(cell["method"], None if pd.isna(cell["order"]) else int(cell["order"]), cell["method_label"])
 
 
-def _entry(cell: pd.Series, expected: int) -> Entry:
-    compared = {}
+def to_column(cell: pd.Series) -> Column:
+    """The column of a cell."""
+    return Column(cell["dataset"], cell["dataset_label"], int(cell["dim"]), cell["decoder"])
+
+
+def to_entry(cell: pd.Series, expected: int) -> Entry:
+    """The entry of a cell with n, mean and sd, and of the other attributes of `Entry` those that it has."""
+    known: dict[str, Any] = {name: float(cell[name]) for name in _NUMBERS if name in cell}
+    known |= {name: cell[name] for name in ("colour", "note", "restarts") if name in cell}
     if "rank" in cell:
-        compared = {
-            "rank": None if pd.isna(cell["rank"]) else int(cell["rank"]),
-            "p": float(cell["p"]),
-            "n_pairs": int(cell["n_pairs"]),
-            "colour": cell["colour"],
-            "note": cell["note"],
-        }
-    return Entry(int(cell["n"]), expected, float(cell["mean"]), float(cell["sd"]), **compared)
+        known |= {"rank": None if pd.isna(cell["rank"]) else int(cell["rank"]), "n_pairs": int(cell["n_pairs"])}
+    return Entry(int(cell["n"]), expected, float(cell["mean"]), float(cell["sd"]), **known)
 
 
-def _slug(text: str) -> str:
+_NUMBERS = ("p", "p_holm", "median", "estimate", "low", "high", "level", "published_mean", "published_sd")
+
+
+def slug(text: str) -> str:
+    """`text` as a part of a file name."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "data"

@@ -117,7 +117,7 @@ def test_tables_are_written_as_files(demo):
         f"{table}-digits-conv.{suffix}"
         for table in ("test_iwae", "test_iwae-minus-vae", "val_elbo")
         for suffix in ("md", "csv", "tex")
-    }
+    } | {f"{name}.{suffix}" for name in ("claims", "claims-counted") for suffix in ("md", "csv", "tex")}
     frame = pd.read_csv(demo.index.parent / "tables" / "test_iwae-digits-conv.csv").set_index("label")
     assert frame.loc["VAE", "mean"] == 492.5 and frame.loc["VAE", "p"] == 1 / 64
     assert frame.loc["RME(2)", ["n", "expected"]].tolist() == [4, 6]
@@ -128,6 +128,89 @@ def test_tables_are_written_as_files(demo):
 def test_expected_seeds_can_be_told(store, tmp_path):
     report = build_report("demo", tmp_path, store.uri, expected_seeds=10)
     assert "n=6/10" in report.index.read_text()
+
+
+@pytest.fixture(scope="module")
+def sweep(store, tmp_path_factory):
+    """A complete sweep of two columns of the paper, and a third of which one cell lacks a run."""
+    means = {("vae", None): 685.1, ("vae-more", None): 690, ("sa", 1): 688.1, ("rme", 2): 697.2, ("bvi-er1", 2): 694.5}
+    for dim in (10, 20, 50):
+        for (method, order), mean in means.items():
+            for seed in range(8):
+                if (method, dim, seed) != ("sa", 50, 7):
+                    store.run("sweep", method, order, seed, mean + dim + 0.1 * seed * (order or 0.5), dim=dim)
+    return store
+
+
+@pytest.fixture(scope="module")
+def complete(sweep, tmp_path_factory):
+    return build_report("sweep", tmp_path_factory.mktemp("sweep"), sweep.uri)
+
+
+def test_the_report_puts_ours_next_to_the_papers(complete):
+    words = Page(complete.index.read_text()).words
+    assert "695.3 − 685.1 = +10.2 (+5.7 sd)" in words  # 685.1 + 10 + .05 * 3.5, against 685.1 and 1.8
+    assert (complete.index.parent / "tables" / "test_iwae-against-paper-mnist-conv.tex").is_file()
+
+
+def test_the_report_ranks_over_the_complete_columns(complete):
+    (ranks,) = complete.ranks
+    assert ranks.rows[0][:2] == ["RME(2)", 1.0] and len(ranks.rows) == 5
+    assert "over the 2 complete columns" in ranks.caption and "incomplete: mnist d50" in ranks.caption
+    words = Page(complete.index.read_text()).words
+    assert ranks.caption in words
+
+
+def test_the_report_lists_the_claims(complete):
+    statuses = {(claim.statement, claim.where): claim.status for claim in complete.claims}
+    assert statuses["RME has the highest mean", "MNIST dim 20"] == "held"
+    assert statuses["RME has the highest mean", "MNIST dim 50"] == "not enough runs"
+    assert statuses["RME is better than SA (p ≤ 0.01)", "MNIST dim 50"] == "not enough runs"
+    assert statuses["RME is better than VAE-more (p ≤ 0.01)", "MNIST dim 50"] == "held"
+    page = complete.index.read_text()
+    assert page.count('<tr class="held"') == sum(claim.status == "held" for claim in complete.claims)
+    assert "SA(1) n=7/8" in Page(page).words
+
+
+def test_the_latex_is_well_formed(complete):
+    """Where there is no TeX to compile it: closed, of one width, and of characters that every TeX knows."""
+    texts = [path.read_text() for path in complete.files if path.suffix == ".tex"]
+    assert len(texts) == len(complete.files) // 3
+    for text in texts:
+        assert text.isascii() and text.count("{") == text.count("}") and text.count("$") % 2 == 0
+        begun, ended = (re.findall(rf"\\{word}{{(\w+)}}", text) for word in ("begin", "end"))
+        assert begun == ["table", "tabular"] and ended == ["tabular", "table"]
+        shape = re.search(r"\\begin{tabular}{(.*)}", text).group(1)
+        width = len(re.sub(r"p{.*?}", "p", shape))
+        body = text[text.index(r"\midrule") : text.index(r"\bottomrule")].splitlines()[1:]
+        assert {len(re.findall(r"(?<!\\)&", line)) for line in body} == {width - 1}
+
+
+def test_what_hovering_tells(complete):
+    titles = re.findall(r'title="(n = [^"]*)"', complete.index.read_text())
+    assert any(
+        "p = 0.0039 (8 pairs)" in title  # 1 of 2^8
+        and "Holm" in title
+        and "Hodges-Lehmann" in title
+        and "(96.1%)" in title
+        and "restart chosen, by seed: 1 1 1 1 1 1 1 1" in title
+        for title in titles
+    )
+
+
+def test_differences_from_the_control_are_in_the_report(complete):
+    names = [table.name for table in complete.tables]
+    assert names[:3] == [
+        "test_iwae-mnist-conv",
+        "test_iwae-minus-vae-mnist-conv",
+        "test_iwae-minus-vae-more-mnist-conv",
+    ]
+
+
+def test_a_best_mean_over_too_few_seeds_says_so(sweep):
+    runs = collect(sweep.uri, "sweep")
+    runs = runs[~((runs["method"] == "rme") & (runs["seed"] > 2))]
+    assert "over 3 of 8 seeds" in findings(runs)[1] and "no test is possible (3 pairs cannot give" in findings(runs)[1]
 
 
 def test_several_columns_begin_with_a_summary(store):

@@ -9,14 +9,8 @@ import pandas as pd
 import pytest
 import scipy.stats
 
-from analysis.stats import (
-    colour_of,
-    compare_column,
-    paired_difference,
-    smallest_p,
-    summarise,
-    wilcoxon_greater,
-)
+from analysis.signed_rank import smallest_p, wilcoxon_greater
+from analysis.stats import colour_of, compare_column, paired_difference, summarise
 
 
 def by_seed(values):
@@ -217,3 +211,36 @@ def test_paired_difference_by_hand():
     assert (table.loc["rme", "n"], table.loc["rme", "mean"]) == (2, 2.0)  # 11 - 10 and 23 - 20
     assert table.loc["rme", "sd"] == pytest.approx(np.sqrt(2))
     assert table.loc["sa", "n"] == 0 and np.isnan(table.loc["sa", "mean"])
+
+
+def test_compare_column_corrects_the_p_of_its_own_column_and_tells_the_differences():
+    rng = np.random.default_rng(5)
+    cells = {("vae", None): rng.normal(0, 1, 8), ("sa", 1): rng.normal(1, 1, 8), ("rme", 2): rng.normal(3, 1, 8)}
+    cells["hf", 1] = {0: 0.0, 1: 0.0}  # too few for a test: no member of the family
+    table = compare_column(runs_of(cells)).set_index("method")
+    p = table["p"]
+    first, second = sorted(["vae", "sa"], key=lambda method: p[method])
+    assert table.loc[first, "p_holm"] == min(1, 2 * p[first])
+    assert table.loc[second, "p_holm"] == max(2 * p[first], p[second])
+    assert table.loc[["rme", "hf"], "p_holm"].isna().all()
+    difference = cells["rme", 2] - cells["sa", 1]
+    walsh = [(a + b) / 2 for a, b in itertools.combinations_with_replacement(difference, 2)]
+    assert table.loc["sa", "median"] == pytest.approx(np.median(difference))
+    assert table.loc["sa", "estimate"] == pytest.approx(np.median(walsh))
+    # n = 8: P(W+ <= 3) = 5/256 (of 0, 1, 2, 3 and 1 + 2), P(W+ <= 4) = 7/256 > .025, so the fourth from either end
+    assert (table.loc["sa", "low"], table.loc["sa", "high"]) == (sorted(walsh)[3], sorted(walsh)[-4])
+    assert table.loc["sa", "level"] == pytest.approx(1 - 10 / 256)
+    assert table.loc["hf", ["low", "high", "level"]].isna().all() and table.loc["rme", ["median", "low"]].isna().all()
+
+
+def test_paired_difference_has_the_same_of_its_own_differences():
+    runs = runs_of({("vae", None): np.zeros(6), ("rme", 2): np.arange(1.0, 7.0)})
+    row = paired_difference(runs).iloc[0]
+    assert row[["n", "median", "estimate", "low", "high"]].tolist() == [6, 3.5, 3.5, 1, 6]
+    assert row["level"] == 1 - 2 / 64
+
+
+def test_the_chosen_restarts_stand_in_the_order_of_the_seeds():
+    runs = runs_of({("vae", None): {3: 1.0, 1: 2.0, 2: np.nan}}).assign(chosen_restart=[0, 2, 1])
+    assert summarise(runs).loc[0, "restarts"] == (2, 0)
+    assert summarise(runs.drop(columns="chosen_restart")).loc[0, "restarts"] == ()

@@ -7,6 +7,7 @@ import io
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -14,7 +15,11 @@ import pandas as pd
 import pytest
 
 from analysis import render
-from analysis.tables import difference_tables, score_tables, sort_rows
+from analysis.claims import score_claims
+from analysis.listing import claim_listing, rank_listing, to_latex
+from analysis.paper import paper_tables
+from analysis.ranks import compare_ranks
+from analysis.tables import decoder_table, difference_tables, score_tables, sort_rows
 
 
 def runs_of(cells, dataset="mnist", label="MNIST", decoder="conv"):
@@ -50,7 +55,7 @@ def table():
 
 
 def entry(table, label, dim=10):
-    return next(e for (row, d), e in table.entries.items() if (row.label, d) == (label, dim))
+    return next(e for (row, column), e in table.entries.items() if (row.label, column.dim) == (label, dim))
 
 
 class Cells(HTMLParser):
@@ -81,7 +86,7 @@ class Cells(HTMLParser):
 
 def test_rows_stand_in_the_papers_order(table):
     assert [row.label for row in table.rows] == ["VAE", "SA(1)", "SA(8)", "RME(2)", "RME(5)", "VAE-more"]
-    assert table.dims == [10, 20]
+    assert [column.dim for column in table.columns] == [10, 20] and table.headers == ["10", "20"]
 
 
 def test_tables_stand_in_the_papers_order():
@@ -129,6 +134,14 @@ def test_differences_are_paired_by_seed():
     assert not any(row.method == "vae" for row in table.rows)
     assert "+15.0 ± 0.0" in render.to_text(table)
     assert "$+15.0^{0.0}$" in render.to_latex(table)
+
+
+def test_differences_from_the_control():
+    (table,) = difference_tables(runs_of(CELLS), baseline="vae-more")
+    assert table.name == "test_iwae-minus-vae-more-mnist-conv" and "difference from VAE-more" in table.title
+    assert entry(table, "VAE").mean == pytest.approx(-5)
+    assert "Hodges-Lehmann" in render.details(table, entry(table, "VAE"))
+    assert "best is above" not in render.details(table, entry(table, "VAE"))
 
 
 def test_no_difference_table_without_a_vae():
@@ -185,6 +198,8 @@ def test_csv_holds_every_number(table):
     for row in rows:
         expected = entry(table, row["label"], int(row["dim"]))
         assert float(row["mean"]) == expected.mean and float(row["sd"]) == expected.sd
+        assert row["p_holm"] == ("" if np.isnan(expected.p_holm) else repr(expected.p_holm))
+        assert row["low"] == ("" if np.isnan(expected.low) else repr(expected.low))
         assert (int(row["n"]), int(row["expected"]), int(row["rank"])) == (expected.n, 10, expected.rank)
         assert row["p"] == ("" if np.isnan(expected.p) else repr(expected.p)) and row["colour"] == expected.colour
     assert {row["order"] for row in rows if row["method"] == "vae"} == {""}
@@ -198,7 +213,7 @@ def test_latex(table):
     assert r"RME$^{(2)}$ & \textcolor{RedOrange}{$" in text
     assert text.index(r"\toprule") < text.index(r"\midrule") < text.index(r"\bottomrule")
     body = text[text.index(r"\midrule") : text.index(r"\bottomrule")]
-    assert {line.count("&") for line in body.splitlines()[1:]} == {len(table.dims)}
+    assert {line.count("&") for line in body.splitlines()[1:]} == {len(table.columns)}
     assert text.count("{") == text.count("}") and r"\label{tab:test_iwae-mnist-conv}" in text
 
 
@@ -214,8 +229,12 @@ def hostile():
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
 def test_latex_compiles(table, hostile, tmp_path):
     (differences,) = difference_tables(runs_of(CELLS))
-    body = "\n".join(map(render.to_latex, (table, hostile, differences)))
-    packages = r"\usepackage{booktabs}\usepackage[dvipsnames]{xcolor}"
+    both = decoder_table(pd.concat([runs_of(CELLS), runs_of(CELLS, decoder="fc")]))
+    runs = runs_of({(*row, dim): scores for (*row, at), scores in CELLS.items() if at == 10 for dim in (10, 50)})
+    lists = [claim_listing(score_claims(runs)), rank_listing(compare_ranks(runs, expected_seeds=10), "conv")]
+    tables = map(render.to_latex, (table, hostile, differences, both, *paper_tables(runs)))
+    body = "\n".join([*tables, *map(to_latex, lists), to_latex(replace(lists[0], rows=4 * lists[0].rows))])
+    packages = r"\usepackage{booktabs,longtable}\usepackage[dvipsnames]{xcolor}"
     (tmp_path / "t.tex").write_text(rf"\documentclass{{article}}{packages}\begin{{document}}{body}\end{{document}}")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
@@ -230,7 +249,8 @@ def test_html(table):
     kind, title, text = rows["RME(5)"][0]
     assert (kind, text.split()) == ("best", ["700.0", "±", "0.7", "*"])
     assert title == "n = 10 of 10, mean 700.0000, sd 0.6728, rank 1"
-    assert rows["VAE"][0][1].endswith("p = 0.00098 (10 pairs)")
+    assert "p = 0.00098 (10 pairs), Holm's p = 0.0049" in rows["VAE"][0][1]  # 1/1024, of five tests
+    assert "above by median +15.0000, Hodges-Lehmann +15.0000 [+15.0000, +15.0000] (95.1%)" in rows["VAE"][0][1]
     assert rows["VAE"][1][2].split()[0] == "n=3/10"
     assert [rows[label][0][0] for label in ("VAE", "SA(1)", "SA(8)", "RME(2)")] == [
         "plain", "yellow-orange", "orange", "red-orange",
@@ -252,7 +272,7 @@ def test_untested_cells_do_not_look_certain():
     assert r"\textcolor{gray}{$1.5^{0.7}$}" in render.to_latex(table)
     assert 'class="untested"' in render.to_html(table)
     assert [colour for colour, _, _ in render.legend(table)] == ["best", "untested"]
-    assert "2 pairs cannot give" in render.details(entry(table, "VAE"))
+    assert "2 pairs cannot give" in render.details(table, entry(table, "VAE"))
 
 
 def test_a_single_seed_has_no_deviation():

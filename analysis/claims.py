@@ -1,0 +1,348 @@
+"""The paper's claims, each held, not held, or not to be told yet; those over the VAE also against `vae-more`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from analysis.paper import published_scores, published_times
+from analysis.signed_rank import location, smallest_p, wilcoxon_greater
+from analysis.stats import CELL, COLUMN, summarise
+from analysis.tables import DATASETS, METHODS, fullest, place
+from analysis.time_tables import summarise_times
+
+HELD, NOT_HELD, TOO_FEW = "held", "not held", "not enough runs"
+
+UNKNOWN = "–"
+"""Where the paper has no such column, or does not give its numbers, or they are not legible."""
+
+STRONG = 0.01
+"""The p up to which the paper's tables call a difference strongly distinguished."""
+
+CONTROL = "vae-more"
+"""The VAE trained for as long as those that start from a finished one: not in the paper."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A statement of the paper about one column.
+
+    Attributes:
+        statement: what is claimed; where: of which data set, dim and decoder; source: where the paper says it.
+        status: `HELD`, `NOT_HELD` or `TOO_FEW`, by our runs.
+        evidence: the numbers behind the status.
+        published: what the paper's own means and times say of it: `HELD`, `NOT_HELD` or `UNKNOWN`.
+        control: whether it is the fair counterpart of a claim over the VAE, which the paper does not make.
+    """
+
+    statement: str
+    where: str
+    source: str
+    status: str
+    evidence: str
+    published: str = UNKNOWN
+    control: bool = False
+
+
+def count(claims: list[Claim]) -> str:
+    """`The paper's claims, asked of these columns: 7 held, 3 not held.`, and the same of the controls."""
+    said = []
+    subjects = {False: "The paper's claims, asked of these columns", True: "Controls, which the paper does not have"}
+    for control, subject in subjects.items():
+        statuses = Counter(claim.status for claim in claims if claim.control == control)
+        if statuses:
+            parts = [f"{statuses[status]} {status}" for status in (HELD, NOT_HELD, TOO_FEW) if statuses[status]]
+            said.append(f"{subject}: {', '.join(parts)}.")
+    return " ".join(said)
+
+
+# ---------------------------------------------------------------------- scores
+def score_claims(runs: pd.DataFrame, score: str = "test_iwae", expected_seeds: int | None = None) -> list[Claim]:
+    """The claims about log-likelihood: Tables 7-11, and section 3 (Table 5) for fully connected decoders.
+
+    A claim is told only where every cell it speaks of has all its runs, and, where it speaks of a p, enough of them
+    for one of .01. Rows of the paper that were not run are no rivals; the evidence says how many there were.
+
+    Args:
+        runs: one row for each run, as `analysis.collect.collect` gives them.
+        score: more is better.
+        expected_seeds: runs of a complete cell; by default as many as the fullest cell of `runs`.
+    """
+    expected = expected_seeds or fullest(runs)
+    columns = [_Scores(column, score, expected) for _, column in runs.groupby(COLUMN)]
+    columns.sort(key=lambda c: (c.decoder, place(c.dataset, DATASETS), c.dim))
+    claims: list[Claim] = []
+    for column in columns:
+        if column.decoder == "conv":
+            claims.append(column.highest("rme", "Section 2, Tables 7-11"))
+            rivals = [m for m in METHODS if m not in ("rme", "vlae") and (column.has(m) or m in column.published)]
+            claims += [column.better("rme", rival, "Tables 7-11") for rival in rivals]
+        else:
+            claims.append(column.highest("vlae", "Section 3, Table 5"))
+            claims.append(column.better("rme", "vae", "Section 3, Table 5"))
+        claims.append(column.better("rme", CONTROL, "control", control=True))
+    convolutional = {(c.dataset, c.dim): c for c in columns if c.decoder == "conv"}
+    for column in columns:
+        other = convolutional.get((column.dataset, column.dim))
+        if column.decoder == "fc" and other is not None:
+            claims += [_vae_above_vlae(other, column), _convolutional_above(other, column)]
+    return claims
+
+
+class _Scores:
+    """One column: our cells, and the paper's means of the same column."""
+
+    def __init__(self, runs: pd.DataFrame, score: str, expected: int) -> None:
+        first = runs.iloc[0]
+        self.dataset, self.dim, self.decoder = first["dataset"], int(first["dim"]), first["decoder"]
+        self.where = f"{first['dataset_label']} dim {self.dim}" + ("" if self.decoder == "conv" else ", FC decoder")
+        cells = summarise(runs, score)
+        self.expected = expected
+        self.cells = {_key(cell): cell for cell in cells.to_dict("records")}
+        self.scores = {_key(cell): runs[_same(runs, cell)].set_index("seed")[score] for cell in self.cells.values()}
+        theirs = published_scores()
+        at = (theirs["dataset"] == self.dataset) & (theirs["dim"] == self.dim) & (theirs["decoder"] == self.decoder)
+        self.paper = {_key(cell): float(cell["mean"]) for cell in theirs[at].to_dict("records")}
+        self.published = {method for method, _ in self.paper}
+
+    def has(self, method: str) -> bool:
+        return any(name == method for name, _ in self.cells)
+
+    def label(self, key: tuple) -> str:
+        return self.cells[key]["method_label"]
+
+    def of(self, method: str) -> list[tuple]:
+        """The rows of a method."""
+        return [key for key in self.cells if key[0] == method]
+
+    def best(self, method: str) -> tuple | None:
+        """The row of a method with the highest mean."""
+        scored = [key for key in self.of(method) if self.cells[key]["n"]]
+        return max(scored, key=lambda key: self.cells[key]["mean"], default=None)
+
+    def incomplete(self, keys: list[tuple]) -> str:
+        """`RME(2) n=3/10`, and so on; empty if none is."""
+        few = [k for k in keys if self.cells[k]["n"] < self.expected]
+        shown = ", ".join(f"{self.label(k)} n={self.cells[k]['n']}/{self.expected}" for k in few[:3])
+        return shown + (f" and {len(few) - 3} more" if len(few) > 3 else "")
+
+    def highest(self, method: str, source: str) -> Claim:
+        statement = f"{method.upper()} has the highest mean"
+        rows = [key for key in self.cells if key[0] != CONTROL]
+        rivals = [key for key in rows if key[0] != method]
+        published = _published(self.paper, method, lambda name: name != method)
+        ours = self.best(method)
+        if ours is None or not rivals:
+            missing = f"{method.upper()} was not run" if ours is None else "nothing to compare with was run"
+            return Claim(statement, self.where, source, TOO_FEW, missing, published)
+        incomplete = self.incomplete(rows)
+        if incomplete:
+            return Claim(statement, self.where, source, TOO_FEW, incomplete, published)
+        rival = max(rivals, key=lambda key: self.cells[key]["mean"])
+        mean, other = (self.cells[key]["mean"] for key in (ours, rival))
+        evidence = f"{self.label(ours)} {mean:.1f}, best of the others {self.label(rival)} {other:.1f} nats"
+        if self.paper:
+            evidence += f"; {len(set(rows) & set(self.paper))} of the paper's {len(self.paper)} rows were run"
+        return Claim(statement, self.where, source, HELD if mean > other else NOT_HELD, evidence, published)
+
+    def better(self, method: str, rival: str, source: str, control: bool = False) -> Claim:
+        """The method's best row against every row of the rival, by the one-sided Wilcoxon test, paired by seed."""
+        statement = f"{method.upper()} is better than {self._name(rival)} (p ≤ {STRONG})"
+        published = UNKNOWN if control else _published(self.paper, method, lambda name: name == rival)
+        ours, rows = self.best(method), self.of(rival)
+
+        def claim(status: str, evidence: str) -> Claim:
+            return Claim(statement, self.where, source, status, evidence, published, control)
+
+        if ours is None or not rows:
+            return claim(TOO_FEW, f"{method.upper() if ours is None else self._name(rival)} was not run")
+        incomplete = self.incomplete([*self.of(method), *rows])
+        if incomplete:
+            return claim(TOO_FEW, incomplete)
+        tests = {key: wilcoxon_greater(self.scores[ours], self.scores[key]) for key in rows}
+        pairs = min(test.n_pairs for test in tests.values())
+        if smallest_p(pairs) > STRONG:
+            least = f"the smallest p that {pairs} pair{'' if pairs == 1 else 's'} can give is {smallest_p(pairs):.2g}"
+            return claim(TOO_FEW, f"{least}; {self._difference(ours, self.best(rival))}")
+        hardest = max(rows, key=lambda key: 1.0 if np.isnan(tests[key].p) else tests[key].p)
+        p = tests[hardest].p
+        shown = tests[hardest].note if np.isnan(p) else f"p = {p:.2g}"
+        return claim(HELD if p <= STRONG else NOT_HELD, f"{self._difference(ours, hardest)}, {shown}")
+
+    def _name(self, method: str) -> str:
+        keys = self.of(method)
+        return self.label(keys[0]).partition("(")[0] if keys else {"vae-more": "VAE-more"}.get(method, method.upper())
+
+    def _difference(self, ours: tuple, rival: tuple | None) -> str:
+        """`RME(5) - VAE: +12.1 nats [+10.2, +14.0]`: the Hodges-Lehmann estimate, paired by seed."""
+        if rival is None:
+            return ""
+        found = location(self.scores[ours], self.scores[rival])
+        interval = "" if np.isnan(found.low) else f" [{found.low:+.1f}, {found.high:+.1f}]"
+        return f"{self.label(ours)} − {self.label(rival)}: {found.estimate:+.1f} nats{interval}"
+
+
+def _published(means: dict[tuple, float], method: str, is_rival: Callable[[str], bool]) -> str:
+    """Whether the method's best mean is above every rival's in the paper's table."""
+    ours = [mean for (name, _), mean in means.items() if name == method]
+    rivals = [mean for (name, _), mean in means.items() if is_rival(name)]
+    if not ours or not rivals or np.isnan(ours).any():
+        return UNKNOWN
+    if (np.array(rivals) >= max(ours)).any():  # one that is legible suffices
+        return NOT_HELD
+    return UNKNOWN if np.isnan(rivals).any() else HELD
+
+
+def _vae_above_vlae(conv: _Scores, fc: _Scores) -> Claim:
+    """Section 3: the best VLAE's scores are below the VAE's with a convolutional decoder."""
+    statement = "The VAE with a convolutional decoder is above the best VLAE with a fully connected one"
+    theirs = [mean for (name, _), mean in fc.paper.items() if name == "vlae"]
+    published = _holds(conv.paper[("vae", None)] > max(theirs)) if theirs and ("vae", None) in conv.paper else UNKNOWN
+    vae, vlae, where = conv.best("vae"), fc.best("vlae"), conv.where
+    if vae is None or vlae is None:
+        missing = "VAE" if vae is None else "VLAE"
+        return Claim(statement, where, "Section 3", TOO_FEW, f"{missing} was not run", published)
+    incomplete = conv.incomplete([vae]) or fc.incomplete(fc.of("vlae"))
+    if incomplete:
+        return Claim(statement, where, "Section 3", TOO_FEW, incomplete, published)
+    means = conv.cells[vae]["mean"], fc.cells[vlae]["mean"]
+    evidence = f"VAE {means[0]:.1f}, {fc.label(vlae)} {means[1]:.1f} nats"
+    return Claim(statement, where, "Section 3", _holds(means[0] > means[1]), evidence, published)
+
+
+def _convolutional_above(conv: _Scores, fc: _Scores) -> Claim:
+    """Section 3: with equal numbers of parameters, convolutional decoders always outperform fully connected ones."""
+    statement = "Every row is higher with the convolutional decoder than with the fully connected one"
+    theirs = [conv.paper[key] > fc.paper[key] for key in conv.paper.keys() & fc.paper.keys()]
+    published = _holds(all(theirs)) if theirs else UNKNOWN
+    both = sorted(conv.cells.keys() & fc.cells.keys(), key=str)
+    both = [key for key in both if key[0] != CONTROL]
+    if not both:
+        return Claim(statement, conv.where, "Section 3", TOO_FEW, "no row was run with both", published)
+    incomplete = conv.incomplete(both) or fc.incomplete(both)
+    if incomplete:
+        return Claim(statement, conv.where, "Section 3", TOO_FEW, incomplete, published)
+    gain = {key: conv.cells[key]["mean"] - fc.cells[key]["mean"] for key in both}
+    least = min(both, key=lambda key: gain[key])
+    evidence = f"least gain {gain[least]:+.1f} nats ({conv.label(least)}), of {len(both)} rows"
+    return Claim(statement, conv.where, "Section 3", _holds(gain[least] > 0), evidence, published)
+
+
+# ---------------------------------------------------------------------- times
+def time_claims(runs: pd.DataFrame) -> list[Claim]:
+    """The claims about inference time: section 2.1 (Table 4) and section 3 (Table 6), for each device.
+
+    Args:
+        runs: timings, as `analysis.collect.collect` gives them. A claim speaks of the orders that were timed.
+    """
+    times, ratios = (summarise_times(runs, score) for score in ("inference_ms", "ratio_to_vae"))
+    cells = times.merge(ratios[[*CELL, "device", "mean"]], on=[*CELL, "device"], suffixes=("_ms", "_ratio"))
+    cells = cells.rename(columns={"mean_ms": "ms", "mean_ratio": "ratio"})
+    several = cells["device"].nunique() > 1
+    claims: list[Claim] = []
+    for (device, _, decoder, _), ours in cells.groupby(["device", "dataset", "decoder", "dim"], sort=False):
+        first = ours.iloc[0]
+        theirs = published_times().merge(ours[COLUMN].drop_duplicates(), on=COLUMN)
+        where = f"{first['dataset_label']} dim {first['dim']}" + ("" if decoder == "conv" else ", FC decoder")
+        where += f", {device}" if several else ""
+        for statement, test, source, applies in _time_tests(theirs):
+            published = test(theirs)[0] if len(theirs) else None
+            if applies == decoder and (published is not None or test(ours)[0] is not None):
+                holds, evidence = test(ours)
+                status = TOO_FEW if holds is None else _holds(holds)
+                claims.append(Claim(statement, where, source, status, evidence,
+                                    UNKNOWN if published is None else _holds(published)))  # fmt: skip
+    return claims
+
+
+_Test = Callable[[pd.DataFrame], tuple[bool | None, str]]
+
+
+def _time_tests(theirs: pd.DataFrame) -> list[tuple[str, _Test, str, str]]:
+    """(statement, test of a column's ms and ratio, source, decoder); a test that cannot be made gives None and why."""
+    found: list[tuple[str, _Test, str, str]] = []
+    rme = theirs[theirs["method"] == "rme"]
+    if rme["ratio"].notna().any():
+        most, spread = rme["ratio"].max(), rme["ms"].max() / rme["ms"].min()
+        found.append(("RME takes no larger multiple of the VAE's time than the paper's largest",
+                      lambda cells: _at_most(cells, most), "Section 2.1", "conv"))  # fmt: skip
+        found.append(("RME's order hardly matters: no larger spread from fastest to slowest than the paper's",
+                      lambda cells: _spread(cells, spread), "Section 2.1", "conv"))  # fmt: skip
+    found.append(("SA is many times slower: SA(k) takes more than k + 1 times the VAE's time", _slow, "Section 2.1",
+                  "conv"))  # fmt: skip
+    found.append(("SA's time grows with its steps", _grows, "Section 2.1", "conv"))
+    found.append(("RME is faster than IAF with more than one flow", _faster_than_flows, "Section 2.1", "conv"))
+    found.append(("VLAE with 4 or 8 steps is slower than RME", _slower_than_rme, "Section 3, Table 6", "fc"))
+    return found
+
+
+def _timed(cells: pd.DataFrame, method: str, column: str, least_order: int = 0) -> pd.Series:
+    """Numbers of a method's orders, by order."""
+    chosen = cells[(cells["method"] == method) & (cells["order"].fillna(0) >= least_order)].set_index("order")[column]
+    return chosen.dropna().sort_index()
+
+
+def _at_most(cells: pd.DataFrame, most: float) -> tuple[bool | None, str]:
+    ratios = _timed(cells, "rme", "ratio")
+    if ratios.empty:
+        return None, "RME was not timed against the VAE"
+    # a ratio of the paper's own is a quotient of rounded numbers: compare as printed
+    return bool(round(ratios.max(), 2) <= round(most, 2)), f"{_shown('RME', ratios, '× ')}; at most {most:.2f}×"
+
+
+def _spread(cells: pd.DataFrame, most: float) -> tuple[bool | None, str]:
+    ms = _timed(cells, "rme", "ms")
+    if len(ms) < 2:
+        return None, "fewer than two orders of RME were timed"
+    ratio = ms.max() / ms.min()
+    return bool(round(ratio, 2) <= round(most, 2)), f"{_shown('RME', ms, ' ms')}: {ratio:.2f}×, at most {most:.2f}×"
+
+
+def _slow(cells: pd.DataFrame) -> tuple[bool | None, str]:
+    ratios = _timed(cells, "sa", "ratio")
+    if ratios.empty:
+        return None, "SA was not timed against the VAE"
+    return bool((ratios > ratios.index.to_numpy(dtype=float) + 1).all()), _shown("SA", ratios, "× ")
+
+
+def _grows(cells: pd.DataFrame) -> tuple[bool | None, str]:
+    ms = _timed(cells, "sa", "ms")
+    if len(ms) < 2:
+        return None, "fewer than two orders of SA were timed"
+    return bool((np.diff(ms.to_numpy(dtype=float)) > 0).all()), _shown("SA", ms, " ms")
+
+
+def _faster_than_flows(cells: pd.DataFrame) -> tuple[bool | None, str]:
+    rme, iaf = _timed(cells, "rme", "ms"), _timed(cells, "iaf", "ms", 2)
+    if rme.empty or iaf.empty:
+        return None, f"{'RME' if rme.empty else 'IAF with more than one flow'} was not timed"
+    return bool(rme.max() < iaf.min()), f"{_shown('RME', rme, ' ms')}; {_shown('IAF', iaf, ' ms')}"
+
+
+def _slower_than_rme(cells: pd.DataFrame) -> tuple[bool | None, str]:
+    rme, vlae = _timed(cells, "rme", "ms"), _timed(cells, "vlae", "ms", 4)
+    if rme.empty or vlae.empty:
+        return None, f"{'RME' if rme.empty else 'VLAE with 4 or 8 steps'} was not timed"
+    return bool(vlae.min() > rme.max()), f"{_shown('VLAE', vlae, ' ms')}; {_shown('RME', rme, ' ms')}"
+
+
+def _shown(label: str, numbers: pd.Series, unit: str) -> str:
+    digits = 2 if unit == "× " else 1
+    return ", ".join(f"{label}({order}) {number:.{digits}f}{unit.rstrip()}" for order, number in numbers.items())
+
+
+def _holds(held: bool) -> str:
+    return HELD if held else NOT_HELD
+
+
+def _key(cell: dict) -> tuple:
+    return cell["method"], None if pd.isna(cell["order"]) else int(cell["order"])
+
+
+def _same(runs: pd.DataFrame, cell: dict) -> pd.Series:
+    order = runs["order"].isna() if pd.isna(cell["order"]) else (runs["order"] == cell["order"]).fillna(False)
+    return (runs["method"] == cell["method"]) & order.astype(bool)

@@ -1,0 +1,194 @@
+"""Lists that are no table of methods by dimensions (average ranks, claims), as text, Markdown, CSV, LaTeX and HTML."""
+
+from __future__ import annotations
+
+import csv
+import io
+import string
+from dataclasses import dataclass, field
+
+import numpy as np
+from rich import box
+from rich.console import Console, Group
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from analysis.claims import HELD, NOT_HELD, TOO_FEW, UNKNOWN, Claim, count
+from analysis.ranks import RankComparison
+from analysis.render import escape_latex, escape_markdown, label_latex, p_text, templates
+from analysis.tables import DECODERS, slug
+
+Value = str | float
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Rows of words and numbers below a header.
+
+    Attributes:
+        name: of its files; title: one line; caption: how to read it.
+        header: of each column; the same number of values in each row; a NaN is shown as nothing.
+        styles: for each row a class of the page's style sheet; empty if none has one.
+        labels: columns of method labels, which LaTeX sets as the paper does.
+    """
+
+    name: str
+    title: str
+    caption: str
+    header: list[str]
+    rows: list[list[Value]]
+    styles: list[str] = field(default_factory=list)
+    labels: tuple[int, ...] = ()
+
+
+def rank_listing(ranks: RankComparison, decoder: str) -> Listing | None:
+    """Average ranks, and by letters who is not told apart; None with fewer than two rows or complete columns.
+
+    Args:
+        ranks: of `analysis.ranks.compare_ranks`.
+        decoder: whose columns they are over.
+    """
+    if np.isnan(ranks.critical_difference):
+        return None
+    letters = [
+        "".join(letter for letter, (first, last) in zip(_LETTERS, ranks.groups, strict=False) if first <= i <= last)
+        for i in range(len(ranks.rows))
+    ]
+    test = ranks.friedman
+    if test.note:
+        says = f"Friedman's test: {test.note}."
+    else:
+        says = (
+            f"Friedman's test that all are equal: chi-squared {test.statistic:.2f}, p = {p_text(test.p)}; Iman and "
+            f"Davenport's F {test.f:.2f}, p = {p_text(test.f_p)}."
+        )
+    left_out = [*ranks.left_out_rows, *ranks.left_out_columns]
+    caption = (
+        f"Rank of each row's mean within a column, averaged over the {len(ranks.columns)} complete columns; 1 is the "
+        f"best. {says} Rows that share a letter differ by less than Nemenyi's critical difference of "
+        f"{ranks.critical_difference:.2f} (level {ranks.level:g}). Columns of one data set are not independent of one "
+        f"another."
+    )
+    if left_out:
+        caption += f" Left out, as incomplete: {', '.join(left_out)}."
+    rows: list[list[Value]] = [
+        [row["method_label"], float(row["average_rank"]), letter]
+        for row, letter in zip(ranks.rows.to_dict("records"), letters, strict=True)
+    ]
+    title = f"Average rank over all columns: {DECODERS.get(decoder, decoder)}"
+    header = ["Row", "Average rank", "Not told apart"]
+    return Listing(f"average-ranks-{slug(decoder)}", title, caption, header, rows, labels=(0,))
+
+
+_LETTERS = string.ascii_letters
+
+
+def claim_summary(claims: list[Claim]) -> Listing | None:
+    """For each statement, in how many columns it holds, by our runs and by the paper's numbers; None without any."""
+    if not claims:
+        return None
+    rows: list[list[Value]] = []
+    for statement in dict.fromkeys(claim.statement for claim in claims):
+        same = [claim for claim in claims if claim.statement == statement]
+        statuses = [str(sum(claim.status == status for claim in same)) for status in (HELD, NOT_HELD, TOO_FEW)]
+        theirs = [claim.published for claim in same if claim.published != UNKNOWN]
+        published = f"{theirs.count(HELD)} of {len(theirs)}" if theirs else UNKNOWN
+        rows.append([statement + (", a control" if same[0].control else ""), *statuses, published])
+    header = ["In how many columns", "Held", "Not held", "Not enough runs", "Held by the paper's numbers"]
+    return Listing("claims-counted", "The paper's claims", count(claims), header, rows)
+
+
+def claim_listing(claims: list[Claim]) -> Listing | None:
+    """The claims with their status, by ours and by the paper's own numbers; None without any."""
+    if not claims:
+        return None
+    caption = (
+        "A claim has not enough runs where a cell it speaks of lacks some, or where they are too few "
+        "for a p of .01. The last column is what the paper's own means or times, taken alone, say of the claim."
+    )
+    rows: list[list[Value]] = [
+        [claim.status, claim.statement, claim.where, claim.evidence, claim.source, claim.published] for claim in claims
+    ]
+    styles = [{HELD: "held", NOT_HELD: "not-held"}.get(claim.status, "too-few") for claim in claims]
+    header = ["Status", "Claim", "Where", "Evidence", "Source", "By the paper's numbers"]
+    return Listing("claims", "The paper's claims, column by column", caption, header, rows, styles)
+
+
+# ---------------------------------------------------------------------- renderings
+_RICH = {"held": "green", "not-held": "bold red", "too-few": "dim", "": ""}
+
+
+def to_rich(listing: Listing) -> Group:
+    """Title, list and caption, for `rich.console.Console.print`."""
+    out = RichTable(box=box.SIMPLE_HEAD)
+    for title in listing.header:
+        out.add_column(title)
+    for row, style in zip(listing.rows, listing.styles or [""] * len(listing.rows), strict=True):
+        first, *rest = map(_words, row)
+        out.add_row(Text(first, style=_RICH[style]), *map(Text, rest))
+    return Group(Text(listing.title, style="bold"), out, Text(listing.caption, style="dim"))
+
+
+def to_text(listing: Listing, width: int = 160) -> str:
+    """Text for a terminal of `width` characters."""
+    console = Console(file=io.StringIO(), width=width)
+    with console.capture() as capture:
+        console.print(to_rich(listing))
+    return capture.get()
+
+
+def to_markdown(listing: Listing) -> str:
+    """A pipe table with its title and caption."""
+    rows = ["| " + " | ".join(escape_markdown(_words(value)) for value in row) + " |" for row in listing.rows]
+    head = ["| " + " | ".join(map(escape_markdown, listing.header)) + " |", "|" + "---|" * len(listing.header)]
+    title, caption = escape_markdown(listing.title), escape_markdown(listing.caption)
+    return "\n".join([f"**{title}**", "", *head, *rows, "", caption]) + "\n"
+
+
+def to_csv(listing: Listing) -> str:
+    """The same columns, numbers at full precision."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(listing.header)
+    for row in listing.rows:
+        writer.writerow([value if isinstance(value, str) else "" if np.isnan(value) else repr(value) for value in row])
+    return out.getvalue()
+
+
+def to_latex(listing: Listing) -> str:
+    """A table in booktabs' style; columns of sentences are set as paragraphs, and a long list breaks over pages."""
+    wide = [max(len(_words(row[i])) for row in listing.rows) > _PARAGRAPH for i in range(len(listing.header))]
+    share = 0.6 / max(1, sum(wide))
+    shape = "".join(
+        rf"p{{{share:.2f}\linewidth}}" if is_wide else "l" if isinstance(listing.rows[0][i], str) else "r"
+        for i, is_wide in enumerate(wide)
+    )
+    caption = rf"\caption{{{escape_latex(listing.caption)}}}\label{{tab:{listing.name}}}"
+    head = [r"\toprule", " & ".join(map(escape_latex, listing.header)) + r" \\", r"\midrule"]
+    rows = []
+    for row in listing.rows:
+        cells = [label_latex(str(v)) if i in listing.labels else escape_latex(_words(v)) for i, v in enumerate(row)]
+        rows.append(" & ".join(cells) + r" \\")
+    if len(rows) > _PAGE:
+        needs, begin = r"% needs \usepackage{booktabs,longtable}", rf"\begin{{longtable}}{{{shape}}}"
+        lines = [needs, r"{\footnotesize", begin, caption + r" \\", *head, r"\endhead", *rows]
+        lines += [r"\bottomrule", r"\end{longtable}", "}"]
+    else:
+        needs, begin = r"% needs \usepackage{booktabs}", rf"\begin{{tabular}}{{{shape}}}"
+        lines = [needs, r"\begin{table}", r"\centering", r"\footnotesize", caption, begin, *head, *rows]
+        lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
+    return "\n".join(lines) + "\n"
+
+
+_PAGE = 45  # rows, beyond which a table breaks over pages
+_PARAGRAPH = 24  # characters, from which a column is set as paragraphs
+
+
+def to_html(listing: Listing) -> str:
+    """A `<figure>` with the list and its caption."""
+    macro = templates.get_template("listing.html.j2").module.listing  # type: ignore[attr-defined]
+    return str(macro(listing, _words))
+
+
+def _words(value: Value) -> str:
+    return value if isinstance(value, str) else "" if np.isnan(value) else f"{value:.2f}"
