@@ -1,0 +1,70 @@
+"""The look of all figures: one colour and marker for each method everywhere, sizes of a printed column."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import matplotlib as mpl
+from matplotlib.figure import Figure as Drawing
+
+COLUMN_IN = 3.4
+"""Width of one column of a two-column paper, inches; figures are drawn at the size at which they are printed."""
+
+DPI = 300
+
+COLOURS = {
+    "vae": "#000000",
+    "vae-more": "#7f7f7f",
+    "sa": "#56b4e9",
+    "iaf": "#0072b2",
+    "hf": "#009e73",
+    "me": "#e69f00",
+    "rme": "#d55e00",
+    "bvi-er1": "#cc79a7",
+    "bvi-er2": "#882255",
+    "vlae": "#b5a200",
+}
+"""Okabe and Ito's colour-blind safe palette and, where it ends, colours that differ from it in lightness."""
+
+MARKERS = {
+    "vae": "o", "vae-more": "s", "sa": "v", "iaf": "^", "hf": "<", "me": "D", "rme": "*", "bvi-er1": "P",
+    "bvi-er2": "X", "vlae": ">",
+}  # fmt: skip
+"""So that no method is told by its colour alone."""
+
+_SPARE_COLOURS = ("#332288", "#117733", "#999933", "#661100", "#6699cc")
+_SPARE_MARKERS = ("h", "p", "d", "8", "H")
+_DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
+
+
+def colour(method: str) -> str:
+    """The method's colour; one that is not in the paper has one by its name, the same in every figure and session."""
+    return COLOURS.get(method) or _SPARE_COLOURS[sum(method.encode()) % len(_SPARE_COLOURS)]
+
+
+def marker(method: str) -> str:
+    """The method's marker."""
+    return MARKERS.get(method) or _SPARE_MARKERS[sum(method.encode()) % len(_SPARE_MARKERS)]
+
+
+def dashes(place: int) -> object:
+    """A line style for the method's `place`-th order, from 0."""
+    return _DASHES[place % len(_DASHES)]
+
+
+@contextmanager
+def printed() -> Iterator[None]:
+    """Within it figures are drawn with 7-point text and thin lines, which one printed column can be read with."""
+    with mpl.rc_context({
+        "font.size": 7, "axes.titlesize": 7, "axes.labelsize": 7, "xtick.labelsize": 6, "ytick.labelsize": 6,
+        "legend.fontsize": 6, "legend.frameon": False, "axes.spines.top": False, "axes.spines.right": False,
+        "axes.linewidth": 0.6, "lines.linewidth": 1.0, "lines.markersize": 3.5, "xtick.major.width": 0.6,
+        "ytick.major.width": 0.6, "savefig.dpi": DPI, "pdf.fonttype": 42, "svg.fonttype": "none",
+    }):  # fmt: skip
+        yield
+
+
+def drawing(height: float = 2.4, width: float = COLUMN_IN) -> Drawing:
+    """An empty drawing, `width` x `height` inches, that needs no display and is forgotten with its last name."""
+    return Drawing(figsize=(width, height), layout="constrained")
