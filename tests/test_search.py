@@ -20,7 +20,7 @@ from rme.engine import DivergedError
 from rme.training import build, results, train, validate
 from tune import space as spaces
 from tune.samples import Outcome, Samples
-from tune.search import SampleSearcher, _halving
+from tune.search import SampleSearcher, _halving, _wanted
 from tune.space import SpaceError
 from tune.storage import Storage
 
@@ -329,6 +329,22 @@ def test_another_search_has_other_samples(samples, tmp_path):
     same = [spec.model_copy(update={"eps_max": 0.3}) for spec in samples.runs]
     assert len(Samples(samples.storage, same, samples.space).all) == 1
     assert Samples(samples.storage, samples.runs[:1], samples.space).all == []
+
+
+def test_a_space_of_choices_is_tried_out_whole_and_once(samples, tmp_path):
+    text = "stage_learning_rate: {choices: [0.001, 0.002]}\nkl_max: {choices: [5, 20, 100]}\n"
+    (tmp_path / "choices.yaml").write_text(text)
+    choices = spaces.load(str(tmp_path / "choices.yaml"), samples.runs[0])
+    whole = Samples(samples.storage, samples.runs, choices)
+    whole.add({"stage_learning_rate": 0.002, "kl_max": 20.0})
+    assert _wanted(whole, 5) == 5 and len(whole.all) == 1, "more than were asked for are left to Optuna"
+    assert _wanted(whole, 20) == 6 == _wanted(whole, 6)
+    tried = [(sample.values["stage_learning_rate"], sample.values["kl_max"]) for sample in whole.all]
+    assert sorted(tried) == [(rate, kl) for rate in (0.001, 0.002) for kl in (5.0, 20.0, 100.0)]
+    search = searcher(whole)
+    assert [search.suggest(str(i)) is not None for i in range(6)] == [True] * 6
+    assert len(search.samples.all) == 6
+    assert samples.space.combinations is None
 
 
 def test_sampled_values_make_runs(samples):

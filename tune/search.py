@@ -73,14 +73,15 @@ def search(
         raise StorageError(f"--storage {storage.root}: another process is making this very search there")
     if not samples.all and (own := space.own_values(runs[0])) is not None:
         samples.add(own)  # what the grid says now is the first to beat
+    wanted = _wanted(samples, options.samples)
     began = time.monotonic()
     ended = sum(not sample.missing for sample in samples.all)
     if ended:
         console.print(f"{runs[0].cell}: {ended} samples are there already", highlight=False)
     with _Recording(tracker, samples) as recording:
         interrupted = False
-        if ended < options.samples:
-            interrupted = _run(options, samples, recording, console)
+        if ended < wanted:
+            interrupted = _run(options, samples, wanted, recording, console)
     return _farewell(options, console, samples, recording, interrupted, time.monotonic() - began)
 
 
@@ -94,8 +95,20 @@ def _one_cell(grid: Grid) -> list[RunSpec]:
     return sorted(grid.runs, key=lambda spec: spec.seed)
 
 
-def _run(options: argparse.Namespace, samples: Samples, recording: _Recording, console: Console) -> bool:
-    """Train the samples that are missing. Returns whether it was interrupted."""
+def _wanted(samples: Samples, asked: int) -> int:
+    """How many samples there are to be; of choices that are no more than that, each is tried once, and none twice."""
+    every = samples.space.combinations
+    if every is None or len(every) > asked:
+        return asked
+    known = [sample.values for sample in samples.all]
+    for values in every:
+        if values not in known:
+            samples.add(values)
+    return len(samples.all)
+
+
+def _run(options: argparse.Namespace, samples: Samples, wanted: int, recording: _Recording, console: Console) -> bool:
+    """Train the samples that are missing of those wanted. Returns whether it was interrupted."""
     cluster.check_resources(options, "training")
     cluster.connect(options.address)
     try:
@@ -107,7 +120,7 @@ def _run(options: argparse.Namespace, samples: Samples, recording: _Recording, c
 
         def on_end(sample: Sample) -> None:
             recording.add(sample)
-            _tell(console, samples, sample, options.samples)
+            _tell(console, samples, sample, wanted)
 
         searcher = SampleSearcher(
             samples,
@@ -122,7 +135,7 @@ def _run(options: argparse.Namespace, samples: Samples, recording: _Recording, c
             tune_config=ray.tune.TuneConfig(
                 search_alg=searcher,
                 scheduler=halving,
-                num_samples=options.samples - ended,
+                num_samples=wanted - ended,
                 # a sample that only waits for a slot was chosen without what its betters learn
                 max_concurrent_trials=_slots(resources),
                 reuse_actors=False,

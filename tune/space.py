@@ -53,6 +53,16 @@ class Space:
         own = {name: options[_option(name)] if _option(name) else known[name] for name in self.fields}
         return own if all(_contains(self.fields[name], value) for name, value in own.items()) else None
 
+    @property
+    def combinations(self) -> list[dict[str, Any]] | None:
+        """Everything that can be chosen, if all fields have choices; None for a space that has no end."""
+        choices = []
+        for distribution in self.fields.values():
+            if not isinstance(distribution, CategoricalDistribution):
+                return None
+            choices.append(distribution.choices)
+        return [dict(zip(self.fields, values, strict=True)) for values in itertools.product(*choices)]
+
 
 def load(source: str, cell: RunSpec) -> Space:
     """Read a space by its file's path, or by its name in tune/spaces, for the cell of `cell`.
