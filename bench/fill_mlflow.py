@@ -89,6 +89,7 @@ def made_up(spec: RunSpec, started: float) -> Result:
         updates=updates,
         losses=-(grown[:, None, None] * val_iwae).expand(epochs, len(updates), spec.restarts),
         history_elbo=elbo,
+        diagnostics={},
         finished_at=started + torch.linspace(1, 3000, epochs, dtype=torch.float64),
         reconstructions=torch.zeros(0),
         samples=torch.zeros(0),

@@ -151,6 +151,7 @@ def made_up(spec: RunSpec) -> Result:
         updates=["vae"],
         losses=torch.zeros(EPOCHS, 1, 1, dtype=torch.float64),
         history_elbo=torch.zeros(EPOCHS, 1, dtype=torch.float64),
+        diagnostics={},
         finished_at=torch.arange(EPOCHS, dtype=torch.float64) + time.time(),
         reconstructions=torch.stack([images, images]),
         samples=images,

@@ -173,7 +173,7 @@ def state_of_members(state: Mapping[str, Tensor], rows: range) -> dict[str, Tens
             purpose, _, i = rest.partition(".")
             if int(i) in rows:
                 cut[f"stream.{purpose}.{int(i) - rows.start}"] = value
-        elif name in ("history.losses", "history.val_elbo"):
+        elif name in ("history.losses", "history.val_elbo") or rest.startswith("diagnostics."):
             cut[name] = value[..., rows.start : rows.stop]
         elif name == "history.seconds":
             cut[name] = value * (len(rows) / streams)  # the members' share

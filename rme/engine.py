@@ -53,12 +53,15 @@ class History:
     Attributes:
         losses: for each epoch the updates' mean losses, (U, B) in nats per image.
         val_elbo: for each epoch the validation ELBO, (B,) in nats per image; NaN where it was not measured.
+        diagnostics: for each epoch the method's own, by name, (B,) each; NaN where they were not measured, and no name
+            where they never were.
         seconds: for each epoch how long it took.
         finished_at: for each epoch when it ended, in seconds since 1970.
     """
 
     losses: list[Tensor] = field(default_factory=list)
     val_elbo: list[Tensor] = field(default_factory=list)
+    diagnostics: dict[str, list[Tensor]] = field(default_factory=dict)
     seconds: list[float] = field(default_factory=list)
     finished_at: list[float] = field(default_factory=list)
 
@@ -150,10 +153,14 @@ class Engine:
         losses = (total / order.shape[1]).cpu()
         self.epoch += 1
         self.history.losses.append(losses)
-        self.history.val_elbo.append(torch.full((len(self.members),), math.nan, dtype=torch.float64))
+        for measured in (self.history.val_elbo, *self.history.diagnostics.values()):
+            measured.append(self._not_measured())
         self.history.seconds.append(time.perf_counter() - began)
         self.history.finished_at.append(time.time())
         return losses
+
+    def _not_measured(self) -> Tensor:
+        return torch.full((len(self.members),), math.nan, dtype=torch.float64)
 
     def _next_order(self) -> Tensor:
         """Every member's own permutation of its own training images: (B, n), on the device."""
@@ -194,11 +201,19 @@ class Engine:
         return loss.detach()
 
     def validate(self) -> Tensor:
-        """The validation ELBO now, one draw per image: (B,) nats. Noted in the history; touches no training stream."""
+        """The validation ELBO now, one draw per image: (B,) nats. Touches no training stream.
+
+        Noted in the history, with the method's diagnostics.
+        """
         generators = self._generators(noise.EVALUATE, self.device)
         scores = evaluate.scores(self.method, self.pixels, self.val_index, samples=1, generators=generators)
         value = scores.elbo.mean(-1).cpu()
         self.history.val_elbo[-1] = value
+        generators = self._generators(noise.EVALUATE, self.device)
+        own = evaluate.diagnostics(self.method, self.pixels, self.val_index, generators=generators)
+        for name, mean in own.items():
+            earlier = [self._not_measured() for _ in self.history.val_elbo]
+            self.history.diagnostics.setdefault(name, earlier)[-1] = mean.cpu()
         return value
 
     def check_alive(self) -> None:
@@ -225,6 +240,7 @@ class Engine:
         if history.losses:
             state["history.losses"] = torch.stack(history.losses)
             state["history.val_elbo"] = torch.stack(history.val_elbo)
+        state |= {f"history.diagnostics.{name}": torch.stack(values) for name, values in history.diagnostics.items()}
         return {name: value.detach() for name, value in state.items()}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
@@ -248,6 +264,8 @@ class Engine:
         if self.epoch:
             self.history.losses = list(state["history.losses"].cpu().unbind())
             self.history.val_elbo = list(state["history.val_elbo"].cpu().unbind())
+        for name, measured in _below(state, "history.diagnostics.").items():
+            self.history.diagnostics[name] = list(measured.cpu().unbind())
 
 
 @contextmanager

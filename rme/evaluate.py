@@ -60,6 +60,20 @@ def scores(
     return Scores(torch.cat([p.iwae for p in parts], 1), torch.cat([p.elbo for p in parts], 1))
 
 
+@torch.no_grad()
+@precision.scoring()
+def diagnostics(
+    method: Method, pixels: Tensor, index: Tensor, *, generators: Sequence[torch.Generator]
+) -> dict[str, Tensor]:
+    """The method's diagnostics, by name their means over images: (B,) each. Arguments as for `scores`."""
+    noise = Noise(generators, method.pixel_mean.dtype)
+    totals: dict[str, Tensor] = {}
+    for block in index.split(BLOCK, dim=1):
+        for name, values in method.diagnostics(method.centred(pixels[block]), noise).items():
+            totals[name] = totals.get(name, 0) + values.double().sum(-1)
+    return {name: total / index.shape[1] for name, total in totals.items()}
+
+
 def images_at_once(method: Method) -> int:
     """How many images a decoder pass may hold: on a GPU `GPU_CHUNK_BYTES`, or a quarter of its free memory if less."""
     weight = method.decoder.logvar

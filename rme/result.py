@@ -33,6 +33,7 @@ class Result:
         updates: names of the U updates.
         losses: (E, U, R) mean losses by epoch, nats per image.
         history_elbo: (E, R) validation ELBO by epoch, nats per image; NaN where it was not measured.
+        diagnostics: the method's own by name, (E, R) each, at the epochs of history_elbo.
         finished_at: (E,) when each epoch ended, s since 1970.
         reconstructions: uint8 (2, n, C, H, W): test images, and the model's reconstructions of them.
         samples: uint8 (n, C, H, W): decoder means at draws of the prior.
@@ -51,6 +52,7 @@ class Result:
     updates: list[str]
     losses: Tensor
     history_elbo: Tensor
+    diagnostics: dict[str, Tensor]
     finished_at: Tensor
     reconstructions: Tensor
     samples: Tensor
@@ -82,6 +84,7 @@ class Result:
         """Write `folder/result.safetensors`, atomically: a result is whole or not there. OSError passes through."""
         tensors = {f"model.{r}.{name}": value for r, model in enumerate(self.models) for name, value in model.items()}
         tensors |= {name: getattr(self, name) for name in self._TENSORS}
+        tensors |= {f"diagnostics.{name}": values for name, values in self.diagnostics.items()}
         about = {
             "spec": self.spec.model_dump(mode="json"),
             "key": self.spec.key,
@@ -112,6 +115,11 @@ class Result:
             train_s=about["train_s"],
             updates=about["updates"],
             environment=about["environment"],
+            diagnostics={
+                name.removeprefix("diagnostics."): values
+                for name, values in tensors.items()
+                if name.startswith("diagnostics.")
+            },
             **{name: tensors[name] for name in cls._TENSORS},
         )
 

@@ -169,7 +169,8 @@ class Trained:
     Attributes:
         model: parameters and buffers, name -> tensor.
         val_iwae, val_elbo: (), nats per image; NaN if it diverged.
-        losses: (E, U) by epoch and update; history_elbo: (E,); finished_at: (E,), s since 1970.
+        losses: (E, U) by epoch and update; history_elbo: (E,); diagnostics: (E,) by name; finished_at: (E,), s since
+            1970.
         seconds: its share of its array's training time.
         array: how many members trained with it, itself included.
         diverged: why its training was broken off; empty if it was not.
@@ -181,6 +182,7 @@ class Trained:
     val_elbo: Tensor
     losses: Tensor
     history_elbo: Tensor
+    diagnostics: dict[str, Tensor]
     finished_at: Tensor
     seconds: float
     updates: list[str]
@@ -198,7 +200,12 @@ def trained(engine: Engine, diverged: str = "") -> list[Trained]:
     history = engine.history
     short = engine.spec.training_epochs - len(history.losses)
     losses = F.pad(torch.stack(history.losses), (0, 0, 0, 0, 0, short), value=math.nan)
-    elbo = F.pad(torch.stack(history.val_elbo), (0, 0, 0, short), value=math.nan)
+
+    def by_epoch(measured: list[Tensor]) -> Tensor:
+        return F.pad(torch.stack(measured), (0, 0, 0, short), value=math.nan)
+
+    elbo = by_epoch(history.val_elbo)
+    diagnostics = {name: by_epoch(measured) for name, measured in history.diagnostics.items()}
     finished_at = history.finished_at + history.finished_at[-1:] * short
     return [
         Trained(
@@ -208,6 +215,7 @@ def trained(engine: Engine, diverged: str = "") -> list[Trained]:
             val_elbo=val_elbo[i],
             losses=losses[:, :, i],
             history_elbo=elbo[:, i],
+            diagnostics={name: measured[:, i] for name, measured in diagnostics.items()},
             finished_at=torch.tensor(finished_at, dtype=torch.float64),
             seconds=sum(history.seconds) / len(engine.members),
             updates=[update.name for update in engine.updates],
@@ -272,11 +280,22 @@ def choose(
             updates=own[0].updates,
             losses=torch.stack([each.losses for each in own], -1),
             history_elbo=torch.stack([each.history_elbo for each in own], -1),
+            diagnostics=_beside_each_other([each.diagnostics for each in own]),
             finished_at=own[chosen].finished_at,
             reconstructions=evaluate.reconstructions(model, pixels[:PICTURES], pictures).cpu(),
             samples=evaluate.prior_samples(model, PICTURES, pictures).cpu(),
             environment=environment(device) | {"members": str(own[chosen].array)},
         )
+    return found
+
+
+def _beside_each_other(restarts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """By name (E, R); NaN for a restart that diverged before it was first measured."""
+    found: dict[str, Tensor] = {}
+    for name in dict.fromkeys(name for each in restarts for name in each):
+        known = next(each[name] for each in restarts if name in each)
+        missing = torch.full_like(known, math.nan)
+        found[name] = torch.stack([each.get(name, missing) for each in restarts], -1)
     return found
 
 

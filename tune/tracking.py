@@ -7,6 +7,7 @@ A run is found by its tag `run_key`; one left half-written by a killed driver is
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sqlite3
 import subprocess
@@ -383,11 +384,14 @@ def params(spec: RunSpec) -> list[Param]:
 
 
 def _history(result: Result) -> Iterator[Metric]:
-    """Losses and validation ELBO of the chosen restart, at the epochs at which the latter was measured."""
+    """Of the chosen restart losses, validation ELBO and diagnostics, at the epochs at which these were measured."""
     elbo = result.history_elbo[:, result.chosen]
     for epoch in elbo.isfinite().nonzero().flatten().tolist():
         at = int(1000 * result.finished_at[epoch].item())
         yield Metric("train/val_elbo", elbo[epoch].item(), at, epoch + 1)
+        for name, values in result.diagnostics.items():
+            if math.isfinite(value := values[epoch, result.chosen].item()):
+                yield Metric(f"train/{name}", value, at, epoch + 1)
         for u, name in enumerate(result.updates):
             yield Metric(f"train/loss_{name}", result.losses[epoch, u, result.chosen].item(), at, epoch + 1)
 

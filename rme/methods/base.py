@@ -81,6 +81,14 @@ class Method(nn.Module, ABC):
         Called without gradients. `noise` is for methods whose inference is itself random, such as SVI steps.
         """
 
+    def diagnostics(self, x: Tensor, noise: Noise) -> Mapping[str, Tensor]:
+        """What is to be seen of the model as it trains, per image, by name: (B, N) each. Nothing, unless it says so.
+
+        Measured with the validation ELBO, on the validation images, without gradients. The names are the same at each
+        call; MLflow has the means as `train/NAME` by epoch.
+        """
+        return {}
+
     @abstractmethod
     def updates(self) -> Sequence[Update]:
         """The updates of one training step, in the order in which they are made."""

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from rme import nets, objective
+from rme import diagnostics, nets, objective
 from rme.distributions import Mixture
 from rme.methods.base import Method, Update, copy_parameters
 from rme.noise import Noise
@@ -49,6 +49,9 @@ class ME(Method):
 
     def mixture(self, x: Tensor) -> Mixture:
         return Mixture(torch.log_softmax(self.weights(x), -1).mT, nets.side_by_side(self.components, x))
+
+    def diagnostics(self, x: Tensor, noise: Noise) -> Mapping[str, Tensor]:
+        return diagnostics.of_mixture(self.decoder, x, self.mixture(x), noise)
 
     def loss(self, step: Step) -> Tensor:
         q = self.mixture(step.x)

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from rme import nets, objective
+from rme import diagnostics, nets, objective
 from rme.distributions import DiagonalGaussian, Mixture, stack
 from rme.methods.base import Method, Update, copy_parameters
 from rme.noise import Noise
@@ -53,6 +53,9 @@ class RecursiveMixture(Method):
     # ------------------------------------------------------------------ the mixture
     def posterior(self, x: Tensor, noise: Noise) -> Mixture:
         return mixture(nets.side_by_side(self.components, x), [eps(x) for eps in self.impacts])
+
+    def diagnostics(self, x: Tensor, noise: Noise) -> Mapping[str, Tensor]:
+        return diagnostics.of_mixture(self.decoder, x, self.posterior(x, noise), noise)
 
     def component(self, m: int, step: Step) -> DiagonalGaussian:
         """q_m(z|x) after its own update, from where on it stands still."""
