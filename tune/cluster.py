@@ -53,6 +53,9 @@ TRAINABLES: dict[str, Callable[[dict[str, Any]], None]] = {"training": train_tri
 MAX_FAILURES = 3
 """How often a trial is started again, from its newest checkpoint, after its worker failed."""
 
+STARTS = 5
+"""How often Ray is started here, should it not come up: it has 30 s for that, which a busy machine may not give it."""
+
 OBJECT_STORE_BYTES = 128 << 20
 """Trials pass nothing through Ray's object store; its default would take a third of the memory."""
 
@@ -154,10 +157,29 @@ def connect(address: str | None) -> None:
             # Ray itself tries for a minute and then ends the process
             host, _, port = address.rpartition(":")
             socket.create_connection((host, int(port)), timeout=10).close()
-        ray.init(address=address or "local", **quiet, **({} if address else local))
+        if address:
+            ray.init(address=address, **quiet)
+        else:
+            _start(address="local", **quiet, **local)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ClusterError(f"--address {address}: {reason}" if address else f"Ray does not start: {reason}") from error
+
+
+def _start(**arguments: Any) -> None:
+    """Start Ray here. Raises RuntimeError if it does not come up."""
+    for tried in range(1, STARTS + 1):
+        try:
+            ray.init(**arguments)
+            return
+        except Exception as error:
+            # its timeout has no type of its own
+            if type(error) is not Exception or "timed out" not in str(error):
+                raise
+            ray.shutdown()
+            if tried == STARTS:
+                raise RuntimeError(str(error)) from error
+            log.warning("Ray did not start in time; trying again")
 
 
 def _here() -> dict[str, int]:
