@@ -15,17 +15,17 @@ DPI = 300
 
 COLOURS = {
     "vae": "#000000",
-    "vae-more": "#7f7f7f",
+    "vae-more": "#666666",
     "sa": "#56b4e9",
     "iaf": "#0072b2",
     "hf": "#009e73",
     "me": "#e69f00",
     "rme": "#d55e00",
     "bvi-er1": "#cc79a7",
-    "bvi-er2": "#882255",
-    "vlae": "#b5a200",
+    "bvi-er2": "#7a1f6a",
+    "vlae": "#6b4c00",
 }
-"""Okabe and Ito's colour-blind safe palette and, where it ends, colours that differ from it in lightness."""
+"""Okabe and Ito's palette and, where it ends, colours that stay apart from it, and from each other, for the colour-blind."""
 
 MARKERS = {
     "vae": "o", "vae-more": "s", "sa": "v", "iaf": "^", "hf": "<", "me": "D", "rme": "*", "bvi-er1": "P",
