@@ -68,8 +68,8 @@ def collect(tracking_uri: str, experiment: str, where: Mapping[str, str] | None 
         decoder, seed, restarts, epochs, chosen_restart; val_iwae, val_elbo, test_iwae, test_elbo in nats per image
         (NaN where it was not recorded); inference_ms, the milliseconds of a batch, and of a timing
         ratio_to_vae, and inference_ms_sd and ratio_to_vae_sd over its repeats; train_s, seconds; device, git_commit,
-        torch_version, mlflow_run_id, mlflow_parent_id, start_time (UTC); curves, a tuple of the names of what was recorded
-        during training, for the function of that name; then every other param, as text.
+        torch_version, mlflow_run_id, mlflow_parent_id, start_time (UTC); curves, a tuple of the names of what
+        was recorded during training, for the function of that name; then every other param, as text.
 
     Raises:
         CollectError: no such store or experiment, a field of `where` that no run has, or a run that is incomplete.
@@ -131,14 +131,16 @@ def curves(
     experiment pass the `runs` that are wanted.
 
     Args:
-        tracking_uri, experiment, where: as for `collect`.
+        tracking_uri: as for `collect`.
+        experiment: as for `collect`.
+        where: as for `collect`.
         runs: read the curves of these, rows of `collect`'s frame; by default of all that `collect` gives.
         metrics: names of `CURVES`.
 
     Returns:
-        One row for each run, metric and epoch. Columns: run_key, method, order, dataset, dim, decoder, seed, the labels;
-        parent_epochs: of the VAE that the run starts from, 0 from scratch; metric; component (NA for val_elbo); epoch:
-        of the run's own training, from 1; value (finite). Runs and metrics that have none are not in it.
+        One row for each run, metric and epoch. Columns: run_key, method, order, dataset, dim, decoder, seed, the
+        labels; parent_epochs: of the VAE that the run starts from, 0 from scratch; metric; component (NA for val_elbo);
+        epoch: of the run's own training, from 1; value (finite). Runs and metrics that have none are not in it.
 
     Raises:
         CollectError: as for `collect`.

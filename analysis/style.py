@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure as Drawing
@@ -25,7 +26,7 @@ COLOURS = {
     "bvi-er2": "#7a1f6a",
     "vlae": "#6b4c00",
 }
-"""Okabe and Ito's palette and, where it ends, colours that stay apart from it, and from each other, for the colour-blind."""
+"""Okabe and Ito's palette and, where it ends, colours that the colour-blind tell from it and from one another."""
 
 MARKERS = {
     "vae": "o", "vae-more": "s", "sa": "v", "iaf": "^", "hf": "<", "me": "D", "rme": "*", "bvi-er1": "P",
@@ -48,7 +49,7 @@ def marker(method: str) -> str:
     return MARKERS.get(method) or _SPARE_MARKERS[sum(method.encode()) % len(_SPARE_MARKERS)]
 
 
-def dashes(place: int) -> object:
+def dashes(place: int) -> Any:
     """A line style for the method's `place`-th order, from 0."""
     return _DASHES[place % len(_DASHES)]
 

@@ -47,9 +47,11 @@ class Subject:
 
 def subjects(frame: pd.DataFrame) -> Iterator[Subject]:
     """The data sets and decoders of a frame that has dataset, dataset_label and decoder, in the paper's order."""
-    groups = [(key, rows) for key, rows in frame.groupby(["dataset", "decoder"])] if len(frame) else []
-    for (dataset, decoder), rows in sorted(groups, key=lambda group: (place(group[0][0], DATASETS), group[0][1])):
-        yield Subject(dataset, decoder, rows["dataset_label"].iloc[0], rows)
+    found = []
+    for _, rows in frame.groupby(["dataset", "decoder"]) if len(frame) else ():
+        first = rows.iloc[0]
+        found.append(Subject(first["dataset"], first["decoder"], first["dataset_label"], rows))
+    yield from sorted(found, key=lambda subject: (place(subject.dataset, DATASETS), subject.decoder))
 
 
 def rows_of(frame: pd.DataFrame) -> list[Row]:

@@ -67,8 +67,8 @@ def curve_figures(curves: pd.DataFrame, runs: pd.DataFrame | None = None) -> lis
 
     Returns:
         Figures whose data have a row for each cell, metric, component and epoch: the cell's columns and labels,
-        parent_epochs, metric, component, epoch (counting those of the VAE that the run starts from), n (seeds), mean and
-        sd over them (nats, but for the weight alpha; NaN for one seed).
+        parent_epochs, metric, component, epoch (counting those of the VAE that the run starts from), n (seeds), mean
+        and sd over them (nats, but for the weight alpha; NaN for one seed).
     """
     found = []
     for subject in subjects(curves):
@@ -193,12 +193,12 @@ def _components(subject: Subject, data: pd.DataFrame, rows: list[Row], dim: int,
     metrics = [metric for metric in DIAGNOSTICS if metric in set(data["metric"])]
     drawing = style.drawing(height=0.5 + 0.95 * len(metrics), width=style.COLUMN_IN)
     panels = drawing.subplots(len(metrics), len(rows), sharex="col", sharey="row", squeeze=False)
-    components = sorted(int(m) for m in data["component"].dropna().unique())
+    components = data["component"].dropna().astype(int).drop_duplicates().sort_values().tolist()
     for across, row in enumerate(rows):
         for down, metric in enumerate(metrics):
             panel, of = panels[down, across], of_row(data[data["metric"] == metric], row)
-            for component, curve in of.groupby("component"):
-                _curve(panel, curve, style.colour(row.method), style.dashes(int(component)))
+            for component in components:
+                _curve(panel, of[of["component"] == component], style.colour(row.method), style.dashes(component))
             panel.xaxis.set_major_locator(MaxNLocator(2, integer=True))
             panel.yaxis.set_major_locator(MaxNLocator(4))
             panel.tick_params(axis="x", labelsize=5)
@@ -208,7 +208,7 @@ def _components(subject: Subject, data: pd.DataFrame, rows: list[Row], dim: int,
         if metric == "elbo_q":
             _hide_the_beginning(panels[down, 0], data[data["metric"] == metric])
     drawing.supxlabel("epoch", fontsize=7)
-    handles = [Line2D([], [], color="0.3", ls=style.dashes(m), label=f"m = {m}") for m in components]  # type: ignore[arg-type]
+    handles = [Line2D([], [], color="0.3", ls=style.dashes(m), label=f"m = {m}") for m in components]
     drawing.legend(handles=handles, loc="outside upper center", ncols=5, handlelength=2.6, columnspacing=1.2)
     last = data.sort_values("epoch").drop_duplicates([*CELL, "metric", "component"], keep="last")
     kl = last[last["metric"] == "kl"].sort_values("mean")
@@ -220,9 +220,9 @@ def _components(subject: Subject, data: pd.DataFrame, rows: list[Row], dim: int,
     return Figure(
         f"components-by-epoch-{subject.slug}-d{dim}",
         f"Components during training: {subject.words}, dim {dim}",
-        f"({subject.words}, dim {dim}) Each component m of a mixture by epoch: its own ELBO in nats per image, its mean "
-        "weight, and its KL divergence from the mixture of those before it, in nats. Mean and band of ± one standard "
-        f"deviation over the seeds; m = 0 is the first.{left_out}",
+        f"({subject.words}, dim {dim}) Each component m of a mixture by epoch: its own ELBO in nats per image, its "
+        "mean weight, and its KL divergence from the mixture of those before it, in nats. Mean and band of ± one "
+        f"standard deviation over the seeds; m = 0 is the first.{left_out}",
         f"Curves of the components of {listed([row.label for row in rows])}{end}.",
         drawing,
         data,

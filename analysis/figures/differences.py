@@ -85,9 +85,9 @@ def _draw(subject: Subject, data: pd.DataFrame, score: str, baseline: str, label
     return Figure(
         f"{score}-minus-{slug(baseline)}-by-seed-{subject.slug}",
         f"{SCORES[score]}, difference from the {label} by seed: {subject.words}",
-        f"({subject.words}) {SCORES[score]}, difference from the {label} of the same seed: a faint dot is a seed, a mark "
-        f"the Hodges-Lehmann estimate, {interval}. Right of the line is better than the {label}. Each dim has its own "
-        f"scale.{without}",
+        f"({subject.words}) {SCORES[score]}, difference from the {label} of the same seed: a faint dot is a seed, a "
+        f"mark the Hodges-Lehmann estimate, {interval}. Right of the line is better than the {label}. Each dim has "
+        f"its own scale.{without}",
         f"Differences from the {label} for {len(rows)} rows; {tops}.",
         drawing,
         data,

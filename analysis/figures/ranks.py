@@ -57,15 +57,15 @@ def _draw(ranks: RankComparison, decoder: str, score: str) -> Figure:
     for (first, last), level in zip(ranks.groups, bars, strict=True):
         y = 0.08 + _BAR * level
         axes.plot([ends[first], ends[last]], [y, y], color="0.25", lw=1.6, solid_capstyle="butt", gid="group")
-    for i, row in enumerate(rows.itertuples()):
+    for i, (method, label, rank) in enumerate(zip(rows["method"], rows["method_label"], ends, strict=True)):
         left = i < down
         y = between + _LINE * (i + 0.7 if left else k - 1 - i + 0.7)
         edge, align = (1 - 0.03 * side, "right") if left else (k + 0.03 * side, "left")
-        colour = style.colour(row.method)
-        axes.plot([row.average_rank, row.average_rank, edge], [0, y, y], color=colour, lw=0.6, gid="row")
-        axes.plot(row.average_rank, 0, marker=style.marker(row.method), color=colour, ms=3, mew=0, gid="rank")
-        label = f"{row.method_label} {row.average_rank:.1f}" if left else f"{row.average_rank:.1f} {row.method_label}"
-        axes.text(edge + (-0.03 if left else 0.03) * side, y, label, ha=align, va="center", fontsize=6, color="black")
+        colour = style.colour(method)
+        axes.plot([rank, rank, edge], [0, y, y], color=colour, lw=0.6, gid="row")
+        axes.plot(rank, 0, marker=style.marker(method), color=colour, ms=3, mew=0, gid="rank")
+        words = f"{label} {rank:.1f}" if left else f"{rank:.1f} {label}"
+        axes.text(edge + (-0.03 if left else 0.03) * side, y, words, ha=align, va="center", fontsize=6, color="black")
     groups = [
         " ".join(str(number) for number, (first, last) in enumerate(ranks.groups, 1) if first <= i <= last)
         for i in range(k)
@@ -74,15 +74,16 @@ def _draw(ranks: RankComparison, decoder: str, score: str) -> Figure:
     p = f"Friedman's p is {test.p:.2g}" if not np.isnan(test.p) else f"Friedman's test: {test.note}"
     left_out = [*ranks.left_out_rows, *ranks.left_out_columns]
     incomplete = f" Left out, as incomplete: {', '.join(left_out)}." if left_out else ""
-    words = DECODERS.get(decoder, decoder)
+    which = DECODERS.get(decoder, decoder)
     return Figure(
         f"{score}-ranks-{slug(decoder)}",
-        f"{SCORES[score]}, average ranks: {words}",
-        f"({words}) Rank of each row's mean within a column, averaged over the {len(ranks.columns)} complete columns; 1 "
-        f"is the best. Rows under one bar differ by less than Nemenyi's critical difference, {ranks.critical_difference:.2f} "
-        f"(level {ranks.level:g}), and are not told apart. {p}.{incomplete}",
+        f"{SCORES[score]}, average ranks: {which}",
+        f"({which}) Rank of each row's mean within a column, averaged over the {len(ranks.columns)} complete columns; "
+        f"1 is the best. Rows under one bar differ by less than Nemenyi's critical difference, "
+        f"{ranks.critical_difference:.2f} (level {ranks.level:g}), and are not told apart. {p}.{incomplete}",
         f"Average ranks of {k} rows, from {rows['method_label'].iloc[0]} with {ends[0]:.1f} to "
-        f"{rows['method_label'].iloc[-1]} with {ends[-1]:.1f}; bars join those that are not told apart: {len(ranks.groups)}.",
+        f"{rows['method_label'].iloc[-1]} with {ends[-1]:.1f}; {len(ranks.groups)} bars join those that are not told "
+        "apart.",
         drawing,
         rows.assign(groups=groups),
     )  # fmt: skip

@@ -146,7 +146,7 @@ def _line(panel: Axes, cells: pd.DataFrame, height: str, dashes: object, *, thin
     method, spread = of["method"].iloc[0], of["sd"].fillna(0)
     colour, dim = style.colour(method), of["dim"].to_numpy(float)
     panel.fill_between(dim, of[height] - spread, of[height] + spread, color=colour, alpha=0.13, lw=0, zorder=1)
-    panel.plot(dim, of[height], color=colour, linestyle=dashes, lw=0.6 if thin else 0.9, zorder=2 if thin else 3)  # type: ignore[arg-type]
+    panel.plot(dim, of[height], color=colour, linestyle=dashes, lw=0.6 if thin else 0.9, zorder=2 if thin else 3)
     for complete, part in of.groupby(of["n"] >= expected):
         panel.plot(part["dim"].to_numpy(float), part[height], ls="", marker=style.marker(method), color=colour,
                    mfc=face(method, bool(complete)), mew=0.5, ms=2.0 if thin else 3.0, zorder=4)  # fmt: skip
@@ -169,7 +169,7 @@ def _legend_of_orders(drawing: Drawing, free: Axes | None, rows: list[Row]) -> N
     most = min(int(counts.max()) if len(counts) else 0, len(_PLACES))
     if most < 2:
         return
-    handles = [Line2D([], [], color="0.3", linestyle=style.dashes(i), label=_PLACES[i]) for i in range(most)]  # type: ignore[arg-type]
+    handles = [Line2D([], [], color="0.3", linestyle=style.dashes(i), label=_PLACES[i]) for i in range(most)]
     if free is not None:
         free.legend(handles=handles, loc="center", handlelength=2.6)
     else:

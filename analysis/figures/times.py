@@ -100,14 +100,14 @@ def _draw(
     how = (
         "each alone on the device, in turn with a VAE"
         if timed
-        else "as each training measured it at its end, beside whatever else then ran on the device; a timing grid is exact"
+        else "as each training measured it at its end, beside whatever else ran on the device; a timing grid is exact"
     )
-    slowest = data.loc[data["ratio"].idxmax()]
+    slowest = data.sort_values("ratio").iloc[-1]
     return Figure(
         f"{score}-by-time-{subject.slug}{suffix}",
         f"{SCORES[score]} by inference time: {subject.words}",
-        f"({subject.words}) {SCORES[score]}, mean and ± one standard deviation over the seeds, by the time of q(z|x) and "
-        f"one draw on {device}, {how}. Lines join a method's orders; the number is the largest. Up and left is "
+        f"({subject.words}) {SCORES[score]}, mean and ± one standard deviation over the seeds, by the time of q(z|x) "
+        f"and one draw on {device}, {how}. Lines join a method's orders; the number is the largest. Up and left is "
         f"better.{incomplete_words(data, expected)}",
         f"Points of {len(rows)} rows; the slowest is {slowest['method_label']} at dim {slowest['dim']}, "
         f"{slowest['ratio']:.2g} times the VAE's time.",
