@@ -49,6 +49,11 @@ def marker(method: str) -> str:
     return MARKERS.get(method) or _SPARE_MARKERS[sum(method.encode()) % len(_SPARE_MARKERS)]
 
 
+def size(method: str, points: float = 3.5) -> float:
+    """The size of its marker where a disc has `points`: a star's or a cross's arms are thin."""
+    return points * {"*": 1.6, "P": 1.15, "X": 1.15, "D": 0.9}.get(marker(method), 1.0)
+
+
 def dashes(place: int) -> Any:
     """A line style for the method's `place`-th order, from 0."""
     return _DASHES[place % len(_DASHES)]
@@ -61,7 +66,8 @@ def printed() -> Iterator[None]:
         "font.size": 7, "axes.titlesize": 7, "axes.labelsize": 7, "xtick.labelsize": 6, "ytick.labelsize": 6,
         "legend.fontsize": 6, "legend.frameon": False, "axes.spines.top": False, "axes.spines.right": False,
         "axes.linewidth": 0.6, "lines.linewidth": 1.0, "lines.markersize": 3.5, "xtick.major.width": 0.6,
-        "ytick.major.width": 0.6, "savefig.dpi": DPI, "pdf.fonttype": 42, "svg.fonttype": "none",
+        "ytick.major.width": 0.6, "savefig.dpi": DPI, "text.parse_math": False,
+        "pdf.fonttype": 42, "svg.fonttype": "none",
     }):  # fmt: skip
         yield
 

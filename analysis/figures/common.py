@@ -126,14 +126,21 @@ def incomplete_words(cells: pd.DataFrame, expected: int) -> str:
     return f" Hollow: fewer than {expected} seeds ({', '.join(named)}{more})."
 
 
-def face(method: str, complete: bool) -> str:
-    """A marker's filling: the method's colour, or the ground where seeds are missing."""
-    return style.colour(method) if complete else "white"
+def mark(method: str, points: float = 3.0, complete: bool = True) -> dict[str, Any]:
+    """How a point of the method is drawn: hollow where seeds are missing."""
+    colour, size = style.colour(method), style.size(method, points)
+    face = colour if complete else "white"
+    return {"ls": "", "marker": style.marker(method), "ms": size, "mew": 0.5, "color": colour, "mfc": face}
 
 
 def listed(words: list[str]) -> str:
     """`a, b and c`."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}" if words else ""
+
+
+def some(labels: list[str]) -> str:
+    """`SA(1), SA(2), SA(4) and 5 more`."""
+    return listed([*labels[:3], f"{len(labels) - 3} more"] if len(labels) > 4 else labels)
 
 
 def unique_names(figures: Iterable[Figure]) -> list[Figure]:

@@ -20,8 +20,9 @@ from analysis.figures.common import (
     of_row,
     representatives,
     rows_of,
+    some,
     subjects,
-)  # fmt: skip
+)
 from analysis.stats import CELL, LABELS
 from analysis.tables import Row
 
@@ -103,15 +104,10 @@ def _left_out(subject: Subject, drawn: list[Row], runs: pd.DataFrame | None) -> 
     seeds, of = (int(f.groupby(CELL, dropna=False)["seed"].nunique().max()) for f in (subject.rows, ran))
     said = []
     if missing:
-        said.append(f"{len(missing)} of {len(missing) + len(drawn)} rows ({_some(missing)})")
+        said.append(f"{len(missing)} of {len(missing) + len(drawn)} rows ({some(missing)})")
     if seeds < of:
         said.append(f"all seeds but the first {seeds} of {of}")
     return f" Left out: {listed(said)}." if said else ""
-
-
-def _some(labels: list[str]) -> str:
-    """`SA(1), SA(2), SA(4) and 5 more`."""
-    return listed([*labels[:3], f"{len(labels) - 3} more"] if len(labels) > 4 else labels)
 
 
 # ---------------------------------------------------------------------- validation ELBO
@@ -159,7 +155,7 @@ def _validation(subject: Subject, data: pd.DataFrame, rows: list[Row], left_out:
         f"Validation ELBO during training: {subject.words}",
         f"({subject.words}) Validation ELBO of each run's chosen restart by epoch: mean and band of ± one standard "
         f"deviation over the seeds.{from_vae}{below}{left_out}",
-        f"Curves of {listed([row.label for row in rows])}; {ends}.",
+        f"Curves of {some([row.label for row in rows])}; {ends}.",
         drawing,
         data,
         subject.dataset,
@@ -204,7 +200,7 @@ def _components(subject: Subject, data: pd.DataFrame, rows: list[Row], dim: int,
             panel.tick_params(axis="x", labelsize=5)
         panels[0, across].set_title(row.label, color=style.colour(row.method), fontweight="bold", fontsize=6, pad=3)
     for down, metric in enumerate(metrics):
-        panels[down, 0].set_ylabel(DIAGNOSTICS[metric])
+        panels[down, 0].set_ylabel(DIAGNOSTICS[metric], parse_math=True)
         if metric == "elbo_q":
             _hide_the_beginning(panels[down, 0], data[data["metric"] == metric])
     drawing.supxlabel("epoch", fontsize=7)
@@ -223,7 +219,7 @@ def _components(subject: Subject, data: pd.DataFrame, rows: list[Row], dim: int,
         f"({subject.words}, dim {dim}) Each component m of a mixture by epoch: its own ELBO in nats per image, its "
         "mean weight, and its KL divergence from the mixture of those before it, in nats. Mean and band of ± one "
         f"standard deviation over the seeds; m = 0 is the first.{left_out}",
-        f"Curves of the components of {listed([row.label for row in rows])}{end}.",
+        f"Curves of the components of {some([row.label for row in rows])}{end}.",
         drawing,
         data,
         subject.dataset,

@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis import style
 from analysis.figure import Figure
-from analysis.figures.common import Subject, dims_of, of_row, rows_of, subjects
+from analysis.figures.common import Subject, dims_of, of_row, rows_of, some, subjects
 from analysis.stats import CELL, LABELS, paired_difference
 from analysis.tables import SCORES, Row, slug
 
@@ -45,8 +45,8 @@ def differences_by_seed(runs: pd.DataFrame, score: str = "test_iwae", baseline: 
     cells = cells[cells["n"] > 0].drop(columns=["mean", "sd", "median"])
     finite = runs[np.isfinite(runs[score].to_numpy(dtype=float, na_value=np.nan))]
     column = ["dataset", "dim", "decoder", "seed"]
-    reference = finite[finite["method"] == baseline].set_index(column)[score].rename("reference")
-    paired_runs = finite[finite["method"] != baseline].join(reference, on=column, how="inner")
+    reference = finite[finite["method"] == baseline][[*column, score]].rename(columns={score: "reference"})
+    paired_runs = finite[finite["method"] != baseline].merge(reference, on=column)
     paired_runs = paired_runs.assign(difference=paired_runs[score] - paired_runs["reference"])
     merged = paired_runs[[*CELL, "seed", "difference"]].astype({"order": "Int64"}).merge(cells, on=CELL)
     return merged[columns].sort_values([*CELL, "seed"], ignore_index=True)
@@ -88,7 +88,7 @@ def _draw(subject: Subject, data: pd.DataFrame, score: str, baseline: str, label
         f"({subject.words}) {SCORES[score]}, difference from the {label} of the same seed: a faint dot is a seed, a "
         f"mark the Hodges-Lehmann estimate, {interval}. Right of the line is better than the {label}. Each dim has "
         f"its own scale.{without}",
-        f"Differences from the {label} for {len(rows)} rows; {tops}.",
+        f"Differences from the {label} of {some([row.label for row in rows])}; {tops}.",
         drawing,
         data,
         subject.dataset,
@@ -106,7 +106,14 @@ def _panel(panel: Axes, data: pd.DataFrame, rows: list[Row]) -> None:
         colour, cell = style.colour(row.method), of.iloc[0]
         panel.plot(of["difference"], np.full(len(of), y), ls="", marker=".", color=colour, ms=3, mew=0, alpha=0.4)
         if not np.isnan(cell["low"]):
-            panel.plot([cell["low"], cell["high"]], [y, y], color=colour, lw=1.6, solid_capstyle="butt")
+            panel.plot([cell["low"], cell["high"]], [y, y], color=colour, lw=1.1, solid_capstyle="butt")
         panel.plot(
-            cell["estimate"], y, ls="", marker=style.marker(row.method), color=colour, ms=3.2, mew=0.3, mec="white"
+            cell["estimate"],
+            y,
+            ls="",
+            marker=style.marker(row.method),
+            color=colour,
+            ms=style.size(row.method),
+            mew=0.3,
+            mec="white",
         )

@@ -63,7 +63,7 @@ def _draw(ranks: RankComparison, decoder: str, score: str) -> Figure:
         edge, align = (1 - 0.03 * side, "right") if left else (k + 0.03 * side, "left")
         colour = style.colour(method)
         axes.plot([rank, rank, edge], [0, y, y], color=colour, lw=0.6, gid="row")
-        axes.plot(rank, 0, marker=style.marker(method), color=colour, ms=3, mew=0, gid="rank")
+        axes.plot(rank, 0, marker=style.marker(method), color=colour, ms=style.size(method, 3), mew=0, gid="rank")
         words = f"{label} {rank:.1f}" if left else f"{rank:.1f} {label}"
         axes.text(edge + (-0.03 if left else 0.03) * side, y, words, ha=align, va="center", fontsize=6, color="black")
     groups = [

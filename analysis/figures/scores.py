@@ -16,15 +16,16 @@ from analysis.figures.common import (
     dashes_of,
     dim_axis,
     dims_of,
-    face,
     family,
     incomplete_words,
+    mark,
     method_handles,
     of_row,
     rows_of,
     same_cell,
+    some,
     subjects,
-)  # fmt: skip
+)
 from analysis.stats import summarise
 from analysis.tables import SCORES, Row, fullest
 
@@ -87,7 +88,7 @@ def _by_dim(subject: Subject, cells: pd.DataFrame, score: str, expected: int) ->
     for row in rows:
         of = of_row(cells, row).sort_values("dim")
         level.plot(of["dim"], of["mean"], color=style.colour(row.method), linestyle=dashes_of(row, rows), lw=0.7,
-                   marker=style.marker(row.method), ms=2.6, mew=0.4)  # fmt: skip
+                   marker=style.marker(row.method), ms=style.size(row.method, 2.6), mew=0.4)  # fmt: skip
     dim_axis(level, dims)
     level.set_ylabel("nats per image")
     panels: list[Axes] = []
@@ -131,7 +132,7 @@ def _by_dim(subject: Subject, cells: pd.DataFrame, score: str, expected: int) ->
         f"{SCORES[score]} by latent dim: {subject.words}",
         f"({subject.words}) {SCORES[score]}: above, each row's mean over the seeds. {compared}"
         f"{incomplete_words(cells, expected)}",
-        f"Lines over the latent dim for {len(rows)} rows; {_alt(cells)}.",
+        f"Lines over the latent dim of {some([row.label for row in rows])}; {_alt(cells)}.",
         drawing,
         cells,
         subject.dataset,
@@ -148,8 +149,8 @@ def _line(panel: Axes, cells: pd.DataFrame, height: str, dashes: object, *, thin
     panel.fill_between(dim, of[height] - spread, of[height] + spread, color=colour, alpha=0.13, lw=0, zorder=1)
     panel.plot(dim, of[height], color=colour, linestyle=dashes, lw=0.6 if thin else 0.9, zorder=2 if thin else 3)
     for complete, part in of.groupby(of["n"] >= expected):
-        panel.plot(part["dim"].to_numpy(float), part[height], ls="", marker=style.marker(method), color=colour,
-                   mfc=face(method, bool(complete)), mew=0.5, ms=2.0 if thin else 3.0, zorder=4)  # fmt: skip
+        look = mark(method, 2.0 if thin else 3.0, bool(complete))
+        panel.plot(part["dim"].to_numpy(float), part[height], zorder=4, **look)
 
 
 def _title(panel: Axes, rows: list[Row]) -> None:
@@ -192,8 +193,7 @@ def _one_dim(subject: Subject, cells: pd.DataFrame, score: str, expected: int) -
         colour = style.colour(row.method)
         axes.plot(values, np.full(len(values), y), ls="", marker=".", color=colour, ms=3, mew=0, alpha=0.4)
         spread = 0.0 if np.isnan(cell["sd"]) else cell["sd"]
-        axes.errorbar(cell["mean"], y, xerr=spread, color=colour, marker=style.marker(row.method), lw=1, ms=4,
-                      mfc=face(row.method, cell["n"] >= expected), mew=0.6)  # fmt: skip
+        axes.errorbar(cell["mean"], y, xerr=spread, elinewidth=1, **mark(row.method, 4, cell["n"] >= expected))
     axes.set_yticks(range(len(rows)), [row.label for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
@@ -203,7 +203,7 @@ def _one_dim(subject: Subject, cells: pd.DataFrame, score: str, expected: int) -
         f"{SCORES[score]}: {subject.words}, dim {dim}",
         f"({subject.words}, dim {dim}) {SCORES[score]}: mean and ± one standard deviation over the seeds; each seed a "
         f"faint dot; the dotted line is the VAE's mean.{incomplete_words(cells, expected)}",
-        f"Dots with intervals for {len(rows)} rows; {_alt(cells)}.",
+        f"Dots with intervals of {some([row.label for row in rows])}; {_alt(cells)}.",
         drawing,
         cells,
         subject.dataset,

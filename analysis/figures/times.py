@@ -11,12 +11,13 @@ from analysis.figure import Figure
 from analysis.figures.common import (
     Subject,
     dims_of,
-    face,
     incomplete_words,
+    mark,
     method_handles,
     rows_of,
+    some,
     subjects,
-)  # fmt: skip
+)
 from analysis.stats import CELL, summarise
 from analysis.tables import SCORES, fullest, slug
 from analysis.time_tables import summarise_times
@@ -109,8 +110,8 @@ def _draw(
         f"({subject.words}) {SCORES[score]}, mean and ± one standard deviation over the seeds, by the time of q(z|x) "
         f"and one draw on {device}, {how}. Lines join a method's orders; the number is the largest. Up and left is "
         f"better.{incomplete_words(data, expected)}",
-        f"Points of {len(rows)} rows; the slowest is {slowest['method_label']} at dim {slowest['dim']}, "
-        f"{slowest['ratio']:.2g} times the VAE's time.",
+        f"Points of {some([row.label for row in rows])}; the slowest is {slowest['method_label']} at dim "
+        f"{slowest['dim']}, {slowest['ratio']:.2g} times the VAE's time.",
         drawing,
         data,
         subject.dataset,
@@ -124,8 +125,7 @@ def _panel(panel: Axes, cells: pd.DataFrame, expected: int) -> None:
         panel.plot(of["ratio"], of["mean"], color=colour, lw=0.5, alpha=0.6, zorder=1)
         panel.errorbar(of["ratio"], of["mean"], yerr=of["sd"].fillna(0), ls="", color=colour, elinewidth=0.5, zorder=2)
         for complete, part in of.groupby(of["n"] >= expected):
-            panel.plot(part["ratio"], part["mean"], ls="", marker=style.marker(method), color=colour, ms=3.2, mew=0.5,
-                       mfc=face(method, bool(complete)), zorder=3)  # fmt: skip
+            panel.plot(part["ratio"], part["mean"], zorder=3, **mark(method, 3, bool(complete)))
         last = of.iloc[-1]
         if len(of) > 1 and not pd.isna(last["order"]):
             panel.annotate(str(last["order"]), (last["ratio"], last["mean"]), xytext=(3, 0), textcoords="offset points",
@@ -136,6 +136,8 @@ def _panel(panel: Axes, cells: pd.DataFrame, expected: int) -> None:
 
 def _time_axis(axes: Axes, ratios: pd.Series) -> None:
     """Logarithmic where the slowest takes twice the fastest's time or longer, with ticks that are numbers."""
+    if ratios.max() / ratios.min() < 1.2:  # what differs by less than a run from the next is no picture
+        axes.set_xlim(ratios.min() - 0.1, ratios.max() + 0.1)
     if ratios.max() / ratios.min() < 2:
         axes.xaxis.set_major_locator(MaxNLocator(4))
         return
