@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ _METRICS = {
 _COLUMNS = [
     "run_key", "method", "order", "method_label", "dataset", "dataset_label", "dim", "decoder", "seed", "restarts",
     "epochs", "chosen_restart", *_METRICS.values(), "device", "git_commit", "torch_version", "mlflow_run_id",
-    "mlflow_parent_id", "start_time",
+    "mlflow_parent_id", "start_time", "curves",
 ]  # fmt: skip
 _PAGE = 5000  # each page sorts all runs anew
 _CONNECT_S = 10.0
@@ -67,7 +68,8 @@ def collect(tracking_uri: str, experiment: str, where: Mapping[str, str] | None 
         decoder, seed, restarts, epochs, chosen_restart; val_iwae, val_elbo, test_iwae, test_elbo in nats per image
         (NaN where it was not recorded); inference_ms, the milliseconds of a batch, and of a timing
         ratio_to_vae, and inference_ms_sd and ratio_to_vae_sd over its repeats; train_s, seconds; device, git_commit,
-        torch_version, mlflow_run_id, mlflow_parent_id, start_time (UTC); then every other param, as text.
+        torch_version, mlflow_run_id, mlflow_parent_id, start_time (UTC); curves, a tuple of the names of what
+        was recorded during training, for the function of that name; then every other param, as text.
 
     Raises:
         CollectError: no such store or experiment, a field of `where` that no run has, or a run that is incomplete.
@@ -102,6 +104,76 @@ def failures(tracking_uri: str, experiment: str, where: Mapping[str, str] | None
     ]  # fmt: skip
     rows = [_row(run) | {"reason": run.data.tags.get("failure", "no reason recorded")} for run in newest.values()]
     return _frame(rows, columns)[columns]
+
+
+# ---------------------------------------------------------------------- training curves
+CURVES = ("val_elbo", "elbo_q", "alpha", "kl")
+"""Validation ELBO, nats; of each component its own ELBO, its mean weight, and its KL from those before it, nats."""
+
+_CURVE = re.compile(rf"val_elbo|({'|'.join(CURVES[1:])})_\d+")
+
+CURVE_COLUMNS = [
+    "run_key", *IDENTITY, "method_label", "dataset_label", "parent_epochs", "metric", "component", "epoch", "value",
+]  # fmt: skip
+
+
+def curves(
+    tracking_uri: str,
+    experiment: str,
+    where: Mapping[str, str] | None = None,
+    *,
+    runs: pd.DataFrame | None = None,
+    metrics: Iterable[str] = CURVES,
+) -> pd.DataFrame:
+    """Read what was recorded during training, in long form.
+
+    MLflow is asked for one metric of one run at a time, some milliseconds each, and by a server longer. Of a large
+    experiment pass the `runs` that are wanted.
+
+    Args:
+        tracking_uri: as for `collect`.
+        experiment: as for `collect`.
+        where: as for `collect`.
+        runs: read the curves of these, rows of `collect`'s frame; by default of all that `collect` gives.
+        metrics: names of `CURVES`.
+
+    Returns:
+        One row for each run, metric and epoch. Columns: run_key, method, order, dataset, dim, decoder, seed, the
+        labels; parent_epochs: of the VAE that the run starts from, 0 from scratch; metric; component (NA for val_elbo);
+        epoch: of the run's own training, from 1; value (finite). Runs and metrics that have none are not in it.
+
+    Raises:
+        CollectError: as for `collect`.
+    """
+    chosen = collect(tracking_uri, experiment, where) if runs is None else runs
+    _check_reachable(tracking_uri)
+    wanted = set(metrics)
+    rows: list[dict[str, Any]] = []
+    try:
+        client = MlflowClient(tracking_uri)
+        for run in chosen.to_dict("records"):
+            about = {name: run[name] for name in CURVE_COLUMNS[: len(IDENTITY) + 3]}
+            about["parent_epochs"] = 0 if pd.isna(run.get("stage_epochs")) else int(run["epochs"])
+            for name in run["curves"]:
+                metric, component = _split(name)
+                if metric not in wanted:
+                    continue
+                points = client.get_metric_history(run["mlflow_run_id"], f"train/{name}")
+                newest = {point.step: _number(point.value) for point in sorted(points, key=lambda p: p.timestamp)}
+                rows += [
+                    about | {"metric": metric, "component": component, "epoch": epoch, "value": value}
+                    for epoch, value in sorted(newest.items())
+                ]
+    except Exception as error:  # MLflow lets its backends' own exceptions through
+        raise CollectError(f"cannot read the MLflow store {tracking_uri!r}: {_first_line(error)}") from error
+    frame = pd.DataFrame(rows, columns=CURVE_COLUMNS).astype({"order": "Int64", "component": "Int64", "value": float})
+    return frame[np.isfinite(frame["value"])].reset_index(drop=True)
+
+
+def _split(name: str) -> tuple[str, int | None]:
+    """`kl_1` is the metric kl of component 1."""
+    metric, _, number = name.rpartition("_")
+    return (metric, int(number)) if number.isdecimal() else (name, None)
 
 
 # ---------------------------------------------------------------------- reading the store
@@ -197,6 +269,8 @@ def _row(run: Run) -> dict[str, Any]:
     row |= {column: _number(run.data.metrics.get(metric)) for metric, column in _METRICS.items()}
     row["mlflow_run_id"] = run.info.run_id
     row["mlflow_parent_id"] = tags.get("mlflow.parentRunId")
+    names = (name.removeprefix("train/") for name in sorted(run.data.metrics) if name.startswith("train/"))
+    row["curves"] = tuple(name for name in names if _CURVE.fullmatch(name))
     row["start_time"] = pd.Timestamp(run.info.start_time, unit="ms", tz="UTC")
     return row
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import base64
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,10 @@ from rich.console import Console
 
 from analysis import listing, render
 from analysis.claims import CONTROL, Claim, score_claims, time_claims
-from analysis.collect import CELL, CollectError, collect, failures
+from analysis.collect import CELL, CollectError, collect, curves, failures
+from analysis.figure import Figure
+from analysis.figures import figures
+from analysis.figures.curves import to_read
 from analysis.findings import findings
 from analysis.listing import Listing, claim_listing, claim_summary, rank_listing
 from analysis.paper import paper_ratio_tables, paper_tables
@@ -32,7 +36,7 @@ _LIST_RENDERERS = {"md": listing.to_markdown, "csv": listing.to_csv, "tex": list
 _NOT_SETTINGS = {
     "run_key", *CELL, "method_label", "dataset_label", "seed", "chosen_restart", "val_iwae", "val_elbo", "test_iwae",
     "test_elbo", "inference_ms", "inference_ms_sd", "ratio_to_vae", "ratio_to_vae_sd", "train_s", "device",
-    "git_commit", "torch_version", "mlflow_run_id", "mlflow_parent_id", "start_time",
+    "git_commit", "torch_version", "mlflow_run_id", "mlflow_parent_id", "start_time", "curves",
 }  # fmt: skip
 
 
@@ -44,6 +48,7 @@ class Report:
         tables: of scores and times; against_paper: ours next to the paper's.
         ranks: average ranks over all columns, one list for each decoder that has two complete columns.
         claims: the paper's, and the controls.
+        figures: what is drawn.
     """
 
     index: Path
@@ -53,6 +58,7 @@ class Report:
     against_paper: list[Table]
     ranks: list[Listing]
     claims: list[Claim]
+    figures: list[Figure]
 
 
 def build_report(
@@ -61,8 +67,11 @@ def build_report(
     tracking_uri: str = "sqlite:///mlflow.db",
     where: Mapping[str, str] | None = None,
     expected_seeds: int | None = None,
+    draw: bool = True,
 ) -> Report:
-    """Write `out/index.html` and each table and list as `out/tables/NAME.{md,csv,tex}`.
+    """Write `out/index.html`, each table and list as `out/tables/NAME.{md,csv,tex}`, and the figures.
+
+    These are `out/figures/NAME.{png,pdf,csv}`: the drawing, and the numbers that it shows.
 
     An experiment of timings gets Tables 4 and 6, one of trainings all others.
 
@@ -72,6 +81,7 @@ def build_report(
         tracking_uri: the MLflow store.
         where: keeps the runs that have these values; see `analysis.collect.collect`.
         expected_seeds: runs of a complete cell; by default as many as the fullest cell has.
+        draw: whether there are figures; they take most of the time.
 
     Raises:
         CollectError: the runs cannot be read, or none has finished.
@@ -84,6 +94,7 @@ def build_report(
     failed = failures(tracking_uri, experiment, where)
     timings, scored = runs[is_timing(runs)], runs[~is_timing(runs)]
     answer, tables, against, ranks, claims = [], [], [], [], []
+    drawn: list[Figure] = []
     if len(scored):
         expected = expected_seeds or fullest(scored)
         answer += findings(scored, SCORE, expected)
@@ -92,6 +103,9 @@ def build_report(
         for decoder, of_decoder in scored.groupby("decoder"):
             ranks.append(rank_listing(compare_ranks(of_decoder, SCORE, expected), str(decoder)))
         claims += score_claims(scored, SCORE, expected)
+        if draw:
+            recorded = curves(tracking_uri, experiment, runs=to_read(scored))
+            drawn += figures(scored, recorded, timings, SCORE, expected)
     if len(timings):
         answer += time_findings(timings)
         tables += time_tables(timings, expected_seeds)
@@ -99,6 +113,10 @@ def build_report(
         claims += time_claims(timings)
     found = [item for item in ranks if item is not None]
     claimed = [item for item in (claim_summary(claims), claim_listing(claims)) if item is not None]
+    out = Path(out)
+    for folder in ("tables", "figures") if drawn else ("tables",):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+    pictures = [path for figure in drawn for path in figure.save(out / "figures")]
     page = render.templates.get_template("report.html.j2").render(
         experiment=experiment,
         where=dict(where or {}),
@@ -108,10 +126,9 @@ def build_report(
         against_paper=[Markup(render.to_html(table)) for table in against],
         claims=[Markup(listing.to_html(item)) for item in claimed],
         n_claims=len(claims),
+        figures=[_shown(figure, out) for figure in drawn],
         **_how_it_was_run(runs, failed, expected_seeds),
     )
-    out = Path(out)
-    (out / "tables").mkdir(parents=True, exist_ok=True)
     written = {f"{t.name}.{suffix}": write(t) for t in [*tables, *against] for suffix, write in _RENDERERS.items()}
     for item in [*found, *claimed]:
         written |= {f"{item.name}.{suffix}": write(item) for suffix, write in _LIST_RENDERERS.items()}
@@ -119,8 +136,14 @@ def build_report(
         (out / "tables" / name).write_text(text, encoding="utf-8")
     index = out / "index.html"
     index.write_text(page, encoding="utf-8")
-    files = [index, *(out / "tables" / name for name in written)]
-    return Report(index, files, answer, tables, against, found, claims)
+    files = [index, *(out / "tables" / name for name in written), *pictures]
+    return Report(index, files, answer, tables, against, found, claims, drawn)
+
+
+def _shown(figure: Figure, out: Path) -> dict[str, object]:
+    """What the page's template needs of a figure that is written: the page holds a copy of the PNG file."""
+    png = (out / "figures" / f"{figure.name}.png").read_bytes()
+    return {"figure": figure, "png": base64.b64encode(png).decode("ascii")}
 
 
 def _score_tables(runs: pd.DataFrame, expected: int) -> list[Table]:
@@ -216,11 +239,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--expected-seeds", type=_seeds, metavar="N", help="runs of a complete cell (default: the most)"
     )
+    parser.add_argument("--no-figures", action="store_true", help="tables alone, which is quicker")
     options = parser.parse_args(arguments)
     try:
         report = build_report(
-            options.experiment, options.out, options.tracking_uri, dict(options.where), options.expected_seeds
-        )
+            options.experiment, options.out, options.tracking_uri, dict(options.where), options.expected_seeds,
+            draw=not options.no_figures,
+        )  # fmt: skip
     except (CollectError, OSError) as error:
         print(f"analysis.report: {error}", file=sys.stderr)
         return 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure as Drawing
@@ -15,17 +16,17 @@ DPI = 300
 
 COLOURS = {
     "vae": "#000000",
-    "vae-more": "#7f7f7f",
+    "vae-more": "#666666",
     "sa": "#56b4e9",
     "iaf": "#0072b2",
     "hf": "#009e73",
     "me": "#e69f00",
     "rme": "#d55e00",
     "bvi-er1": "#cc79a7",
-    "bvi-er2": "#882255",
-    "vlae": "#b5a200",
+    "bvi-er2": "#7a1f6a",
+    "vlae": "#6b4c00",
 }
-"""Okabe and Ito's colour-blind safe palette and, where it ends, colours that differ from it in lightness."""
+"""Okabe and Ito's palette and, where it ends, colours that the colour-blind tell from it and from one another."""
 
 MARKERS = {
     "vae": "o", "vae-more": "s", "sa": "v", "iaf": "^", "hf": "<", "me": "D", "rme": "*", "bvi-er1": "P",
@@ -48,7 +49,12 @@ def marker(method: str) -> str:
     return MARKERS.get(method) or _SPARE_MARKERS[sum(method.encode()) % len(_SPARE_MARKERS)]
 
 
-def dashes(place: int) -> object:
+def size(method: str, points: float = 3.5) -> float:
+    """The size of its marker where a disc has `points`: a star's or a cross's arms are thin."""
+    return points * {"*": 1.6, "P": 1.15, "X": 1.15, "D": 0.9}.get(marker(method), 1.0)
+
+
+def dashes(place: int) -> Any:
     """A line style for the method's `place`-th order, from 0."""
     return _DASHES[place % len(_DASHES)]
 
@@ -60,7 +66,8 @@ def printed() -> Iterator[None]:
         "font.size": 7, "axes.titlesize": 7, "axes.labelsize": 7, "xtick.labelsize": 6, "ytick.labelsize": 6,
         "legend.fontsize": 6, "legend.frameon": False, "axes.spines.top": False, "axes.spines.right": False,
         "axes.linewidth": 0.6, "lines.linewidth": 1.0, "lines.markersize": 3.5, "xtick.major.width": 0.6,
-        "ytick.major.width": 0.6, "savefig.dpi": DPI, "pdf.fonttype": 42, "svg.fonttype": "none",
+        "ytick.major.width": 0.6, "savefig.dpi": DPI, "text.parse_math": False,
+        "pdf.fonttype": 42, "svg.fonttype": "none",
     }):  # fmt: skip
         yield
 

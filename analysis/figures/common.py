@@ -1,0 +1,155 @@
+"""What the figures share: which of the runs go into one figure, in which order, and how marks are drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from analysis import style
+from analysis.figure import Figure
+from analysis.stats import CELL
+from analysis.tables import DATASETS, DECODERS, METHODS, Row, place, slug, to_row
+
+BASELINES = ("vae", "vae-more")
+"""What the others are held against; they stand in every panel instead of having one."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A data set and a decoder: what one figure is of.
+
+    Attributes:
+        dataset, decoder: names; label: the data set's.
+        rows: of `runs` that belong to it.
+    """
+
+    dataset: str
+    decoder: str
+    label: str
+    rows: pd.DataFrame
+
+    @property
+    def words(self) -> str:
+        """`MNIST, convolutional decoder`."""
+        return f"{self.label}, {DECODERS.get(self.decoder, self.decoder)}"
+
+    @property
+    def slug(self) -> str:
+        """`mnist-conv`."""
+        return f"{slug(self.label)}-{slug(self.decoder)}"
+
+
+def subjects(frame: pd.DataFrame) -> Iterator[Subject]:
+    """The data sets and decoders of a frame that has dataset, dataset_label and decoder, in the paper's order."""
+    found = []
+    for _, rows in frame.groupby(["dataset", "decoder"]) if len(frame) else ():
+        first = rows.iloc[0]
+        found.append(Subject(first["dataset"], first["decoder"], first["dataset_label"], rows))
+    yield from sorted(found, key=lambda subject: (place(subject.dataset, DATASETS), subject.decoder))
+
+
+def rows_of(frame: pd.DataFrame) -> list[Row]:
+    """The methods and orders of a frame that has method, order and method_label, in the paper's order."""
+    first = frame.drop_duplicates(["method", "order"])
+    return sorted((to_row(row) for _, row in first.iterrows()), key=lambda r: (place(r.method, METHODS), r.order or 0))
+
+
+def dims_of(frame: pd.DataFrame) -> list[int]:
+    """The latent dims of a frame, ascending."""
+    return sorted(int(dim) for dim in frame["dim"].unique())
+
+
+def of_row(frame: pd.DataFrame, row: Row) -> pd.DataFrame:
+    """The part of a frame that belongs to a row."""
+    same = frame["order"].isna() if row.order is None else frame["order"] == row.order
+    return frame[(frame["method"] == row.method) & same.fillna(False).astype(bool)]
+
+
+def family(row: Row) -> str:
+    """`RME` of `RME(5)`."""
+    return row.label.partition("(")[0]
+
+
+def representatives(rows: list[Row], most: int) -> list[Row]:
+    """All rows where they are few enough to be told apart in one panel; else each method's largest order."""
+    if len(rows) <= most:
+        return rows
+    return list(
+        {row.method: row for row in sorted(rows, key=lambda r: (place(r.method, METHODS), r.order or 0))}.values()
+    )
+
+
+def dashes_of(row: Row, rows: Iterable[Row]) -> Any:
+    """The row's line style: by the place of its order among those of its method."""
+    return style.dashes(sorted(r.order or 0 for r in rows if r.method == row.method).index(row.order or 0))
+
+
+def same_cell(frame: pd.DataFrame, cell: pd.Series) -> pd.DataFrame:
+    """The part of a frame that belongs to a cell; methods without order have NA on both sides."""
+    kept = np.ones(len(frame), dtype=bool)
+    for name in CELL:
+        same = frame[name].isna() if pd.isna(cell[name]) else (frame[name] == cell[name]).fillna(False)
+        kept &= same.to_numpy(dtype=bool)
+    return frame[kept]
+
+
+def method_handles(rows: Iterable[Row], marked: bool = True) -> list[Line2D]:
+    """Entries of a legend, one for each method."""
+    names = {row.method: family(row) for row in rows}
+    return [
+        Line2D([], [], color=style.colour(name), marker=style.marker(name) if marked else None, label=label)
+        for name, label in names.items()
+    ]
+
+
+def dim_axis(axes: Axes, dims: list[int]) -> None:
+    """A logarithmic axis with a tick at each dim that was run."""
+    axes.set_xscale("log")
+    axes.minorticks_off()
+    axes.set_xticks(dims, [str(dim) for dim in dims])
+    axes.set_xlim(dims[0] / 1.15, dims[-1] * 1.15)
+
+
+def incomplete_words(cells: pd.DataFrame, expected: int) -> str:
+    """` Hollow: fewer than 10 seeds (SA(1) d50 n=3, and 2 more).`; empty where all are complete or have none."""
+    few = cells[(cells["n"] > 0) & (cells["n"] < expected)]
+    if few.empty:
+        return ""
+    named = [f"{cell.method_label} d{cell.dim} n={cell.n}" for cell in few.head(3).itertuples()]
+    more = f", and {len(few) - 3} more" if len(few) > 3 else ""
+    return f" Hollow: fewer than {expected} seeds ({', '.join(named)}{more})."
+
+
+def mark(method: str, points: float = 3.0, complete: bool = True) -> dict[str, Any]:
+    """How a point of the method is drawn: hollow where seeds are missing."""
+    colour, size = style.colour(method), style.size(method, points)
+    face = colour if complete else "white"
+    return {"ls": "", "marker": style.marker(method), "ms": size, "mew": 0.5, "color": colour, "mfc": face}
+
+
+def listed(words: list[str]) -> str:
+    """`a, b and c`."""
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}" if words else ""
+
+
+def some(labels: list[str]) -> str:
+    """`SA(1), SA(2), SA(4) and 5 more`."""
+    return listed([*labels[:3], f"{len(labels) - 3} more"] if len(labels) > 4 else labels)
+
+
+def unique_names(figures: Iterable[Figure]) -> list[Figure]:
+    """The same figures; where two names are equal, the later one ends in a number."""
+    found: dict[str, Figure] = {}
+    for figure in figures:
+        name, copies = figure.name, 1
+        while name in found:  # two data sets may differ in nothing that a file name can hold
+            copies += 1
+            name = f"{figure.name}-{copies}"
+        found[name] = replace(figure, name=name)
+    return list(found.values())

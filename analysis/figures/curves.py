@@ -1,0 +1,226 @@
+"""Training curves: the validation ELBO by epoch, and what each component of a mixture did meanwhile."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from analysis import style
+from analysis.figure import Figure
+from analysis.figures.common import (
+    Subject,
+    dashes_of,
+    dims_of,
+    family,
+    listed,
+    of_row,
+    representatives,
+    rows_of,
+    some,
+    subjects,
+)
+from analysis.stats import CELL, LABELS
+from analysis.tables import Row
+
+PANELS_ACROSS = 2
+
+ROWS = 9
+"""Curves that can be told apart in a panel; of more rows, each method's largest order is drawn."""
+
+SEEDS = 5
+"""Seeds whose curves are read, for MLflow gives one metric of one run at a time."""
+
+COMPONENTS_ROWS = 4
+"""Columns of a figure of components."""
+
+DIAGNOSTICS = {"elbo_q": "ELBO of $q_m$", "alpha": r"weight $\alpha_m$", "kl": r"KL from $Q_{m-1}$"}
+"""Metric and the label of its axis; nats, but for the weight."""
+
+EARLY = 0.15
+"""Share of the epochs which the vertical axis need not hold: a training begins far below where it ends."""
+
+
+def to_read(runs: pd.DataFrame, seeds: int = SEEDS) -> pd.DataFrame:
+    """The runs whose curves are drawn: of each column the rows that a panel holds, and of those the first seeds.
+
+    Args:
+        runs: one row for each run, as `analysis.collect.collect` gives them.
+        seeds: of each cell.
+    """
+    kept = [runs.iloc[:0]]
+    for subject in subjects(runs):
+        for row in representatives(rows_of(subject.rows), ROWS):
+            of = of_row(subject.rows, row).sort_values("seed")
+            kept += [cell.head(seeds) for _, cell in of.groupby("dim")]
+    return pd.concat(kept)
+
+
+def curve_figures(curves: pd.DataFrame, runs: pd.DataFrame | None = None) -> list[Figure]:
+    """For each data set and decoder the validation ELBO by epoch, and for each dim the components' diagnostics.
+
+    Args:
+        curves: as `analysis.collect.curves` gives them.
+        runs: all runs, so that the captions tell what is left out.
+
+    Returns:
+        Figures whose data have a row for each cell, metric, component and epoch: the cell's columns and labels,
+        parent_epochs, metric, component, epoch (counting those of the VAE that the run starts from), n (seeds), mean
+        and sd over them (nats, but for the weight alpha; NaN for one seed).
+    """
+    found = []
+    for subject in subjects(curves):
+        mean = mean_curves(subject.rows)
+        elbo = mean[mean["metric"] == "val_elbo"]
+        if len(elbo):
+            rows = representatives(rows_of(elbo), ROWS)
+            found.append(_validation(subject, elbo, rows, _left_out(subject, rows, runs)))
+        parts = mean[mean["metric"].isin(DIAGNOSTICS)]
+        for dim in dims_of(parts):
+            of_dim = parts[parts["dim"] == dim]
+            rows = representatives(rows_of(of_dim), COMPONENTS_ROWS)[:COMPONENTS_ROWS]
+            same = None if runs is None else runs[(runs["dim"] == dim) & runs["method"].isin(of_dim["method"])]
+            found.append(_components(subject, of_dim, rows, dim, _left_out(subject, rows, same)))
+    return found
+
+
+def mean_curves(curves: pd.DataFrame) -> pd.DataFrame:
+    """Mean and standard deviation over the seeds at each epoch; see `curve_figures` for the columns."""
+    epoch = curves["epoch"] + curves["parent_epochs"]
+    by = [*CELL, *LABELS, "parent_epochs", "metric", "component", "epoch"]
+    groups = curves.assign(epoch=epoch).groupby(by, dropna=False)["value"]
+    return groups.agg(n="count", mean="mean", sd="std").reset_index()
+
+
+def _left_out(subject: Subject, drawn: list[Row], runs: pd.DataFrame | None) -> str:
+    """What was run of this data set and decoder, but is not drawn, in a sentence."""
+    if runs is None:
+        return ""
+    ran = runs[(runs["dataset"] == subject.dataset) & (runs["decoder"] == subject.decoder)]
+    missing = [row.label for row in rows_of(ran) if row not in drawn]
+    seeds, of = (int(f.groupby(CELL, dropna=False)["seed"].nunique().max()) for f in (subject.rows, ran))
+    said = []
+    if missing:
+        said.append(f"{len(missing)} of {len(missing) + len(drawn)} rows ({some(missing)})")
+    if seeds < of:
+        said.append(f"all seeds but the first {seeds} of {of}")
+    return f" Left out: {listed(said)}." if said else ""
+
+
+# ---------------------------------------------------------------------- validation ELBO
+@style.printed()
+def _validation(subject: Subject, data: pd.DataFrame, rows: list[Row], left_out: str) -> Figure:
+    dims = dims_of(data)
+    data = pd.concat([of_row(data, row) for row in rows], ignore_index=True)
+    across = min(len(dims), PANELS_ACROSS)
+    down = -(-len(dims) // across)
+    drawing = style.drawing(height=0.45 + (1.9 if across == 1 else 1.4) * down)
+    panels = drawing.subplots(down, across, squeeze=False, sharex=True)
+    for panel in panels.ravel()[len(dims) :]:
+        panel.remove()
+    hidden = False
+    for panel, dim in zip(panels.ravel(), dims, strict=False):
+        of_dim = data[data["dim"] == dim]
+        for row in rows:
+            _curve(panel, of_row(of_dim, row), style.colour(row.method), dashes_of(row, rows))
+        for start in sorted(set(of_dim["parent_epochs"]) - {0}):
+            panel.axvline(start, color="0.6", lw=0.5, ls=":", zorder=0)
+        hidden |= _hide_the_beginning(panel, of_dim)
+        if len(dims) > 1:
+            panel.set_title(f"dim {dim}", pad=3)
+        panel.xaxis.set_major_locator(MaxNLocator(3 if across > 1 else 6, integer=True))
+    drawing.supxlabel("epoch", fontsize=7)
+    drawing.supylabel("validation ELBO, nats per image", fontsize=7)
+    several = len({row.method for row in rows}) < len(rows)
+    handles = [
+        Line2D(
+            [], [], color=style.colour(row.method), ls=dashes_of(row, rows), label=row.label if several else family(row)
+        )
+        for row in rows
+    ]
+    drawing.legend(handles=handles, loc="outside upper center", ncols=5, columnspacing=1.2, handlelength=2)
+    starts = (data["parent_epochs"] > 0).any()
+    from_vae = (
+        " Epochs count from the beginning of the VAE that a method starts from, whose end is dotted." if starts else ""
+    )
+    below = " Some of the first epochs lie below the axis." if hidden else ""
+    last = data.sort_values("epoch").drop_duplicates(CELL, keep="last")
+    top = last.sort_values("mean").drop_duplicates("dim", keep="last").sort_values("dim")
+    ends = "; ".join(f"at dim {c.dim} {c.method_label} ends highest, at {c.mean:.1f} nats" for c in top.itertuples())
+    return Figure(
+        f"val_elbo-by-epoch-{subject.slug}",
+        f"Validation ELBO during training: {subject.words}",
+        f"({subject.words}) Validation ELBO of each run's chosen restart by epoch: mean and band of ± one standard "
+        f"deviation over the seeds.{from_vae}{below}{left_out}",
+        f"Curves of {some([row.label for row in rows])}; {ends}.",
+        drawing,
+        data,
+        subject.dataset,
+    )  # fmt: skip
+
+
+def _curve(panel: Axes, data: pd.DataFrame, colour: Any, dashes: Any) -> None:
+    """A mean with its band; a point where there is but one epoch."""
+    of = data.sort_values("epoch")
+    epoch, spread = of["epoch"].to_numpy(float), of["sd"].fillna(0)
+    panel.fill_between(epoch, of["mean"] - spread, of["mean"] + spread, color=colour, alpha=0.15, lw=0, zorder=1)
+    panel.plot(
+        epoch, of["mean"], color=colour, linestyle=dashes, lw=0.9, marker="." if len(of) == 1 else None, zorder=2
+    )
+
+
+def _hide_the_beginning(panel: Axes, data: pd.DataFrame) -> bool:
+    """Let the axis start at what the curves are above once a share of all epochs is over; whether that hides any."""
+    late = data[data["epoch"] >= data["epoch"].min() + EARLY * (data["epoch"].max() - data["epoch"].min())]
+    spread = late["sd"].fillna(0)
+    low, high = float((late["mean"] - spread).min()), float((late["mean"] + spread).max())
+    room = 0.05 * (high - low) or 1.0
+    panel.set_ylim(low - room, high + room)
+    return bool((data["mean"] < low - room).any())
+
+
+# ---------------------------------------------------------------------- components
+@style.printed()
+def _components(subject: Subject, data: pd.DataFrame, rows: list[Row], dim: int, left_out: str) -> Figure:
+    data = pd.concat([of_row(data, row) for row in rows], ignore_index=True)
+    metrics = [metric for metric in DIAGNOSTICS if metric in set(data["metric"])]
+    drawing = style.drawing(height=0.5 + 0.95 * len(metrics), width=style.COLUMN_IN)
+    panels = drawing.subplots(len(metrics), len(rows), sharex="col", sharey="row", squeeze=False)
+    components = data["component"].dropna().astype(int).drop_duplicates().sort_values().tolist()
+    for across, row in enumerate(rows):
+        for down, metric in enumerate(metrics):
+            panel, of = panels[down, across], of_row(data[data["metric"] == metric], row)
+            for component in components:
+                _curve(panel, of[of["component"] == component], style.colour(row.method), style.dashes(component))
+            panel.xaxis.set_major_locator(MaxNLocator(2, integer=True))
+            panel.yaxis.set_major_locator(MaxNLocator(4))
+            panel.tick_params(axis="x", labelsize=5)
+        panels[0, across].set_title(row.label, color=style.colour(row.method), fontweight="bold", fontsize=6, pad=3)
+    for down, metric in enumerate(metrics):
+        panels[down, 0].set_ylabel(DIAGNOSTICS[metric], parse_math=True)
+        if metric == "elbo_q":
+            _hide_the_beginning(panels[down, 0], data[data["metric"] == metric])
+    drawing.supxlabel("epoch", fontsize=7)
+    handles = [Line2D([], [], color="0.3", ls=style.dashes(m), label=f"m = {m}") for m in components]
+    drawing.legend(handles=handles, loc="outside upper center", ncols=5, handlelength=2.6, columnspacing=1.2)
+    last = data.sort_values("epoch").drop_duplicates([*CELL, "metric", "component"], keep="last")
+    kl = last[last["metric"] == "kl"].sort_values("mean")
+    end = (
+        f"; the largest KL at the end is {kl['mean'].iloc[-1]:.3g} nats, {kl['method_label'].iloc[-1]}'s"
+        if len(kl)
+        else ""
+    )
+    return Figure(
+        f"components-by-epoch-{subject.slug}-d{dim}",
+        f"Components during training: {subject.words}, dim {dim}",
+        f"({subject.words}, dim {dim}) Each component m of a mixture by epoch: its own ELBO in nats per image, its "
+        "mean weight, and its KL divergence from the mixture of those before it, in nats. Mean and band of ± one "
+        f"standard deviation over the seeds; m = 0 is the first.{left_out}",
+        f"Curves of the components of {some([row.label for row in rows])}{end}.",
+        drawing,
+        data,
+        subject.dataset,
+    )  # fmt: skip

@@ -1,0 +1,119 @@
+"""Paired differences from the VAE: a dot for each seed, and the Hodges-Lehmann estimate with its interval."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from analysis import style
+from analysis.figure import Figure
+from analysis.figures.common import Subject, dims_of, of_row, rows_of, some, subjects
+from analysis.stats import CELL, LABELS, paired_difference
+from analysis.tables import SCORES, Row, slug
+
+PANELS_ACROSS = 4
+
+
+def difference_figures(runs: pd.DataFrame, score: str = "test_iwae", baseline: str = "vae") -> list[Figure]:
+    """A figure for each data set and decoder in which some seed has both a baseline and another method.
+
+    Args:
+        runs: one row for each run, as `analysis.collect.collect` gives them.
+        score: a key of `analysis.tables.SCORES`, nats per image.
+        baseline: a method: the VAE, or the VAE trained on.
+
+    Returns:
+        Figures whose data have a row for each seed: the cell's columns and labels, seed, difference (nats, positive:
+        better than the baseline of that seed), and of its cell n, estimate, low, high, level
+        (`analysis.signed_rank.Location`; low and high are NaN with too few pairs for an interval).
+    """
+    found = []
+    for subject in subjects(runs):
+        data = differences_by_seed(subject.rows, score, baseline)
+        if len(data):
+            label = subject.rows.loc[subject.rows["method"] == baseline, "method_label"].iloc[0]
+            found.append(_draw(subject, data, score, baseline, label))
+    return found
+
+
+def differences_by_seed(runs: pd.DataFrame, score: str = "test_iwae", baseline: str = "vae") -> pd.DataFrame:
+    """Each run's difference from the baseline of the same column and seed; the columns are `difference_figures`'."""
+    columns = [*CELL, *LABELS, "seed", "difference", "n", "estimate", "low", "high", "level"]
+    cells = paired_difference(runs, score, baseline)
+    cells = cells[cells["n"] > 0].drop(columns=["mean", "sd", "median"])
+    finite = runs[np.isfinite(runs[score].to_numpy(dtype=float, na_value=np.nan))]
+    column = ["dataset", "dim", "decoder", "seed"]
+    reference = finite[finite["method"] == baseline][[*column, score]].rename(columns={score: "reference"})
+    paired_runs = finite[finite["method"] != baseline].merge(reference, on=column)
+    paired_runs = paired_runs.assign(difference=paired_runs[score] - paired_runs["reference"])
+    merged = paired_runs[[*CELL, "seed", "difference"]].astype({"order": "Int64"}).merge(cells, on=CELL)
+    return merged[columns].sort_values([*CELL, "seed"], ignore_index=True)
+
+
+@style.printed()
+def _draw(subject: Subject, data: pd.DataFrame, score: str, baseline: str, label: str) -> Figure:
+    rows, dims = rows_of(data), dims_of(data)
+    across = min(len(dims), PANELS_ACROSS)
+    down = -(-len(dims) // across)
+    drawing = style.drawing(height=0.35 + down * (0.35 + 0.125 * len(rows)))
+    panels = drawing.subplots(down, across, sharey=True, squeeze=False).ravel()
+    for panel in panels[len(dims) :]:
+        panel.remove()
+    for panel, dim in zip(panels, dims, strict=False):
+        _panel(panel, data[data["dim"] == dim], rows)
+        panel.set_title(f"dim {dim}", pad=3)
+        panel.xaxis.set_major_locator(MaxNLocator(2 if across > 2 else 6, min_n_ticks=2))
+    panels[0].set_yticks(range(len(rows)), [row.label for row in rows])
+    panels[0].set_ylim(len(rows) - 0.4, -0.6)
+    drawing.supxlabel(f"nats above the {label} of the same seed", fontsize=7)
+    cells = data.drop_duplicates(CELL)
+    levels = cells["level"].dropna()
+    interval = (
+        f"a bar its interval (at least {100 * np.floor(1000 * levels.min()) / 1000:.1f}%, from the exact signed-rank "
+        "distribution)"
+        if len(levels)
+        else "there are too few seeds for an interval"
+    )
+    short = cells["low"].isna() & bool(len(levels))
+    without = f" {int(short.sum())} of {len(cells)} cells have too few seeds for an interval." if short.any() else ""
+    best = cells.sort_values("estimate").drop_duplicates("dim", keep="last").sort_values("dim")
+    tops = "; ".join(
+        f"at dim {c.dim} the largest is {c.method_label}'s, {c.estimate:+.1f} nats" for c in best.itertuples()
+    )
+    return Figure(
+        f"{score}-minus-{slug(baseline)}-by-seed-{subject.slug}",
+        f"{SCORES[score]}, difference from the {label} by seed: {subject.words}",
+        f"({subject.words}) {SCORES[score]}, difference from the {label} of the same seed: a faint dot is a seed, a "
+        f"mark the Hodges-Lehmann estimate, {interval}. Right of the line is better than the {label}. Each dim has "
+        f"its own scale.{without}",
+        f"Differences from the {label} of {some([row.label for row in rows])}; {tops}.",
+        drawing,
+        data,
+        subject.dataset,
+    )  # fmt: skip
+
+
+def _panel(panel: Axes, data: pd.DataFrame, rows: list[Row]) -> None:
+    panel.axvline(0, color="0.4", lw=0.6, zorder=0)
+    panel.tick_params(axis="y", length=0)
+    panel.tick_params(axis="x", labelsize=5.5)
+    for y, row in enumerate(rows):
+        of = of_row(data, row)
+        if of.empty:
+            continue
+        colour, cell = style.colour(row.method), of.iloc[0]
+        panel.plot(of["difference"], np.full(len(of), y), ls="", marker=".", color=colour, ms=3, mew=0, alpha=0.4)
+        if not np.isnan(cell["low"]):
+            panel.plot([cell["low"], cell["high"]], [y, y], color=colour, lw=1.1, solid_capstyle="butt")
+        panel.plot(
+            cell["estimate"],
+            y,
+            ls="",
+            marker=style.marker(row.method),
+            color=colour,
+            ms=style.size(row.method),
+            mew=0.3,
+            mec="white",
+        )

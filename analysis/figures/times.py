@@ -1,0 +1,147 @@
+"""Inference time against log-likelihood: what a better score costs."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+from analysis import style
+from analysis.figure import Figure
+from analysis.figures.common import (
+    Subject,
+    dims_of,
+    incomplete_words,
+    mark,
+    method_handles,
+    rows_of,
+    some,
+    subjects,
+)
+from analysis.stats import CELL, summarise
+from analysis.tables import SCORES, fullest, slug
+from analysis.time_tables import summarise_times
+
+PANELS_ACROSS = 2
+_UNKNOWN = "unknown device"
+
+
+def time_figures(
+    runs: pd.DataFrame,
+    timings: pd.DataFrame | None = None,
+    score: str = "test_iwae",
+    expected_seeds: int | None = None,
+) -> list[Figure]:
+    """A figure for each data set, decoder and device; a panel for each dim.
+
+    Args:
+        runs: trainings, one row for each run, as `analysis.collect.collect` gives them.
+        timings: likewise, of a timing grid; by default the times that the trainings took down at their end.
+        score: a key of `analysis.tables.SCORES`, nats per image.
+        expected_seeds: runs of a complete cell; by default as many as the fullest cell of `runs`.
+
+    Returns:
+        Figures whose data have a row for each cell: the cell's columns and labels, device, n (scores), mean, sd (nats;
+        NaN for one score), ratio (inference time over the VAE's of the same column and device).
+    """
+    if runs.empty:
+        return []
+    timed = timings is not None and len(timings) > 0
+    ratios = _timed(timings) if timings is not None and timed else _by_the_way(runs)
+    cells = summarise(runs, score).drop(columns=["seeds", "restarts"])
+    cells = cells[cells["n"] > 0].merge(ratios, on=CELL)
+    expected = expected_seeds or fullest(runs)
+    found = []
+    for subject in subjects(cells):
+        devices = sorted(subject.rows["device"].unique())
+        for device in devices:
+            data = subject.rows[subject.rows["device"] == device].reset_index(drop=True)
+            if (data["method"] != "vae").any():
+                suffix = f"-{slug(device)}" if len(devices) > 1 else ""
+                found.append(_draw(subject, data, score, expected, device, timed, suffix))
+    return found
+
+
+def _timed(timings: pd.DataFrame) -> pd.DataFrame:
+    cells = summarise_times(timings, "ratio_to_vae")
+    return cells[[*CELL, "device", "mean"]].rename(columns={"mean": "ratio"}).dropna(subset="ratio")
+
+
+def _by_the_way(runs: pd.DataFrame) -> pd.DataFrame:
+    """The mean over a cell's runs, over the mean of the VAE's of the same column; devices are never mixed."""
+    runs = runs.assign(device=runs["device"].fillna(_UNKNOWN)).astype({"order": "Int64"})
+    ms = runs.groupby([*CELL, "device"], dropna=False)["inference_ms"].mean().reset_index()
+    column = ["dataset", "dim", "decoder", "device"]
+    vae = ms[ms["method"] == "vae"].set_index(column)["inference_ms"].rename("vae_ms")
+    ms = ms.join(vae, on=column)
+    return ms.assign(ratio=ms["inference_ms"] / ms["vae_ms"])[[*CELL, "device", "ratio"]].dropna(subset="ratio")
+
+
+@style.printed()
+def _draw(
+    subject: Subject, data: pd.DataFrame, score: str, expected: int, device: str, timed: bool, suffix: str
+) -> Figure:
+    rows, dims = rows_of(data), dims_of(data)
+    across = min(len(dims), PANELS_ACROSS)
+    down = -(-len(dims) // across)
+    drawing = style.drawing(height=0.45 + (1.9 if across == 1 else 1.45) * down)
+    panels = drawing.subplots(down, across, sharex=True, squeeze=False)
+    for panel in panels.ravel()[len(dims) :]:
+        panel.remove()
+    for panel, dim in zip(panels.ravel(), dims, strict=False):
+        _panel(panel, data[data["dim"] == dim], expected)
+        if len(dims) > 1:
+            panel.set_title(f"dim {dim}", pad=3)
+    _time_axis(panels[0, 0], data["ratio"])
+    drawing.supxlabel("inference time, multiples of the VAE's", fontsize=7)
+    drawing.supylabel("nats per image", fontsize=7)
+    drawing.legend(
+        handles=method_handles(rows), loc="outside upper center", ncols=5, columnspacing=1.2, handlelength=1.6
+    )
+    how = (
+        "each alone on the device, in turn with a VAE"
+        if timed
+        else "as each training measured it at its end, beside whatever else ran on the device; a timing grid is exact"
+    )
+    slowest = data.sort_values("ratio").iloc[-1]
+    return Figure(
+        f"{score}-by-time-{subject.slug}{suffix}",
+        f"{SCORES[score]} by inference time: {subject.words}",
+        f"({subject.words}) {SCORES[score]}, mean and ± one standard deviation over the seeds, by the time of q(z|x) "
+        f"and one draw on {device}, {how}. Lines join a method's orders; the number is the largest. Up and left is "
+        f"better.{incomplete_words(data, expected)}",
+        f"Points of {some([row.label for row in rows])}; the slowest is {slowest['method_label']} at dim "
+        f"{slowest['dim']}, {slowest['ratio']:.2g} times the VAE's time.",
+        drawing,
+        data,
+        subject.dataset,
+    )  # fmt: skip
+
+
+def _panel(panel: Axes, cells: pd.DataFrame, expected: int) -> None:
+    for method in dict.fromkeys(row.method for row in rows_of(cells)):
+        of = cells[cells["method"] == method].sort_values("order")
+        colour = style.colour(method)
+        panel.plot(of["ratio"], of["mean"], color=colour, lw=0.5, alpha=0.6, zorder=1)
+        panel.errorbar(of["ratio"], of["mean"], yerr=of["sd"].fillna(0), ls="", color=colour, elinewidth=0.5, zorder=2)
+        for complete, part in of.groupby(of["n"] >= expected):
+            panel.plot(part["ratio"], part["mean"], zorder=3, **mark(method, 3, bool(complete)))
+        last = of.iloc[-1]
+        if len(of) > 1 and not pd.isna(last["order"]):
+            panel.annotate(str(last["order"]), (last["ratio"], last["mean"]), xytext=(3, 0), textcoords="offset points",
+                           fontsize=5, color=colour, va="center")  # fmt: skip
+    panel.margins(x=0.12)
+    panel.yaxis.set_major_locator(MaxNLocator(5))
+
+
+def _time_axis(axes: Axes, ratios: pd.Series) -> None:
+    """Logarithmic where the slowest takes twice the fastest's time or longer, with ticks that are numbers."""
+    if ratios.max() / ratios.min() < 1.2:  # what differs by less than a run from the next is no picture
+        axes.set_xlim(ratios.min() - 0.1, ratios.max() + 0.1)
+    if ratios.max() / ratios.min() < 2:
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        return
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if ratios.max() / ratios.min() < 100 else (1,)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
