@@ -37,7 +37,7 @@ def store(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def demo(store, tmp_path_factory):
-    return build_report("demo", tmp_path_factory.mktemp("report"), store.uri)
+    return build_report("demo", tmp_path_factory.mktemp("report"), store.uri, draw=False)
 
 
 class Page(HTMLParser):
@@ -105,7 +105,7 @@ def test_page_tells_what_is_missing(demo):
 
 def test_names_and_reasons_are_escaped(store, demo, tmp_path):
     assert "<img" not in demo.index.read_text()
-    report = build_report("hostile", tmp_path / HOSTILE.replace("/", ""), store.uri)
+    report = build_report("hostile", tmp_path / HOSTILE.replace("/", ""), store.uri, draw=False)
     page = Page(report.index.read_text())
     assert "img" not in page.tags and page.open == [] and page.words.count("onerror") >= 3
     assert all(path.is_file() for path in report.files)
@@ -126,7 +126,7 @@ def test_tables_are_written_as_files(demo):
 
 
 def test_expected_seeds_can_be_told(store, tmp_path):
-    report = build_report("demo", tmp_path, store.uri, expected_seeds=10)
+    report = build_report("demo", tmp_path, store.uri, expected_seeds=10, draw=False)
     assert "n=6/10" in report.index.read_text()
 
 
@@ -144,7 +144,7 @@ def sweep(store, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def complete(sweep, tmp_path_factory):
-    return build_report("sweep", tmp_path_factory.mktemp("sweep"), sweep.uri)
+    return build_report("sweep", tmp_path_factory.mktemp("sweep"), sweep.uri, draw=False)
 
 
 def test_the_report_puts_ours_next_to_the_papers(complete):

@@ -17,6 +17,7 @@ from analysis.figures.common import (
     dims_of,
     family,
     listed,
+    mark,
     of_row,
     representatives,
     rows_of,
@@ -125,7 +126,10 @@ def _validation(subject: Subject, data: pd.DataFrame, rows: list[Row], left_out:
     for panel, dim in zip(panels.ravel(), dims, strict=False):
         of_dim = data[data["dim"] == dim]
         for row in rows:
-            _curve(panel, of_row(of_dim, row), style.colour(row.method), dashes_of(row, rows))
+            of = of_row(of_dim, row)
+            _curve(panel, of, style.colour(row.method), dashes_of(row, rows))
+            few = of.sort_values("epoch").iloc[_spread_out(len(of), rows.index(row) / len(rows))]
+            panel.plot(few["epoch"], few["mean"], zorder=3, **mark(row.method, 2.2))
         for start in sorted(set(of_dim["parent_epochs"]) - {0}):
             panel.axvline(start, color="0.6", lw=0.5, ls=":", zorder=0)
         hidden |= _hide_the_beginning(panel, of_dim)
@@ -137,14 +141,14 @@ def _validation(subject: Subject, data: pd.DataFrame, rows: list[Row], left_out:
     several = len({row.method for row in rows}) < len(rows)
     handles = [
         Line2D(
-            [], [], color=style.colour(row.method), ls=dashes_of(row, rows), label=row.label if several else family(row)
+            [], [], label=row.label if several else family(row), **mark(row.method, 2.2) | {"ls": dashes_of(row, rows)}
         )
         for row in rows
     ]
     drawing.legend(handles=handles, loc="outside upper center", ncols=5, columnspacing=1.2, handlelength=2)
     starts = (data["parent_epochs"] > 0).any()
     from_vae = (
-        " Epochs count from the beginning of the VAE that a method starts from, whose end is dotted." if starts else ""
+        " Epochs count from the start of the VAE that a method goes on from; its end is dotted." if starts else ""
     )
     below = " Some of the first epochs lie below the axis." if hidden else ""
     last = data.sort_values("epoch").drop_duplicates(CELL, keep="last")
@@ -160,6 +164,11 @@ def _validation(subject: Subject, data: pd.DataFrame, rows: list[Row], left_out:
         data,
         subject.dataset,
     )  # fmt: skip
+
+
+def _spread_out(points: int, start: float, marks: int = 4) -> list[int]:
+    """Places of some of so many points; `start`, of 0 to 1, shifts them, so that two curves are marked elsewhere."""
+    return sorted({int((i + start) / marks * points) for i in range(marks)}) if points else []
 
 
 def _curve(panel: Axes, data: pd.DataFrame, colour: Any, dashes: Any) -> None:

@@ -11,6 +11,7 @@ from analysis.figure import Figure
 from analysis.ranks import RankComparison, compare_ranks
 from analysis.tables import DECODERS, SCORES, fullest, slug
 
+_SIDE = 0.76  # inches for labels on either side
 _LINE = 0.115  # inches from a label to the next
 _BAR = 0.045  # inches from a bar to the next
 
@@ -50,13 +51,13 @@ def _draw(ranks: RankComparison, decoder: str, score: str) -> Figure:
     axes = drawing.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
     axes.set_ylim(height - above, -above)  # inches below the axis
-    side = 0.72 / style.COLUMN_IN * (k - 1) / (1 - 2 * 0.72 / style.COLUMN_IN)  # ranks as wide as 0.72 inches
+    side = (k - 1) * _SIDE / (style.COLUMN_IN - 2 * _SIDE)  # as wide as that in ranks
     axes.set_xlim(1 - side, k + side)
     _scale(axes, k, ranks.critical_difference)
     ends = rows["average_rank"].to_numpy()
     for (first, last), level in zip(ranks.groups, bars, strict=True):
         y = 0.08 + _BAR * level
-        axes.plot([ends[first], ends[last]], [y, y], color="0.25", lw=1.6, solid_capstyle="butt", gid="group")
+        axes.plot([ends[first], ends[last]], [y, y], color="0.25", lw=1.6, solid_capstyle="butt", gid="group", zorder=3)
     for i, (method, label, rank) in enumerate(zip(rows["method"], rows["method_label"], ends, strict=True)):
         left = i < down
         y = between + _LINE * (i + 0.7 if left else k - 1 - i + 0.7)

@@ -108,8 +108,8 @@ def _draw(
         f"{score}-by-time-{subject.slug}{suffix}",
         f"{SCORES[score]} by inference time: {subject.words}",
         f"({subject.words}) {SCORES[score]}, mean and ± one standard deviation over the seeds, by the time of q(z|x) "
-        f"and one draw on {device}, {how}. Lines join a method's orders; the number is the largest. Up and left is "
-        f"better.{incomplete_words(data, expected)}",
+        f"and one draw on {device}, {how}. Lines join a method's orders, the larger the mark the larger the order. Up "
+        f"and left is better.{incomplete_words(data, expected)}",
         f"Points of {some([row.label for row in rows])}; the slowest is {slowest['method_label']} at dim "
         f"{slowest['dim']}, {slowest['ratio']:.2g} times the VAE's time.",
         drawing,
@@ -124,12 +124,9 @@ def _panel(panel: Axes, cells: pd.DataFrame, expected: int) -> None:
         colour = style.colour(method)
         panel.plot(of["ratio"], of["mean"], color=colour, lw=0.5, alpha=0.6, zorder=1)
         panel.errorbar(of["ratio"], of["mean"], yerr=of["sd"].fillna(0), ls="", color=colour, elinewidth=0.5, zorder=2)
-        for complete, part in of.groupby(of["n"] >= expected):
-            panel.plot(part["ratio"], part["mean"], zorder=3, **mark(method, 3, bool(complete)))
-        last = of.iloc[-1]
-        if len(of) > 1 and not pd.isna(last["order"]):
-            panel.annotate(str(last["order"]), (last["ratio"], last["mean"]), xytext=(3, 0), textcoords="offset points",
-                           fontsize=5, color=colour, va="center")  # fmt: skip
+        for place, (_, cell) in enumerate(of.iterrows()):  # the larger the order, the larger the mark
+            look = mark(method, 2.2 + 0.6 * place, cell["n"] >= expected)
+            panel.plot(cell["ratio"], cell["mean"], zorder=3, **look)
     panel.margins(x=0.12)
     panel.yaxis.set_major_locator(MaxNLocator(5))
 
