@@ -53,11 +53,15 @@ def scores(
     for block in index.split(BLOCK, dim=1):
         x = method.centred(pixels[block])
         z, log_q = method.posterior(x, noise).sample_with_log_prob(noise, samples)
-        size = max(1, images_at_once(method) // x.shape[:2].numel())
-        log_joint = torch.cat([objective.log_joint(method.decoder, x, part) for part in z.split(size, dim=1)], 1)
-        log_w = log_joint - log_q
+        log_w = log_joint(method, x, z) - log_q
         parts.append(Scores(objective.iwae(log_w).double(), log_w.double().mean(1)))
     return Scores(torch.cat([p.iwae for p in parts], 1), torch.cat([p.elbo for p in parts], 1))
+
+
+def log_joint(method: Method, x: Tensor, z: Tensor) -> Tensor:
+    """`objective.log_joint` at samples z (B, S, N, p) in parts that the memory holds: (B, S, N)."""
+    size = max(1, images_at_once(method) // x.shape[:2].numel())
+    return torch.cat([objective.log_joint(method.decoder, x, part) for part in z.split(size, dim=1)], 1)
 
 
 def images_at_once(method: Method) -> int:
