@@ -15,6 +15,7 @@ from rich.console import Console
 from analysis import listing, render
 from analysis.claims import CONTROL, Claim, score_claims, time_claims
 from analysis.collect import CELL, CollectError, collect, failures
+from analysis.figure import Figure
 from analysis.findings import findings
 from analysis.listing import Listing, claim_listing, claim_summary, rank_listing
 from analysis.paper import paper_ratio_tables, paper_tables
@@ -61,6 +62,7 @@ def build_report(
     tracking_uri: str = "sqlite:///mlflow.db",
     where: Mapping[str, str] | None = None,
     expected_seeds: int | None = None,
+    model_minutes: float | None = None,
 ) -> Report:
     """Write `out/index.html` and each table and list as `out/tables/NAME.{md,csv,tex}`.
 
@@ -72,6 +74,7 @@ def build_report(
         tracking_uri: the MLflow store.
         where: keeps the runs that have these values; see `analysis.collect.collect`.
         expected_seeds: runs of a complete cell; by default as many as the fullest cell has.
+        model_minutes: also draw what needs the trained models, and compute for so many minutes at most.
 
     Raises:
         CollectError: the runs cannot be read, or none has finished.
@@ -120,7 +123,32 @@ def build_report(
     index = out / "index.html"
     index.write_text(page, encoding="utf-8")
     files = [index, *(out / "tables" / name for name in written)]
+    if model_minutes is not None:
+        for figure in figures_of_models(scored, tracking_uri, out, model_minutes):
+            files += figure.save(out / "figures")
     return Report(index, files, answer, tables, against, found, claims)
+
+
+def figures_of_models(runs: pd.DataFrame, tracking_uri: str, out: Path, minutes: float) -> list[Figure]:
+    """The figures that need the models themselves; what was computed for them is kept in `out/models`.
+
+    What cannot be drawn, and how far the computation is, goes to standard error.
+    """
+    from analysis.figures.of_models import figures_of_runs  # torch, which no other part of a report needs
+    from analysis.measures import Budget
+
+    (out / "figures").mkdir(parents=True, exist_ok=True)
+    figures, notes = figures_of_runs(
+        tracking_uri,
+        runs,
+        out / "models",
+        Budget(minutes=minutes),
+        lambda run, seconds: print(f"{run.column.dataset_label} d{run.column.dim} {run.row.label}: {seconds:.0f} s",
+                                   file=sys.stderr),
+    )  # fmt: skip
+    for note in notes:
+        print(f"not in the models' figures: {note}", file=sys.stderr)
+    return figures
 
 
 def _score_tables(runs: pd.DataFrame, expected: int) -> list[Table]:
@@ -203,6 +231,16 @@ def _seeds(text: str) -> int:
     return int(text)
 
 
+def _minutes(text: str) -> float:
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = -1.0
+    if not 0 <= minutes < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of minutes")
+    return minutes
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; 0 when the report is written, 2 with a line on stderr when it cannot be."""
     parser = argparse.ArgumentParser(prog="python -m analysis.report", description=__doc__)
@@ -216,11 +254,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--expected-seeds", type=_seeds, metavar="N", help="runs of a complete cell (default: the most)"
     )
+    parser.add_argument(
+        "--models", type=_minutes, nargs="?", const=10.0, metavar="MINUTES",
+        help="also draw what needs the trained models: gaps, IWAE by K, posteriors at two latents, reconstructions and "
+        "samples. Computes for each cell's shown run, on one core about half a minute for MNIST, ten times that for "
+        "CelebA; begins no further run after MINUTES (10), and goes on there the next time",
+    )  # fmt: skip
     options = parser.parse_args(arguments)
     try:
         report = build_report(
-            options.experiment, options.out, options.tracking_uri, dict(options.where), options.expected_seeds
-        )
+            options.experiment, options.out, options.tracking_uri, dict(options.where), options.expected_seeds,
+            options.models,
+        )  # fmt: skip
     except (CollectError, OSError) as error:
         print(f"analysis.report: {error}", file=sys.stderr)
         return 2
