@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rme import nets, objective, precision
+from rme.distributions import gaussian_log_prob, standard_normal_log_prob
 from rme.graph import WARM_UP, Graphed
 from rme.methods.base import Method
 from rme.noise import Noise
@@ -62,6 +63,15 @@ def log_joint(method: Method, x: Tensor, z: Tensor) -> Tensor:
     """`objective.log_joint` at samples z (B, S, N, p) in parts that the memory holds: (B, S, N)."""
     size = max(1, images_at_once(method) // x.shape[:2].numel())
     return torch.cat([objective.log_joint(method.decoder, x, part) for part in z.split(size, dim=1)], 1)
+
+
+def log_joint_everywhere(method: Method, x: Tensor, z: Tensor) -> Tensor:
+    """log p(x, z) of every image at the same points z (B, G, p): (B, G, N). Each point is decoded once."""
+    parts = []
+    for part in z.split(images_at_once(method), 1):
+        squared = torch.cdist(method.decoder(part).flatten(2), x.flatten(2)).square()
+        parts.append(gaussian_log_prob(squared, method.decoder.logvar.view(-1, 1, 1), x[0, 0].numel()))
+    return torch.cat(parts, 1) + standard_normal_log_prob(z).unsqueeze(-1)
 
 
 def images_at_once(method: Method) -> int:

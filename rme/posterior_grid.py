@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from rme import evaluate, precision
-from rme.distributions import Posterior, gaussian_log_prob, standard_normal_log_prob
+from rme.distributions import Posterior
 from rme.methods.base import Method
 from rme.noise import Noise
 
@@ -82,7 +82,7 @@ def windows(method: Method, x: Tensor, q: Posterior, noise: Noise) -> Tensor:
     members, n = x.shape[:2]
     line = torch.linspace(-REACH, REACH, COARSE, dtype=x.dtype, device=x.device)
     z = torch.cartesian_prod(line, line).expand(members, -1, -1)  # the same for all images: decoded once
-    log_joint = log_joint_everywhere(method, x, z)  # (B, G, N)
+    log_joint = evaluate.log_joint_everywhere(method, x, z)  # (B, G, N)
     deep = log_joint < log_joint.amax(1, keepdim=True) - DEPTH
     place = z.unsqueeze(2)  # (B, G, 1, 2)
     low = place.masked_fill(deep.unsqueeze(-1), math.inf).amin(1)
@@ -97,19 +97,6 @@ def windows(method: Method, x: Tensor, q: Posterior, noise: Noise) -> Tensor:
     half = (0.5 + MARGIN) * (high - low).amax(-1, keepdim=True)
     middle = (low + high) / 2
     return torch.stack([middle - half, middle + half], -1).view(members, n, 2, 2)
-
-
-def log_joint_everywhere(method: Method, x: Tensor, z: Tensor) -> Tensor:
-    """log p(x, z) of every image at the same points z (B, G, 2): (B, G, N). Each point is decoded once."""
-    size = evaluate.images_at_once(method)
-    likelihoods = torch.cat([_log_likelihoods(method, x, part) for part in z.split(size, 1)], 1)
-    return likelihoods + standard_normal_log_prob(z).unsqueeze(-1)
-
-
-def _log_likelihoods(method: Method, x: Tensor, z: Tensor) -> Tensor:
-    means = method.decoder(z).flatten(2)
-    squared = torch.cdist(means, x.flatten(2)).square()
-    return gaussian_log_prob(squared, method.decoder.logvar.view(-1, 1, 1), x[0, 0].numel())
 
 
 def _axes(window: Tensor, side: int) -> Tensor:

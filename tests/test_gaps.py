@@ -33,7 +33,7 @@ def best_diagonal(posterior: MultivariateNormal) -> MultivariateNormal:
 
 def test_gaps_of_a_diagonal_gaussian_are_known(tiny) -> None:
     """The encoder is off by 2 in the mean and by a factor in the variances, and the posterior is not diagonal."""
-    method = LinearMethod(tiny.spec(dim=DIM), MEMBERS, orthogonal=False, shift=0.6, widen=-1.0)
+    method = LinearMethod(tiny.spec(dim=DIM), MEMBERS, orthogonal=False, shift=0.6, widen=-0.5)
     x = images()
     found = gaps(method, x, noise(), samples=4000, steps=200)
     for b in range(MEMBERS):
@@ -45,7 +45,7 @@ def test_gaps_of_a_diagonal_gaussian_are_known(tiny) -> None:
         evidence = method.decoder.log_evidence(b, x[b])
         assert (approximation > 0.02).all() and (amortisation > 0.5).all(), "else there is nothing to be found"
         error = found.log_p_error[b] + found.best_elbo_error[b] + found.elbo_error[b]
-        assert (error < 0.1).all()
+        assert (error < 0.15).all()
         assert ((found.log_p[b] - evidence).abs() < 5 * found.log_p_error[b] + 1e-3).all()
         assert ((found.approximation[b] - approximation).abs() < 4 * error + 0.01).all()
         assert ((found.amortisation[b] - amortisation).abs() < 4 * error + 0.01).all()
@@ -113,6 +113,38 @@ def test_every_method_has_gaps(tiny, cls) -> None:
     assert (found.approximation >= -4 * error).all() and (found.log_p_error < 1).all()
     assert found.amortisation.mean() > 0, "an untrained encoder is not the best"
     assert not any(p.grad is not None for p in method.parameters())
+
+
+def test_a_search_leaves_a_local_optimum(tiny) -> None:
+    """The encoder is at 4; far from it the decoder turns back, so that no slope leads to the true posterior at -1."""
+    method = LinearMethod(tiny.spec(dim=1), 1, orthogonal=True)
+    decoder, turn = method.decoder, 1.5
+
+    class Folded(type(decoder)):
+        """p(x|z) of |z| beyond the turn: its own mode, a lower one."""
+
+        def log_prob(self, x, z):
+            return super().log_prob(x, self.fold(z))
+
+        def forward(self, z):
+            return super().forward(self.fold(z))
+
+        def fold(self, z):
+            return torch.where(z > turn, 0.3 * (2 * turn - z), z)
+
+    decoder.__class__ = Folded
+    decoder.logvar.fill_(-6.0)
+    z = torch.full((1, IMAGES, 1), -1.0, dtype=torch.float64)
+    x = decoder(z)
+    method.posterior = lambda x, noise: DiagonalGaussian(0 * z + 4, 0 * z - 4)
+    found = gaps(method, x, noise(members=1), samples=400)
+    grid = torch.linspace(-8, 8, 4001, dtype=torch.float64)
+    log_joint = decoder.log_prob(x, grid.view(1, -1, 1, 1).expand(-1, -1, IMAGES, -1))[0, :, 0]
+    log_joint = log_joint - 0.5 * grid.square() - 0.5 * math.log(2 * math.pi)
+    exact = torch.logsumexp(log_joint, 0).item() + math.log(16 / 4000)
+    alone, _ = optimise(decoder, x, method.posterior(x, noise()), noise(members=1))
+    assert (alone.mu > turn).all(), "the search from the encoder on stays where it is"
+    assert ((found.log_p - exact).abs() < 0.1).all() and (found.approximation < 0.3).all()
 
 
 def test_an_array_has_the_gaps_of_its_members(tiny) -> None:

@@ -16,8 +16,6 @@ MEMBERS, IMAGES = 2, 3
 def model(tiny):
     """A posterior that is correlated, with a q that lies beside it."""
     method = LinearMethod(tiny.spec(dim=2), MEMBERS, orthogonal=False, shift=0.3)
-    decoder = method.decoder
-    decoder.forward = lambda z: (z @ decoder.weight.mT + decoder.bias.unsqueeze(1)).unflatten(-1, SHAPE)
     x = torch.rand(MEMBERS, IMAGES, *SHAPE, generator=torch.Generator().manual_seed(7), dtype=torch.float64) - 0.5
     return method, x
 

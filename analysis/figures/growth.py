@@ -46,8 +46,12 @@ def _figure(growth: pd.DataFrame) -> Figure:
         axes.axvline(100, color="#999999", lw=0.6, ls=":", zorder=0)
     level.set_ylabel("IWAE, nats per image")
     grown.set_ylabel("above the ELBO, nats")
-    grown.set_xlabel("importance samples K (dotted: the K of the scores)")
-    drawing.legend(loc="outside upper center", ncols=4, handlelength=2.2, columnspacing=1.2)
+    grown.set_xlabel("importance samples K (dotted: the paper's 100)")
+    counts = data["samples"].unique()
+    ticks = [10**power for power in range(9) if counts.min() <= 10**power <= counts.max()]
+    grown.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    columns = -(-len(ends) // -(-len(ends) // 4))  # as even as can be
+    drawing.legend(loc="outside upper center", ncols=columns, handlelength=2.2, columnspacing=1.2)
     images = int(data["images"].max())
     at_100 = data[data["samples"] == 100].set_index("method_label")["iwae"]
     left = {name: end - at_100[name] for name, end, _ in ends if name in at_100 and data["samples"].max() > 100}

@@ -77,7 +77,7 @@ def _figure(column: Column, rows: list[list[Panel]]) -> Figure:
     kl = frame.drop_duplicates(["run_key", "image"]).groupby("method_label", sort=False)["kl"].mean()
     mixtures = (frame.groupby(["run_key", "image"]).size() > 1).any()
     components = (
-        " Dashed: a mixture's components, one standard deviation about the mean, with their weights, the heavier the "
+        " Black: a mixture's components, one standard deviation about the mean, with their weights, the heavier the "
         "thicker." if mixtures else ""
     )  # fmt: skip
     images = "the images on top" if same else "each run's own first test images"
@@ -119,15 +119,22 @@ def _panel(ax: Axes, panel: Panel) -> list[dict[str, object]]:
     weights, means, deviations = (t.numpy().astype(float) for t in (panel.weights, panel.means, panel.deviations))
     if len(weights) > 1:
         for weight, mean, deviation in zip(weights, means, deviations, strict=True):
-            ax.add_patch(
-                Ellipse(mean, *(2 * deviation), fill=False, ec="black", lw=0.3 + 0.9 * weight, ls=(0, (2, 1.2)))
-            )
+            ax.add_patch(Ellipse(mean, *(2 * deviation), fill=False, ec="black", lw=0.25 + 0.6 * weight))
+            ax.plot(*mean, "+", color="black", ms=2.2, mew=0.25 + 0.6 * weight)
         _weigh(ax, weights, means, deviations, edges)
     ax.set_xlim(*edges[0])
     ax.set_ylim(*edges[1])
     ax.set_aspect("equal", anchor="W")
     kl = float((q * np.where(q > 0, log_q - log_p, 0.0)).sum() * area)
-    ax.text(0.96, 0.96, f"{kl:.2f}", transform=ax.transAxes, ha="right", va="top", size=5)
+    ax.text(
+        0.96,
+        0.96,
+        f"{kl:.{max(0, 2 - len(str(int(abs(kl)))) + 1)}f}",
+        transform=ax.transAxes,
+        ha="right",
+        va="top",
+        size=5,
+    )
     _scale_bar(ax, edges[0])
     who: dict[str, object] = {
         "method": shown.row.method, "order": shown.row.order, "method_label": shown.row.label, "seed": shown.seed,
