@@ -68,6 +68,7 @@ def build_report(
     where: Mapping[str, str] | None = None,
     expected_seeds: int | None = None,
     draw: bool = True,
+    model_minutes: float | None = None,
 ) -> Report:
     """Write `out/index.html`, each table and list as `out/tables/NAME.{md,csv,tex}`, and the figures.
 
@@ -82,11 +83,13 @@ def build_report(
         where: keeps the runs that have these values; see `analysis.collect.collect`.
         expected_seeds: runs of a complete cell; by default as many as the fullest cell has.
         draw: whether there are figures; they take most of the time.
+        model_minutes: also draw what needs the trained models, and compute for so many minutes at most.
 
     Raises:
         CollectError: the runs cannot be read, or none has finished.
         OSError: `out` cannot be written.
     """
+    out = Path(out)
     runs = collect(tracking_uri, experiment, where)
     if runs.empty:
         chosen = " that matches" if where else ""
@@ -106,6 +109,8 @@ def build_report(
         if draw:
             recorded = curves(tracking_uri, experiment, runs=to_read(scored))
             drawn += figures(scored, recorded, timings, SCORE, expected)
+        if model_minutes is not None:
+            drawn += figures_of_models(scored, tracking_uri, out, model_minutes)
     if len(timings):
         answer += time_findings(timings)
         tables += time_tables(timings, expected_seeds)
@@ -113,7 +118,6 @@ def build_report(
         claims += time_claims(timings)
     found = [item for item in ranks if item is not None]
     claimed = [item for item in (claim_summary(claims), claim_listing(claims)) if item is not None]
-    out = Path(out)
     for folder in ("tables", "figures") if drawn else ("tables",):
         (out / folder).mkdir(parents=True, exist_ok=True)
     pictures = [path for figure in drawn for path in figure.save(out / "figures")]
@@ -144,6 +148,27 @@ def _shown(figure: Figure, out: Path) -> dict[str, object]:
     """What the page's template needs of a figure that is written: the page holds a copy of the PNG file."""
     png = (out / "figures" / f"{figure.name}.png").read_bytes()
     return {"figure": figure, "png": base64.b64encode(png).decode("ascii")}
+
+
+def figures_of_models(runs: pd.DataFrame, tracking_uri: str, out: Path, minutes: float) -> list[Figure]:
+    """The figures that need the models themselves; what was computed for them is kept in `out/models`.
+
+    What cannot be drawn, and how far the computation is, goes to standard error.
+    """
+    from analysis.figures.of_models import figures_of_runs  # torch, which no other part of a report needs
+    from analysis.measures import Budget
+
+    found, notes = figures_of_runs(
+        tracking_uri,
+        runs,
+        out / "models",
+        Budget(minutes=minutes),
+        lambda run, seconds: print(f"{run.column.dataset_label} d{run.column.dim} {run.row.label}: {seconds:.0f} s",
+                                   file=sys.stderr),
+    )  # fmt: skip
+    for note in notes:
+        print(f"not in the models' figures: {note}", file=sys.stderr)
+    return found
 
 
 def _score_tables(runs: pd.DataFrame, expected: int) -> list[Table]:
@@ -226,6 +251,16 @@ def _seeds(text: str) -> int:
     return int(text)
 
 
+def _minutes(text: str) -> float:
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = -1.0
+    if not 0 <= minutes < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of minutes")
+    return minutes
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; 0 when the report is written, 2 with a line on stderr when it cannot be."""
     parser = argparse.ArgumentParser(prog="python -m analysis.report", description=__doc__)
@@ -240,11 +275,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--expected-seeds", type=_seeds, metavar="N", help="runs of a complete cell (default: the most)"
     )
     parser.add_argument("--no-figures", action="store_true", help="tables alone, which is quicker")
+    parser.add_argument(
+        "--models", type=_minutes, nargs="?", const=10.0, metavar="MINUTES",
+        help="also draw what needs the trained models: gaps, IWAE by K, posteriors at two latents, reconstructions and "
+        "samples. Computes for each cell's shown run, on one core about half a minute for MNIST, ten times that for "
+        "CelebA; begins no further run after MINUTES (10), and goes on there the next time",
+    )  # fmt: skip
     options = parser.parse_args(arguments)
     try:
         report = build_report(
             options.experiment, options.out, options.tracking_uri, dict(options.where), options.expected_seeds,
             draw=not options.no_figures,
+            model_minutes=options.models,
         )  # fmt: skip
     except (CollectError, OSError) as error:
         print(f"analysis.report: {error}", file=sys.stderr)

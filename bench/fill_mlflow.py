@@ -93,6 +93,7 @@ def made_up(spec: RunSpec, started: float) -> Result:
         finished_at=started + torch.linspace(1, 3000, epochs, dtype=torch.float64),
         reconstructions=torch.zeros(0),
         samples=torch.zeros(0),
+        test_images=torch.zeros(0),
         environment={"device": "made up", "torch": torch.__version__, "members": str(2 * spec.restarts)},
     )
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rme import nets, objective, precision
+from rme.distributions import gaussian_log_prob, standard_normal_log_prob
 from rme.graph import WARM_UP, Graphed
 from rme.methods.base import Method
 from rme.noise import Noise
@@ -53,9 +54,7 @@ def scores(
     for block in index.split(BLOCK, dim=1):
         x = method.centred(pixels[block])
         z, log_q = method.posterior(x, noise).sample_with_log_prob(noise, samples)
-        size = max(1, images_at_once(method) // x.shape[:2].numel())
-        log_joint = torch.cat([objective.log_joint(method.decoder, x, part) for part in z.split(size, dim=1)], 1)
-        log_w = log_joint - log_q
+        log_w = log_joint(method, x, z) - log_q
         parts.append(Scores(objective.iwae(log_w).double(), log_w.double().mean(1)))
     return Scores(torch.cat([p.iwae for p in parts], 1), torch.cat([p.elbo for p in parts], 1))
 
@@ -72,6 +71,21 @@ def diagnostics(
         for name, values in method.diagnostics(method.centred(pixels[block]), noise).items():
             totals[name] = totals.get(name, 0) + values.double().sum(-1)
     return {name: total / index.shape[1] for name, total in totals.items()}
+
+
+def log_joint(method: Method, x: Tensor, z: Tensor) -> Tensor:
+    """`objective.log_joint` at samples z (B, S, N, p) in parts that the memory holds: (B, S, N)."""
+    size = max(1, images_at_once(method) // x.shape[:2].numel())
+    return torch.cat([objective.log_joint(method.decoder, x, part) for part in z.split(size, dim=1)], 1)
+
+
+def log_joint_everywhere(method: Method, x: Tensor, z: Tensor) -> Tensor:
+    """log p(x, z) of every image at the same points z (B, G, p): (B, G, N). Each point is decoded once."""
+    parts = []
+    for part in z.split(images_at_once(method), 1):
+        squared = torch.cdist(method.decoder(part).flatten(2), x.flatten(2)).square()
+        parts.append(gaussian_log_prob(squared, method.decoder.logvar.view(-1, 1, 1), x[0, 0].numel()))
+    return torch.cat(parts, 1) + standard_normal_log_prob(z).unsqueeze(-1)
 
 
 def images_at_once(method: Method) -> int:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-INIT, ORDER, TRAIN, EVALUATE, PICTURES = range(1, 6)
+INIT, ORDER, TRAIN, EVALUATE, PICTURES, GAPS = range(1, 7)
 """What a stream is for. Streams of different purposes are independent."""
 
 

@@ -37,6 +37,8 @@ class Result:
         finished_at: (E,) when each epoch ended, s since 1970.
         reconstructions: uint8 (2, n, C, H, W): test images, and the model's reconstructions of them.
         samples: uint8 (n, C, H, W): decoder means at draws of the prior.
+        test_images: uint8 (m, C, H, W): the first of the run's test images, those above among them; for who studies
+            the model without the data set.
         environment: device, torch version and the like, as plain strings.
     """
 
@@ -56,11 +58,12 @@ class Result:
     finished_at: Tensor
     reconstructions: Tensor
     samples: Tensor
+    test_images: Tensor
     environment: dict[str, str]
 
     _TENSORS = (
         "val_iwae", "val_elbo", "test_iwae", "test_elbo", "losses", "history_elbo", "finished_at",
-        "reconstructions", "samples",
+        "reconstructions", "samples", "test_images",
     )  # fmt: skip
 
     @property
@@ -107,6 +110,7 @@ class Result:
             CorruptFile: there is one, but it was damaged.
         """
         tensors, about = checkpoint.load(folder / MARKER)
+        tensors.setdefault("test_images", tensors["reconstructions"][0])  # written before there were more
         return cls(
             spec=RunSpec.of(about["spec"]),
             chosen=about["chosen"],

@@ -33,6 +33,9 @@ CHECKPOINT_SHARE = 0.02
 PICTURES = 16
 """Test images reconstructed, and samples drawn, for the record."""
 
+KEPT = 64
+"""Test images kept with a result."""
+
 
 def fit(
     spec: RunSpec,
@@ -284,6 +287,7 @@ def choose(
             finished_at=own[chosen].finished_at,
             reconstructions=evaluate.reconstructions(model, pixels[:PICTURES], pictures).cpu(),
             samples=evaluate.prior_samples(model, PICTURES, pictures).cpu(),
+            test_images=pixels[:KEPT].cpu(),
             environment=environment(device) | {"members": str(own[chosen].array)},
         )
     return found

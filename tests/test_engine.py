@@ -120,7 +120,7 @@ def test_members_begin_apart_and_streams_of_different_purposes_differ(tiny) -> N
     engine = tiny.engine([tiny.spec(seed=s, restarts=2) for s in (1, 2)])
     heads = engine.method.encoder.head[0].weight
     assert len({tuple(w.flatten().tolist()) for w in heads}) == 4
-    purposes = (noise.INIT, noise.ORDER, noise.TRAIN, noise.EVALUATE, noise.PICTURES)
+    purposes = (noise.INIT, noise.ORDER, noise.TRAIN, noise.EVALUATE, noise.PICTURES, noise.GAPS)
     firsts = {
         torch.rand(1, generator=noise.generator(seed, restart, purpose), dtype=torch.float64).item()
         for seed in range(4) for restart in range(4) for purpose in purposes

@@ -27,7 +27,7 @@ from rme.result import MARKER
 from tune.failure import Failure
 from tune.recorder import Recorder
 from tune.storage import Storage
-from tune.tracking import Tracker, TrackingError, recorded_without_creating
+from tune.tracking import IMAGES, Tracker, TrackingError, recorded_without_creating
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +115,34 @@ def test_a_cell_shows_the_pictures_of_its_best_run_by_validation(results, databa
     assert all(better[name] != first[name] for name in first)
     tracker = Tracker(database, "pictures")  # as a sweep that goes on
     assert record(3, -4.5, 40) == better
+
+
+def test_a_cell_has_its_shown_run_s_images_once(results, database, monkeypatch):
+    tracker = Tracker(database, "images")
+    tracker.record(results[1])
+    (parent,) = tracker.client.search_runs([tracker.experiment_id], "tags.cell_key != ''")
+    path = Path(download(tracker, parent, IMAGES))
+    images = load_file(path)
+    assert images["test_images"].dtype == torch.uint8
+    assert torch.equal(images["test_images"], results[1].test_images)
+    assert torch.equal(images["reconstructions"], results[1].reconstructions[1])
+    assert torch.equal(images["samples"], results[1].samples)
+    with safe_open(path, framework="pt") as file:
+        assert file.metadata() == {"run_key": results[1].spec.key, "restart": str(results[1].chosen)}
+
+    written = []
+    monkeypatch.setattr(LocalArtifactRepository, "log_artifacts", lambda *arguments: written.append(arguments))
+    Tracker(database, "images").record(results[1])
+    Tracker(database, "images").show(results[1])
+    monkeypatch.undo()
+    assert not written, "a run is shown once"
+    seed_1 = results[1].spec.model_copy(update={"seed": 1})
+    better = replace(results[1], spec=seed_1, val_iwae=results[1].val_iwae + 1)
+    tracker.record(better)
+    tracker.show(better)
+    with safe_open(download(tracker, parent, IMAGES), framework="pt") as file:
+        assert file.metadata()["run_key"] == seed_1.key
+    assert len(tracker.client.list_artifacts(parent.info.run_id)) == 3
 
 
 def test_a_recorder_ends_with_the_pictures_of_the_best(results, database, tmp_path):

@@ -17,7 +17,7 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 
 import rme
 from bench.plain import BaseBoundedRegressor, ConvDecoder, ConvEncoder, copy_member
-from rme import data, evaluate, noise, training
+from rme import checkpoint, data, evaluate, noise, training
 from rme.checkpoint import CorruptFile
 from rme.data import Images
 from rme.device import pick_device
@@ -90,6 +90,8 @@ def test_a_run_has_its_parts(finished: dict[str, Result], method: str) -> None:
     assert result.metrics["val/iwae"] == max(result.val_iwae.tolist())
     assert result.inference_ms > 0 and result.train_s > 0
     assert result.reconstructions.shape == (2, 16, 1, 28, 28) and result.samples.shape == (16, 1, 28, 28)
+    assert len(result.test_images) == min(training.KEPT, TEST_IMAGES)
+    assert torch.equal(result.test_images[:16], result.reconstructions[0])
     assert all(isinstance(value, str) for value in result.environment.values())
 
 
@@ -175,7 +177,7 @@ def test_a_result_survives_its_files(finished: dict[str, Result], method: str, t
     for name in ("chosen", "updates", "environment", "inference_ms", "train_s"):
         assert getattr(again, name) == getattr(result, name)
     for name in ("val_iwae", "val_elbo", "test_iwae", "test_elbo", "losses", "history_elbo", "finished_at",
-                 "reconstructions", "samples"):  # fmt: skip
+                 "reconstructions", "samples", "test_images"):  # fmt: skip
         found, wanted = getattr(again, name), getattr(result, name)
         assert found.dtype == wanted.dtype
         torch.testing.assert_close(found, wanted, rtol=0, atol=0, equal_nan=True)
@@ -305,3 +307,13 @@ def test_networks_methods_and_engine_need_torch_and_numpy_only() -> None:
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert {"vae", "rme"} <= set(done.stdout.split())
+
+
+def test_a_result_without_test_images_still_loads(finished: dict[str, Result], tmp_path: Path) -> None:
+    """As one that was written before there were any."""
+    finished["vae"].save(tmp_path)
+    tensors, about = checkpoint.load(tmp_path / MARKER)
+    del tensors["test_images"]
+    checkpoint.save(tmp_path / MARKER, tensors, about)
+    again = Result.load(tmp_path)
+    assert torch.equal(again.test_images, again.reconstructions[0])

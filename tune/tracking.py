@@ -62,6 +62,9 @@ SHOWN = "shown_val_iwae"
 MODEL = "model.safetensors"
 """Artifact of a run: one file, for a sweep leaves thousands."""
 
+IMAGES = "images.safetensors"
+"""Artifact of a cell: the shown run's test images, reconstructions and samples as numbers; `run_key` says whose."""
+
 TRACEBACK = "traceback.txt"
 """Artifact of a failed run."""
 
@@ -419,10 +422,17 @@ def _write_model(result: Result, path: Path) -> None:
 
 
 def _save_pictures(result: Result, folder: Path) -> None:
-    """Test images above their reconstructions, and samples."""
+    """Test images above their reconstructions, and samples; and all of them as numbers, for the report's figures."""
     count = result.samples.shape[0]
     _save_grid(result.reconstructions.flatten(0, 1), count, folder / "reconstructions.png")
     _save_grid(result.samples, int(count**0.5), folder / "samples.png")
+    tensors = {
+        "test_images": result.test_images,
+        "reconstructions": result.reconstructions[1],  # of the first of them
+        "samples": result.samples,
+    }
+    about = {"run_key": result.spec.key, "restart": str(result.chosen)}
+    save_file({name: value.contiguous() for name, value in tensors.items()}, folder / IMAGES, about)
 
 
 def _save_grid(images: Tensor, columns: int, path: Path) -> None:

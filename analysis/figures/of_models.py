@@ -1,0 +1,95 @@
+"""All figures that need the trained models themselves, from an experiment's runs: what the report calls.
+
+Importing this imports `rme` and torch, which the rest of `analysis` does without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.figure import Figure
+from analysis.figures.gaps import gap_figures
+from analysis.figures.growth import growth_figures
+from analysis.figures.pictures import picture_figures, slug_of
+from analysis.figures.posteriors import posterior_figures
+from analysis.measures import Budget, measure
+from analysis.models import Models, Note, Shown, shown_models
+from analysis.tables import slug
+
+
+def figures_of_runs(
+    tracking_uri: str,
+    runs: pd.DataFrame,
+    cache: Path,
+    budget: Budget | None = None,
+    on_run: Callable[[Shown, float], None] | None = None,
+) -> tuple[list[Figure], list[str]]:
+    """The figures of an experiment's shown runs, and what is not in them, a sentence for each cell.
+
+    Args:
+        tracking_uri: the MLflow store.
+        runs: what `analysis.collect.collect` gave of it.
+        cache: as for `model_figures`.
+        budget: likewise.
+        on_run: likewise.
+    """
+    models = shown_models(tracking_uri, runs)
+    figures, notes = model_figures(models, cache, budget, on_run)
+    return figures, [_sentence(note) for note in [*models.notes, *notes]]
+
+
+def model_figures(
+    models: Models,
+    cache: Path,
+    budget: Budget | None = None,
+    on_run: Callable[[Shown, float], None] | None = None,
+) -> tuple[list[Figure], list[Note]]:
+    """Gaps, IWAE by K, posteriors of models with two latents, reconstructions and samples.
+
+    Args:
+        models: from `analysis.models.shown_models`.
+        cache: folder of what was computed, from which a second call takes it.
+        budget: how much is computed, and for how long; by default `Budget()`.
+        on_run: called with each run that was computed, and the seconds that it took.
+
+    Returns:
+        the figures, whose captions say which cells are left out and why, and the notes of those that could not be
+        computed.
+    """
+    measures = measure(models, budget or Budget(), cache, on_run)
+    computed = [
+        *gap_figures(measures.gaps),
+        *growth_figures(measures.growth),
+        *posterior_figures(measures.panels),
+    ]
+    figures = [
+        *_with_notes(computed, [*models.notes, *measures.notes]),
+        *_with_notes(picture_figures(models.shown), models.notes),
+    ]
+    return figures, measures.notes
+
+
+def _with_notes(figures: Sequence[Figure], notes: Sequence[Note]) -> list[Figure]:
+    """The same, each caption ending with the cells of its column that are missing."""
+    found = []
+    for figure in figures:
+        left_out = [note for note in notes if _of(figure, note)]
+        said = "; ".join(f"{note.row.label} ({note.reason})" for note in left_out)
+        found.append(replace(figure, caption=f"{figure.caption} Left out: {said}.") if said else figure)
+    return found
+
+
+def _of(figure: Figure, note: Note) -> bool:
+    column = note.column
+    of_posteriors = figure.name == f"posteriors-{slug(column.dataset_label)}-{slug(column.decoder)}" and column.dim == 2
+    return of_posteriors or figure.name.endswith(f"-{slug_of(column)}")
+
+
+def _sentence(note: Note) -> str:
+    column = note.column
+    decoder = "" if column.decoder == "conv" else f" {column.decoder}"
+    return f"{column.dataset_label} d{column.dim}{decoder} {note.row.label}: {note.reason}"

@@ -1,0 +1,196 @@
+"""For models with two latents: the true posterior of a few images and, over it, each method's q(z|x)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.patches import Ellipse
+
+from analysis import style
+from analysis.figure import Figure
+from analysis.figures.pictures import show_image
+from analysis.tables import DECODERS, Column, slug
+
+if TYPE_CHECKING:
+    from analysis.measures import Panel
+
+MASSES = (0.99, 0.9, 0.5)
+"""Of the regions of highest true density that are shaded, from the outside."""
+
+Q_MASSES = (0.9, 0.5)
+"""Of q's regions, which are outlined."""
+
+_GREYS = ("#ebebeb", "#d2d2d2", "#a8a8a8")
+_GUTTER_IN = 0.55
+
+
+def posterior_figures(panels: Sequence[Panel]) -> list[Figure]:
+    """A figure for each data set and decoder: a row for each method, a column for each image.
+
+    Args:
+        panels: of `analysis.measures.Measures`, run by run.
+
+    Returns:
+        Figures whose data have a row for each component of q (one, without mean, where q has none): method, order,
+        method_label, seed, run_key, image, log_p and kl = KL(q || p(z|x)) by the grid's sums in nats, q_outside (the
+        mass of q that the window does not show), weight, and mean_1, mean_2, sd_1, sd_2.
+    """
+    found = []
+    for column, of_column in groupby(panels, key=lambda panel: panel.shown.column):
+        rows = [list(of_run) for _, of_run in groupby(of_column, key=lambda panel: panel.shown.run_key)]
+        found.append(_figure(column, rows))
+    return found
+
+
+@style.printed()
+def _figure(column: Column, rows: list[list[Panel]]) -> Figure:
+    across = max(len(row) for row in rows)
+    same = all(
+        np.array_equal(row[i].pixels, rows[0][i].pixels) for row in rows for i in range(min(len(row), len(rows[0])))
+    )
+    side = (style.COLUMN_IN - _GUTTER_IN) / across
+    heads = 1 if same else 0
+    heights = [0.62] * heads + [1.0] * len(rows)
+    drawing = style.drawing(height=side * sum(heights) + 0.05)
+    drawing.set_layout_engine(ConstrainedLayoutEngine(w_pad=0.012, h_pad=0.012, wspace=0, hspace=0))
+    widths = [_GUTTER_IN] + [side] * across
+    axes = drawing.subplots(len(heights), across + 1, squeeze=False, width_ratios=widths, height_ratios=heights)
+    for ax in axes.flat:
+        ax.set_xticks([])
+        ax.set_yticks([])
+        ax.spines[:].set_visible(False)
+    if same:
+        for panel, ax in zip(rows[0], axes[0, 1:], strict=False):
+            show_image(ax, panel.pixels.numpy())
+    data = []
+    for row, line in zip(rows, axes[heads:], strict=True):
+        line[0].text(1.0, 0.5, row[0].shown.row.label, ha="right", va="center", transform=line[0].transAxes, size=6.5)
+        for panel, ax in zip(row, line[1:], strict=False):
+            data += _panel(ax, panel)
+    frame = pd.DataFrame(data)
+    kl = frame.drop_duplicates(["run_key", "image"]).groupby("method_label", sort=False)["kl"].mean()
+    mixtures = (frame.groupby(["run_key", "image"]).size() > 1).any()
+    components = (
+        " Black: a mixture's components, one standard deviation about the mean, with their weights, the heavier the "
+        "thicker." if mixtures else ""
+    )  # fmt: skip
+    images = "the images on top" if same else "each run's own first test images"
+    return Figure(
+        name=f"posteriors-{slug(column.dataset_label)}-{slug(column.decoder)}",
+        title=f"True posteriors and q(z|x) at two latents: {column.dataset_label}, "
+        f"{DECODERS.get(column.decoder, column.decoder)}",
+        caption=(
+            f"For {images}, under each method's shown run (the best by validation). Grey: the regions of highest "
+            f"true posterior density p(z|x) that hold {_percents(MASSES[::-1])} of the mass, normalised on a grid; "
+            f"each model has its own. Lines: the same of q(z|x), {_percents(Q_MASSES[::-1])}.{components} In each "
+            "corner KL(q || p), nats, the sum of both gaps; the bar is a length in z, and differs between panels."
+        ),
+        alt=(
+            "Contours of q over those of the true posterior. KL(q || p), a mean over the images: "
+            + ", ".join(f"{name} {value:.2g}" for name, value in kl.items())
+            + " nats."
+        ),
+        drawing=drawing,
+        data=frame,
+        dataset=column.dataset,
+    )
+
+
+def _panel(ax: Axes, panel: Panel) -> list[dict[str, object]]:
+    """Draw one; the rows of its components."""
+    shown = panel.shown
+    first, second = panel.axes.numpy().astype(float)
+    area = (first[1] - first[0]) * (second[1] - second[0])
+    log_p, log_q = panel.log_posterior.numpy().astype(float), panel.log_q.numpy().astype(float)
+    p, q = np.exp(log_p), np.exp(log_q)
+    colour = style.colour(shown.row.method)
+    ax.spines[:].set_visible(True)
+    ax.spines[:].set(color="#bbbbbb", linewidth=0.4)
+    levels = _levels(p, MASSES)
+    ax.contourf(first, second, p.T, levels=[*levels, p.max() * 1.001], colors=_GREYS)
+    ax.contour(first, second, q.T, levels=_levels(q, Q_MASSES), colors=[colour], linewidths=[0.5, 0.9])
+    edges = [(a[0] - (a[1] - a[0]) / 2, a[-1] + (a[1] - a[0]) / 2) for a in (first, second)]
+    weights, means, deviations = (t.numpy().astype(float) for t in (panel.weights, panel.means, panel.deviations))
+    if len(weights) > 1:
+        for weight, mean, deviation in zip(weights, means, deviations, strict=True):
+            ax.add_patch(Ellipse(mean, *(2 * deviation), fill=False, ec="black", lw=0.25 + 0.6 * weight))
+            ax.plot(*mean, "+", color="black", ms=2.2, mew=0.25 + 0.6 * weight)
+        _weigh(ax, weights, means, deviations, edges)
+    ax.set_xlim(*edges[0])
+    ax.set_ylim(*edges[1])
+    ax.set_aspect("equal", anchor="W")
+    kl = float((q * np.where(q > 0, log_q - log_p, 0.0)).sum() * area)
+    ax.text(
+        0.96,
+        0.96,
+        f"{kl:.{max(0, 2 - len(str(int(abs(kl)))) + 1)}f}",
+        transform=ax.transAxes,
+        ha="right",
+        va="top",
+        size=5,
+    )
+    _scale_bar(ax, edges[0])
+    who: dict[str, object] = {
+        "method": shown.row.method, "order": shown.row.order, "method_label": shown.row.label, "seed": shown.seed,
+        "run_key": shown.run_key, "image": panel.image, "log_p": panel.log_p, "kl": kl,
+        "q_outside": max(0.0, 1 - float(q.sum() * area)),
+    }  # fmt: skip
+    if not len(weights):
+        return [who]
+    return [
+        {**who, "weight": w, "mean_1": m[0], "mean_2": m[1], "sd_1": d[0], "sd_2": d[1]}
+        for w, m, d in zip(weights, means, deviations, strict=True)
+    ]
+
+
+def _weigh(ax: Axes, weights: np.ndarray, means: np.ndarray, deviations: np.ndarray, edges: list) -> None:
+    """The components' weights, beside those whose mean is in the window; two that coincide, one below the other."""
+    taken: list[tuple[float, float]] = []
+    height = 0.11 * (edges[1][1] - edges[1][0])
+    for i in np.argsort(-weights):
+        x, y = means[i]
+        if not (edges[0][0] < x < edges[0][1] and edges[1][0] < y < edges[1][1]):
+            continue
+        right = x + deviations[i][0] < edges[0][0] + 0.72 * (edges[0][1] - edges[0][0])
+        x = x + deviations[i][0] if right else x - deviations[i][0]
+        while any(abs(y - other) < height and abs(x - beside) < 2.5 * height for beside, other in taken):
+            y -= height
+        taken.append((x, y))
+        ax.text(x, y, f" {weights[i]:.2f} ", size=4.5, va="center", ha="left" if right else "right", clip_on=True)
+
+
+def _levels(density: np.ndarray, masses: Sequence[float]) -> list[float]:
+    """The densities above which so much of the window's mass lies; ascending, for falling masses."""
+    ordered = np.sort(density, axis=None)[::-1]
+    held = np.cumsum(ordered) / ordered.sum()
+    levels = [float(ordered[np.searchsorted(held, mass)]) for mass in masses]
+    for i in range(1, len(levels)):  # contours want each above the one before
+        levels[i] = max(levels[i], np.nextafter(levels[i - 1], np.inf))
+    return levels
+
+
+def _scale_bar(ax: Axes, edge: tuple[float, float]) -> None:
+    """The longest of 1, 2, 5 x 10^k that takes no more than 40% of the width."""
+    width = edge[1] - edge[0]
+    power = 10 ** np.floor(np.log10(0.4 * width))
+    length = max(step * power for step in (1, 2, 5) if step * power <= 0.4 * width)
+    ax.plot(
+        [0.05, 0.05 + length / width],
+        [0.05, 0.05],
+        transform=ax.transAxes,
+        color="black",
+        lw=0.8,
+        solid_capstyle="butt",
+    )
+    ax.text(0.05, 0.07, f"{length:g}", transform=ax.transAxes, size=4.5, va="bottom")
+
+
+def _percents(masses: Sequence[float]) -> str:
+    words = [f"{100 * mass:.0f}" for mass in masses]
+    return f"{', '.join(words[:-1])} and {words[-1]}%"

@@ -1,0 +1,156 @@
+"""From MLflow's artifacts to models: for each cell the run that it shows, with its test images and pictures.
+
+A cell shows its best run by validation (see `tune.tracking`), so that there is one model for a cell however many seeds
+it has. Only safetensors files are read; nothing is unpickled. Unlike the rest of `analysis`, this needs `rme`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # two lines for each file
+
+import pandas as pd
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from analysis.collect import CELL
+from analysis.tables import Column, Row, sort_rows, to_column, to_row
+from rme.config import RunSpec, SpecError
+from rme.methods import Method
+from rme.result import as_method
+
+MODEL, IMAGES = "model.safetensors", "images.safetensors"
+"""Names of the artifacts, of a run and of a cell."""
+
+
+class ModelError(ValueError):
+    """An artifact that is missing or not what it should be; the message says what, in a few words."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A cell's shown run.
+
+    Attributes:
+        column, row: where it stands in a table.
+        run_key, mlflow_run_id: which run it is; seed: its seed.
+        images: uint8 (m, C, H, W), the first of its test images.
+        reconstructions: uint8 (n, C, H, W), the model's, of the first n images from one draw of q(z|x) each.
+        samples: uint8 (n, C, H, W), decoder means at draws of the prior.
+        load: reads the model, one member; raises ModelError.
+    """
+
+    column: Column
+    row: Row
+    run_key: str
+    mlflow_run_id: str
+    seed: int
+    images: Tensor
+    reconstructions: Tensor
+    samples: Tensor
+    load: Callable[[], Method]
+
+
+@dataclass(frozen=True)
+class Note:
+    """Why a cell is not in a figure."""
+
+    column: Column
+    row: Row
+    reason: str
+
+
+@dataclass(frozen=True)
+class Models:
+    """The shown runs, column by column and in each in the tables' order, and the cells that have none."""
+
+    shown: list[Shown]
+    notes: list[Note]
+
+
+def shown_models(tracking_uri: str, runs: pd.DataFrame) -> Models:
+    """The shown run of each cell.
+
+    Args:
+        tracking_uri: the MLflow store that `runs` were read from.
+        runs: as `analysis.collect.collect` gives them.
+
+    A cell whose artifacts are missing or damaged, such as one recorded before there were any, becomes a note.
+    """
+    client = MlflowClient(tracking_uri)
+    shown: list[Shown] = []
+    notes: list[Note] = []
+    cells = sort_rows(runs.drop_duplicates(CELL))
+    for _, first in cells.sort_values(["dataset", "decoder", "dim"], key=_places, kind="stable").iterrows():
+        same = [runs[name].isna() if pd.isna(first[name]) else runs[name] == first[name] for name in CELL]
+        cell = runs[pd.concat(same, axis=1).fillna(False).all(axis=1)]
+        column = to_column(first)
+        try:
+            shown.append(_shown(client, column, to_row(first), cell))
+        except ModelError as error:
+            notes.append(Note(column, to_row(first), str(error)))
+    return Models(shown, notes)
+
+
+def _places(values: pd.Series) -> pd.Series:
+    """Dims by size; names by where they first are, which keeps an order that is there."""
+    return values if values.name == "dim" else pd.Series(pd.factorize(values)[0], values.index)
+
+
+def _shown(client: MlflowClient, column: Column, row: Row, cell: pd.DataFrame) -> Shown:
+    parents = cell["mlflow_parent_id"].dropna().unique()
+    if len(parents) != 1:
+        raise ModelError("no run of the cell that could have images")
+    tensors, about = _read(client, parents[0], IMAGES)
+    missing = [name for name in ("test_images", "reconstructions", "samples") if name not in tensors]
+    if missing or "run_key" not in about:
+        raise ModelError(f"{IMAGES} lacks {', '.join(missing) or 'its run_key'}")
+    of = cell[cell["run_key"] == about["run_key"]]
+    if of.empty:  # other test images may be among the training images of the runs that are left
+        raise ModelError("the run with images is not among those chosen")
+    run = of.iloc[0]
+    return Shown(
+        column=column,
+        row=row,
+        run_key=run["run_key"],
+        mlflow_run_id=run["mlflow_run_id"],
+        seed=int(run["seed"]),
+        images=tensors["test_images"],
+        reconstructions=tensors["reconstructions"],
+        samples=tensors["samples"],
+        load=partial(load_model, client, run["mlflow_run_id"]),
+    )
+
+
+def load_model(client: MlflowClient, mlflow_run_id: str) -> Method:
+    """The model of a run, one member. ModelError if it is missing, or not one that this code knows."""
+    tensors, about = _read(client, mlflow_run_id, MODEL)
+    parameters = {name: value for name, value in tensors.items() if not name.startswith("test.")}
+    try:
+        return as_method(RunSpec.of(json.loads(about["spec"])), parameters)
+    except (KeyError, ValueError, SpecError, RuntimeError) as error:  # load_state_dict raises the last
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"{MODEL} is not a model of this version: {reason}") from error
+
+
+def _read(client: MlflowClient, mlflow_run_id: str, name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors artifact."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            path = Path(client.download_artifacts(mlflow_run_id, name, folder))
+            with safe_open(path, framework="pt") as file:
+                # copies, for the file goes away
+                return {key: file.get_tensor(key).clone() for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+        except SafetensorError as error:
+            raise ModelError(f"{name} is damaged: {error}") from error
+        except (MlflowException, OSError) as error:
+            raise ModelError(f"no {name} was recorded") from error
