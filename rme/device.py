@@ -9,7 +9,10 @@ import torch
 
 
 def pick_device(name: str) -> torch.device:
-    """'auto' is the first CUDA device, else the CPU. Raises ValueError for one that is not there."""
+    """'auto' is the first CUDA device, else the CPU. Raises ValueError for one that is not there.
+
+    A CUDA device with a number becomes the process's current one, on which graphs are captured and Triton launches.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -18,6 +21,10 @@ def pick_device(name: str) -> torch.device:
         raise ValueError(f"device={name!r} is no device; say auto, cpu, cuda or cuda:N") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device={name!r}: torch sees no CUDA device here; say cpu")
+    if device.type == "cuda" and device.index is not None:
+        if device.index >= torch.cuda.device_count():
+            raise ValueError(f"device={name!r}: torch sees {torch.cuda.device_count()} CUDA devices here")
+        torch.cuda.set_device(device)
     return device
 
 

@@ -194,8 +194,7 @@ class Engine:
             # members share no parameter, so the sum's gradient is each member's own
             gradients = torch.autograd.grad(loss.sum(), update.parameters)
         for parameter, gradient in zip(update.parameters, gradients, strict=True):
-            # fused Adam on the CPU applies a gradient of other strides in the wrong order, silently
-            parameter.grad = gradient.contiguous()
+            parameter.grad = _laid_out_as(parameter, gradient)
         adam.step()
         adam.zero_grad(set_to_none=True)
         return loss.detach()
@@ -278,6 +277,16 @@ def _learning(parameters: Sequence[torch.nn.Parameter]) -> Iterator[None]:
     finally:
         for p in parameters:
             p.requires_grad_(False)
+
+
+def _laid_out_as(parameter: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient in its parameter's memory layout.
+
+    Of other strides fused Adam applies it in the wrong order on a CPU, silently, and refuses it on a GPU: in some
+    releases of torch also where nothing but an axis of size 1 differs, which `contiguous` leaves as it is.
+    """
+    same = gradient.stride() == parameter.stride()
+    return gradient if same else torch.empty_like(parameter).copy_(gradient)
 
 
 def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

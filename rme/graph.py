@@ -60,6 +60,7 @@ class Graphed(Generic[T]):
     def _capture(self, x: Tensor) -> None:
         graph = torch.cuda.CUDAGraph()
         static_x = x.clone()
+        streams = [generator.clone_state() for generator in self.generators]
         # without this, a replay would draw the numbers of the capture again
         for generator in self.generators:
             graph.register_generator_state(generator)
@@ -69,6 +70,9 @@ class Graphed(Generic[T]):
                 result = self.work(static_x)
         except Exception as error:
             self.possible = False
+            # a capture that broke off never releases the states it registered, and they would refuse to be drawn from
+            for generator, stream in zip(self.generators, streams, strict=True):
+                generator.graphsafe_set_state(stream)
             reason = str(error).strip().splitlines()[0]
             log.warning("what follows runs launch by launch: it cannot be captured in a CUDA graph: %s", reason)
             return

@@ -133,8 +133,25 @@ def transposed_product(x: Tensor, weight: Tensor, bias: Tensor, extra: int) -> T
     return y.unflatten(0, (members, n)) + bias.view(members, 1, -1, 1, 1)
 
 
-CONVOLUTIONS: tuple[Kernel, ...] = (grouped, one_by_one, product)
-TRANSPOSED_CONVOLUTIONS: tuple[Kernel, ...] = (transposed_grouped, transposed_one_by_one, transposed_product)
+# ---------------------------------------------------------------------- both in Triton
+def in_triton(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """`product` without its patches in memory, as a Triton kernel."""
+    from rme.triton_kernels import convolution  # not at the top: Triton need not be there
+
+    return convolution(x, weight, bias)
+
+
+def transposed_in_triton(x: Tensor, weight: Tensor, bias: Tensor, extra: int) -> Tensor:
+    """Each pixel of the result from the four of x that reach it, as a Triton kernel."""
+    from rme.triton_kernels import transposed_convolution
+
+    return transposed_convolution(x, weight, bias, extra)
+
+
+CONVOLUTIONS: tuple[Kernel, ...] = (grouped, one_by_one, product, in_triton)
+TRANSPOSED_CONVOLUTIONS: tuple[Kernel, ...] = (
+    transposed_grouped, transposed_one_by_one, transposed_product, transposed_in_triton,
+)  # fmt: skip
 
 
 def _members_as_channels(x: Tensor) -> Tensor:
@@ -147,6 +164,7 @@ def _channels_as_members(x: Tensor, members: int) -> Tensor:
 
 # ---------------------------------------------------------------------- the choice
 _chosen: dict[tuple, Kernel] = {}
+_left_out: set[Kernel] = set()
 
 TRIALS = 5
 """How often each way is timed; the shortest counts."""
@@ -156,7 +174,8 @@ def fastest(ways: Sequence[Kernel], x: Tensor, weight: Tensor, *rest) -> Kernel:
     """The way that takes the least time on x's device for these shapes, forward and, where gradients are on, backward.
 
     Measured at the first call with such shapes and remembered in this process; while a CUDA graph is captured nothing
-    can be measured, so a shape not met before takes the first way, as everything does on a CPU.
+    can be measured, so a shape not met before takes the first way, as everything does on a CPU. A way that fails is
+    left out: for these shapes when memory was short, else from then on.
     """
     if x.device.type != "cuda":
         return ways[0]
@@ -166,11 +185,31 @@ def fastest(ways: Sequence[Kernel], x: Tensor, weight: Tensor, *rest) -> Kernel:
     if key not in _chosen:
         if torch.cuda.is_current_stream_capturing():
             return ways[0]
-        times = {way: _milliseconds(way, learning, x, weight, *rest) for way in ways}
-        _chosen[key] = min(ways, key=lambda way: times[way])
+        times = measured(ways, lambda way: _milliseconds(way, learning, x, weight, *rest))
+        _chosen[key] = min(times, key=lambda way: times[way])
         said = ", ".join(f"{way.__name__} {ms:.3f} ms" for way, ms in times.items())
         log.debug("%s by %s: %s", tuple(x.shape), tuple(weight.shape), said)
     return _chosen[key]
+
+
+def measured(ways: Sequence[Kernel], milliseconds: Callable[[Kernel], float]) -> dict[Kernel, float]:
+    """How long each way takes, but for those that fail. Raises the first's error where all do."""
+    times: dict[Kernel, float] = {}
+    errors: list[Exception] = []
+    for way in ways:
+        if way in _left_out:
+            continue
+        try:
+            times[way] = milliseconds(way)
+        except Exception as error:
+            errors.append(error)
+            if not isinstance(error, torch.OutOfMemoryError):
+                _left_out.add(way)
+                log.info("the kernel %s is left out: %s: %s", way.__name__, type(error).__name__, error)
+    if not times and errors:
+        _left_out.difference_update(ways)
+        raise errors[0]
+    return times
 
 
 def _milliseconds(way: Kernel, learning: bool, x: Tensor, weight: Tensor, *rest) -> float:

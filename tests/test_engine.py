@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rme import evaluate, noise
 from rme.data import Images
-from rme.engine import DivergedError, Engine, member_parameters, pixel_moments, single
+from rme.engine import DivergedError, Engine, _laid_out_as, member_parameters, pixel_moments, single
 from rme.methods.base import Update
 
 
@@ -143,6 +143,17 @@ def test_noise_of_the_wrong_number_of_members_is_refused() -> None:
 
 
 # ---------------------------------------------------------------------- the optimiser
+def test_a_gradient_gets_its_parameters_strides_also_for_axes_of_one_entry() -> None:
+    parameter = torch.empty(1, 32, 1, 4, 4)
+    values = torch.randn(32, 1, 4, 4)
+    gradient = values.contiguous(memory_format=torch.channels_last).as_strided((32, 1, 4, 4), (16, 1, 4, 1))[None]
+    assert gradient.is_contiguous() and gradient.stride() != parameter.stride()
+    for g in (gradient, gradient.clone(), torch.randn(1, 1, 32, 4, 4).transpose(1, 2)):
+        found = _laid_out_as(parameter, g)
+        assert found.stride() == parameter.stride() and torch.equal(found, g)
+    assert _laid_out_as(parameter, found) is found, "and no copy that is not needed"
+
+
 def test_a_gradient_that_comes_out_transposed_is_applied_in_its_right_order(tiny) -> None:
     """Fused Adam on a CPU reads a gradient's memory as if it had the parameter's strides."""
     g = torch.Generator().manual_seed(0)

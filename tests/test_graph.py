@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -73,6 +75,38 @@ def test_a_step_recorded_once_and_repeated_is_a_training(engines) -> None:
     for name in theirs:
         if name.startswith(("model.", "adam.")):
             torch.testing.assert_close(ours[name], theirs[name], rtol=1e-4, atol=1e-6)
+
+
+class Stream:
+    """A generator as far as a capture needs one: what has registered its state no longer draws outside of a capture."""
+
+    def __init__(self, position: int) -> None:
+        self.position, self.registered = position, False
+
+    def clone_state(self) -> Stream:
+        return Stream(self.position)
+
+    def graphsafe_set_state(self, other: Stream) -> None:
+        self.position, self.registered = other.position, other.registered
+
+
+def test_streams_can_be_drawn_from_after_a_capture_that_broke_off(monkeypatch, caplog) -> None:
+    class Graph:
+        def register_generator_state(self, stream: Stream) -> None:
+            stream.registered = True
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph: nullcontext())
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+
+    def work(x):
+        raise RuntimeError("operation not permitted when stream is capturing\nand more")
+
+    streams = [Stream(5), Stream(7)]
+    graphed = Graphed(work, streams)
+    graphed._capture(torch.ones(1, 4))
+    assert [(s.position, s.registered) for s in streams] == [(5, False), (7, False)]
+    assert not graphed.possible and "cannot be captured in a CUDA graph: operation not permitted" in caplog.text
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

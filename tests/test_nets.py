@@ -168,14 +168,19 @@ def test_a_transposed_convolution_equals_torchs(outputs: int, extra: int) -> Non
 
 
 # ---------------------------------------------------------------------- ways for a whole array
-@pytest.mark.parametrize("way", kernels.CONVOLUTIONS, ids=lambda way: way.__name__)
+def of_torch(ways: tuple[kernels.Kernel, ...]) -> list[kernels.Kernel]:
+    """Those that any device has; `test_triton.py` is about the others."""
+    return [way for way in ways if "triton" not in way.__name__]
+
+
+@pytest.mark.parametrize("way", of_torch(kernels.CONVOLUTIONS), ids=lambda way: way.__name__)
 def test_every_way_of_an_arrays_convolution_is_the_convolution(way) -> None:
     x, weight, bias = normal(MEMBERS, IMAGES, 5, 7, 6), normal(MEMBERS, 3, 5, 4, 4), normal(MEMBERS, 3)
     assert_member_by_member(way, lambda h, w, b: nn.functional.conv2d(h, w, b, 2, 1), x, weight, bias)
 
 
 @pytest.mark.parametrize("extra", [0, 1])
-@pytest.mark.parametrize("way", kernels.TRANSPOSED_CONVOLUTIONS, ids=lambda way: way.__name__)
+@pytest.mark.parametrize("way", of_torch(kernels.TRANSPOSED_CONVOLUTIONS), ids=lambda way: way.__name__)
 def test_every_way_of_an_arrays_transposed_convolution_is_that(way, extra: int) -> None:
     x, weight, bias = normal(MEMBERS, IMAGES, 5, 3, 4), normal(MEMBERS, 5, 2, 4, 4), normal(MEMBERS, 2)
     assert_member_by_member(
@@ -220,6 +225,31 @@ def test_the_way_is_chosen_once_for_a_shape() -> None:
     x, weight, bias = (t.float().cuda() for t in (normal(2, 4, 5, 6, 6), normal(2, 3, 5, 4, 4), normal(2, 3)))
     first = kernels.fastest(kernels.CONVOLUTIONS, x, weight, bias)
     assert kernels.fastest(kernels.CONVOLUTIONS, x, weight, bias) is first in kernels.CONVOLUTIONS
+
+
+def test_a_way_that_fails_is_left_out_and_the_others_are_compared(monkeypatch) -> None:
+    monkeypatch.setattr(kernels, "_left_out", set())
+    asked = []
+
+    def milliseconds(way: kernels.Kernel) -> float:
+        asked.append(way)
+        if way is kernels.in_triton:
+            raise ModuleNotFoundError("No module named 'triton'")
+        if way is kernels.product:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return 1.0
+
+    for _ in range(2):
+        assert list(kernels.measured(kernels.CONVOLUTIONS, milliseconds)) == [kernels.grouped, kernels.one_by_one]
+    assert asked.count(kernels.in_triton) == 1, "what cannot run at all is not tried again"
+    assert asked.count(kernels.product) == 2, "what did not fit may fit another shape"
+
+    def nothing_runs(way: kernels.Kernel) -> float:
+        raise RuntimeError(f"no {way.__name__}")
+
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="no grouped"):
+            kernels.measured(kernels.CONVOLUTIONS, nothing_runs)
 
 
 # ---------------------------------------------------------------------- initialisation

@@ -1,0 +1,99 @@
+"""The Triton kernels are torch's convolutions: on a GPU, else as Triton's interpreter carries them out on the CPU."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from rme import kernels
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = "cpu" if INTERPRETED or not torch.cuda.is_available() else "cuda"
+MEMBERS, IMAGES = 2, 3
+
+needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+runs_here = pytest.mark.skipif(DEVICE == "cpu" and not INTERPRETED, reason="needs a CUDA device or the interpreter")
+
+
+@needs_triton
+@pytest.mark.skipif(DEVICE == "cuda" or INTERPRETED, reason="the tests below run in this process")
+def test_what_the_interpreter_carries_out() -> None:
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}  # it has to be there when Triton is imported
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", __file__]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=900)
+    assert done.returncode == 0 and "passed" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.fixture(autouse=True)
+def no_tf32():
+    before, torch.backends.cuda.matmul.allow_tf32 = torch.backends.cuda.matmul.allow_tf32, False
+    yield
+    torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def normal(*shape: int, seed: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE).requires_grad_()
+
+
+def check(way, plain, *arguments: torch.Tensor) -> None:
+    """Values, gradients, and gradients of gradients against torch's own, member by member in float64."""
+    found = way(*arguments)
+    exact = [a.detach().double().requires_grad_() for a in arguments]
+    wanted = torch.stack([plain(*own) for own in zip(*exact, strict=True)])
+    torch.testing.assert_close(found, wanted.float(), rtol=1e-5, atol=1e-5)
+    ours = torch.autograd.grad(found.square().sum(), arguments, create_graph=True)
+    theirs = torch.autograd.grad(wanted.square().sum(), exact, create_graph=True)
+    twice = torch.autograd.grad(ours[0].square().sum(), arguments[:2])
+    twice_wanted = torch.autograd.grad(theirs[0].square().sum(), exact[:2])
+    for a, b in zip([*ours, *twice], [*theirs, *twice_wanted], strict=True):
+        torch.testing.assert_close(a, b.float(), rtol=1e-4, atol=1e-5 * b.abs().max().item())
+
+
+@needs_triton
+@runs_here
+@pytest.mark.parametrize(("inputs", "outputs", "side"), [(1, 32, 28), (32, 33, 7), (3, 5, 6)])
+def test_a_convolution(inputs: int, outputs: int, side: int) -> None:
+    arguments = (
+        normal(MEMBERS, IMAGES, inputs, side, side + 2, seed=0), normal(MEMBERS, outputs, inputs, 4, 4, seed=1),
+        normal(MEMBERS, outputs, seed=2),
+    )  # fmt: skip
+    check(kernels.in_triton, lambda x, w, b: F.conv2d(x, w, b, 2, 1), *arguments)
+
+
+@needs_triton
+@runs_here
+@pytest.mark.parametrize("extra", [0, 1])
+@pytest.mark.parametrize(("inputs", "outputs", "side"), [(64, 32, 3), (32, 1, 5), (3, 35, 4)])
+def test_a_transposed_convolution(inputs: int, outputs: int, side: int, extra: int) -> None:
+    arguments = (
+        normal(MEMBERS, IMAGES, inputs, side, side + 1, seed=0), normal(MEMBERS, inputs, outputs, 4, 4, seed=1),
+        normal(MEMBERS, outputs, seed=2),
+    )  # fmt: skip
+    check(
+        lambda x, w, b: kernels.transposed_in_triton(x, w, b, extra),
+        lambda x, w, b: F.conv_transpose2d(x, w, b, 2, 1, extra), *arguments,
+    )  # fmt: skip
+
+
+@needs_triton
+@runs_here
+def test_whatever_the_strides() -> None:
+    x = normal(MEMBERS, IMAGES, 6, 5, 4, seed=0).detach().transpose(-1, -2)
+    weight, bias = normal(MEMBERS, 3, 6, 4, 4, seed=1), normal(MEMBERS, 3, seed=2)
+    for images in (x, x.transpose(0, 1).contiguous().transpose(0, 1), x.movedim(2, -1).contiguous().movedim(-1, 2)):
+        found = kernels.in_triton(images, weight, bias)
+        torch.testing.assert_close(found, kernels.one_by_one(x, weight, bias), rtol=1e-5, atol=1e-5)
+
+
+@needs_triton
+@runs_here
+def test_float64_is_refused() -> None:
+    x = torch.zeros(1, 1, 1, 4, 4, dtype=torch.float64)
+    with pytest.raises(TypeError, match="float32"):
+        kernels.in_triton(x, torch.zeros(1, 1, 1, 4, 4), torch.zeros(1, 1))
