@@ -30,6 +30,7 @@ import ray
 import ray.exceptions
 import ray.tune
 import torch
+from ray._private import services
 
 from tune import packing
 from tune.display import Display
@@ -52,6 +53,9 @@ TRAINABLES: dict[str, Callable[[dict[str, Any]], None]] = {"training": train_tri
 
 MAX_FAILURES = 3
 """How often a trial is started again, from its newest checkpoint, after its worker failed."""
+
+START_S = 180.0
+"""How long Ray's own processes may take to start here."""
 
 OBJECT_STORE_BYTES = 128 << 20
 """Trials pass nothing through Ray's object store; its default would take a third of the memory."""
@@ -154,10 +158,38 @@ def connect(address: str | None) -> None:
             # Ray itself tries for a minute and then ends the process
             host, _, port = address.rpartition(":")
             socket.create_connection((host, int(port)), timeout=10).close()
-        ray.init(address=address or "local", **quiet, **({} if address else local))
+        if address:
+            ray.init(address=address, **quiet)
+        else:
+            _start(address="local", **quiet, **local)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ClusterError(f"--address {address}: {reason}" if address else f"Ray does not start: {reason}") from error
+
+
+def _start(**arguments: Any) -> None:
+    """Start Ray here. Raises RuntimeError if it does not come up."""
+    get_node = services.get_node
+
+    def patient(*arguments: Any) -> Any:
+        deadline = time.monotonic() + START_S
+        while True:
+            try:
+                return get_node(*arguments)
+            except RuntimeError:
+                if time.monotonic() >= deadline:
+                    raise
+            time.sleep(0.1)
+
+    services.get_node = patient  # else Ray gives up after 30 s, which a busy machine needs, and has no setting for it
+    try:
+        ray.init(**arguments)
+    except Exception as error:
+        if "timed out during startup" in str(error):  # it has no type of its own
+            raise RuntimeError(str(error)) from error
+        raise
+    finally:
+        services.get_node = get_node
 
 
 def _here() -> dict[str, int]:
