@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -161,13 +162,97 @@ def checkpoints(sweep: Sweep) -> list[Path]:
     return list(sweep.storage.glob("trials/*/epoch-*.safetensors"))
 
 
-def stop_in_mid_training(sweep: Sweep, signum: int, ray_folder: Path) -> int:
+STAND = """
+
+_train = train
+
+
+def train(engine, checkpoints=None, on_epoch=None):
+    import os, socket, uuid
+    from itertools import count
+    from pathlib import Path
+
+    folder = Path({folder!r})
+    sign = folder / f"{{socket.gethostname()}} {{os.getpid()}} {{uuid.uuid4()}}"
+    epochs, stood = count(1), []
+
+    def then_stand(engine):
+        if on_epoch is not None:
+            on_epoch(engine)
+        done = next(epochs)
+        try:
+            limit = int((folder / "limit").read_text())
+        except FileNotFoundError:
+            return
+        if done >= limit and not stood:
+            stood.append(done)
+            sign.touch()
+            while sign.exists() and (folder / "limit").exists():
+                time.sleep(0.02)
+
+    _train(engine, checkpoints, then_stand)
+"""
+
+
+class Hold:
+    """Keeps a sweep in mid-training for as long as a test needs it there, however fast the machine is.
+
+    In a project with `code` at the end of its rme/training.py, each training stands still once, after so many epochs in
+    its process, with its locks and its worker; its first epoch leaves a checkpoint. Left, it lets all of them go on.
+
+    Args:
+        folder: what the trainings look at.
+        there: the same folder, as their machines name it.
+    """
+
+    def __init__(self, folder: Path, there: Path | None = None) -> None:
+        self.folder = folder
+        self.code = STAND.format(folder=str(there or folder))
+        folder.mkdir()
+
+    def __enter__(self) -> Hold:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.lift()
+
+    def project(self, folder: Path) -> Path:
+        """A copy of the project whose trainings stand still."""
+        root = copy_of_the_project(folder)
+        with open(root / "rme" / "training.py", "a") as code:
+            code.write(self.code)
+        return root
+
+    def after(self, epochs: int) -> None:
+        """Where trainings stand still from now on; those that stand already stay."""
+        new = self.folder / "new"
+        new.write_text(str(epochs))
+        new.replace(self.folder / "limit")
+
+    def lift(self) -> None:
+        (self.folder / "limit").unlink(missing_ok=True)
+
+    def standing(self, host: str | None = None) -> list[int]:
+        """Ids of the processes that stand still; on another machine also those that died standing."""
+        signs = [path.name.split() for path in self.folder.iterdir() if " " in path.name]
+        here = [int(pid) for where, pid, _ in signs if where == (host or socket.gethostname())]
+        return here if host else [pid for pid in here if cmdline(pid)]
+
+    def let_go(self) -> None:
+        """Let one go on that stands here; the others stay, and will stand still, as before."""
+        here = self.standing()
+        next(path for path in self.folder.iterdir() if " " in path.name and int(path.name.split()[1]) in here).unlink()
+
+
+def stop_in_mid_training(sweep: Sweep, hold: Hold, signum: int, ray_folder: Path) -> int:
     """Send the driver a signal once there is a checkpoint; wait until its Ray has ended too. Returns its status."""
+    hold.after(1)
     driver = sweep.start()
-    wait_for(lambda: checkpoints(sweep), driver)
+    wait_for(hold.standing, driver)
     driver.send_signal(signum)
     status = driver.wait(timeout=600)
     wait_for(lambda: not processes_of(ray_folder))
+    hold.lift()
     assert checkpoints(sweep), "it was to be stopped before its trials were done"
     return status
 

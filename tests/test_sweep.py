@@ -7,14 +7,13 @@ import signal
 from pathlib import Path
 
 import pytest
-from sweeping import Sweep, assert_same, short_folder, stop_in_mid_training, write_grid, write_npz
+from sweeping import Hold, Sweep, assert_same, short_folder, stop_in_mid_training, write_grid, write_npz
 
 from rme.result import Result
 from tune.storage import Storage
 
 ROWS = [{"method": "vae"}, {"method": "rme", "order": 2}]
 EPOCHS = {"epochs": 150, "stage_epochs": 30}
-"""Long enough that a first trial is still under way for seconds after its first checkpoint."""
 
 
 @pytest.fixture(scope="module")
@@ -104,8 +103,9 @@ def test_a_new_database_is_filled_from_the_storage(undisturbed, tmp_path, grid, 
 
 def test_a_killed_driver_costs_nothing(undisturbed, tmp_path, grid, ray_folder):
     """kill -9 in mid-training."""
-    sweep = Sweep(tmp_path / "killed", grid, ray_folder)
-    assert stop_in_mid_training(sweep, signal.SIGKILL, ray_folder) == -signal.SIGKILL
+    with Hold(tmp_path / "hold") as hold:
+        sweep = Sweep(tmp_path / "killed", grid, ray_folder, hold.project(tmp_path / "project"))
+        assert stop_in_mid_training(sweep, hold, signal.SIGKILL, ray_folder) == -signal.SIGKILL
     done = sweep.run()
     assert done.returncode == 0, done.stderr
     assert_same(sweep, undisturbed)
