@@ -121,14 +121,14 @@ class Machine:
         wrapper = ["nsenter", "-t", str(self.pid), "-m", "-n", "-p", "-u", f"--wdns={HOME}", "env", "-i"]
         return [*wrapper, *(f"{name}={value}" for name, value in known.items()), *command]
 
-    def run(self, command: str, timeout: float = 900, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(self, command: str, timeout: float = 1800, **environment: str) -> subprocess.CompletedProcess[str]:
         """A shell command there; stderr is in stdout."""
         return subprocess.run(
             self.inside(["bash", "-c", command], **environment), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True, errors="replace", timeout=timeout,
         )  # fmt: skip
 
-    def check(self, command: str, timeout: float = 900, **environment: str) -> str:
+    def check(self, command: str, timeout: float = 1800, **environment: str) -> str:
         """Its output; AssertionError with the output when it fails."""
         done = self.run(command, timeout, **environment)
         assert done.returncode == 0, f"{self.name}$ {command}\n{done.stdout[-6000:]}"
@@ -183,7 +183,7 @@ class Network:
         """A new machine, with its sshd up."""
         address = address or f"{SUBNET}.{100 + len(self.machines)}"
         machine = self.machines[name] = Machine(self, name, address)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while subprocess.run(
             self.inside(["bash", "-c", f"echo > /dev/tcp/{address}/22"]), stderr=subprocess.DEVNULL
         ).returncode:
@@ -230,7 +230,7 @@ SetEnv PYTHONPATH={home}/rme LANG=C.UTF-8 {environment}
 
 def _innermost(pid: int, name: str) -> int:
     """The id of the process of that name at the end of a chain of children, once it is there."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     wanted = "bash" if name == "init" else name
     while time.monotonic() < deadline:
         at = pid

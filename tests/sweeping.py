@@ -23,6 +23,9 @@ from mlflow.entities import Metric, Run
 
 ROOT = Path(__file__).resolve().parent.parent
 
+PATIENCE_S = 1800
+"""How long is waited for what is sure to come; a machine may be busy."""
+
 SMALL = {
     "dim": 3, "restarts": 1, "epochs": 2, "batch_size": 16, "iwae_samples": 4, "learning_rate": 0.001,
     "stage_learning_rate": 0.001, "kl_max": 5.0,
@@ -63,6 +66,7 @@ class Sweep:
             "RAY_TMPDIR": str(ray_folder),
             "XDG_CACHE_HOME": str(folder / "cache"),
             "PYTHONPATH": str(root),
+            "RAY_worker_niceness": "0",  # Ray's workers give way to all else, and so on a busy machine stand still
         }
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -250,14 +254,14 @@ def stop_in_mid_training(sweep: Sweep, hold: Hold, signum: int, ray_folder: Path
     driver = sweep.start()
     wait_for(hold.standing, driver)
     driver.send_signal(signum)
-    status = driver.wait(timeout=600)
+    status = driver.wait(timeout=PATIENCE_S)
     wait_for(lambda: not processes_of(ray_folder))
     hold.lift()
     assert checkpoints(sweep), "it was to be stopped before its trials were done"
     return status
 
 
-def wait_for(condition, driver=None, patience_s: float = 600) -> None:
+def wait_for(condition, driver=None, patience_s: float = PATIENCE_S) -> None:
     deadline = time.monotonic() + patience_s
     while not condition():
         assert time.monotonic() < deadline, "what was waited for did not come"

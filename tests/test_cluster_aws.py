@@ -50,7 +50,7 @@ class Cloud:
         }
         with open(self.network.folder / "moto.log", "wb") as log:
             server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-        wait_for(lambda: self.laptop.run(f"echo > /dev/tcp/{SUBNET}.1/5555").returncode == 0, 60)
+        wait_for(lambda: self.laptop.run(f"echo > /dev/tcp/{SUBNET}.1/5555").returncode == 0)
         asker = "import boto3, json, sys; ec2 = boto3.client('ec2')\n" \
             "for line in sys.stdin: print(json.dumps(eval(line), default=str), flush=True)"  # fmt: skip
         self.asker = subprocess.Popen(

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 from machines import ROOT, SHARED, Machine, Network
-from sweeping import write_grid, write_npz
+from sweeping import PATIENCE_S, Hold, write_grid, write_npz
 
 from rme import checkpoint
 from rme.result import MARKER
@@ -67,7 +67,17 @@ def cluster(network, config) -> Network:
     return network
 
 
-def test_a_sweep_outlives_a_worker_and_takes_in_a_new_one(undisturbed, cluster, config):
+@pytest.fixture
+def hold(network) -> Iterator[Hold]:
+    with Hold(network.shared / "hold", SHARED / "hold") as hold:
+        yield hold
+
+
+def test_a_sweep_outlives_a_worker_and_takes_in_a_new_one(undisturbed, cluster, config, hold):
+    """The workers' trials stand still after an epoch each, until the killed one's has gone on at the new machine."""
+    for name in ("one", "two"):
+        stand_still(cluster.machines[name], hold)
+    hold.after(1)
     laptop, head = cluster.machines["laptop"], cluster.machines["head"]
     sweep = (
         f"cd ~/rme && {SWEEP} --address auto --gpus-per-trial 0 \\\n --storage {SHARED}/storage "
@@ -75,12 +85,17 @@ def test_a_sweep_outlives_a_worker_and_takes_in_a_new_one(undisturbed, cluster, 
     )
     laptop.check(f"ray exec --tmux {config} '{sweep}'", **LAUNCHER)
     storage, status = cluster.shared / "storage", cluster.shared / "status"
-    wait_for(lambda: (training(cluster.machines["one"]) and list(storage.glob("trials/*/epoch-*"))) or status.exists())
+    wait_for(lambda: (hold.standing("one") and hold.standing("two")) or status.exists())
     assert not status.exists(), (cluster.shared / "log").read_text()
+    assert {path.stem for path in storage.glob("trials/*/epoch-*")} == {"epoch-000001"}
     cluster.machines["one"].kill()
-    join(cluster, cluster.add("three"))
-    wait_for(lambda: training(cluster.machines["three"]) or status.exists())
-    assert not status.exists(), "the sweep ended before the new machine had work"
+    join(cluster, cluster.add("three"), hold)
+    wait_for(lambda: hold.standing("three") or status.exists())
+    assert not status.exists(), (cluster.shared / "log").read_text()
+    assert training(cluster.machines["three"])
+    assert len(list(storage.glob("trials/*"))) == 2
+    assert len(list(storage.glob("trials/*/epoch-000002*"))) == 1, "it went on from the killed one's checkpoint"
+    hold.lift()
 
     wait_for(status.exists)
     assert status.read_text().strip() == "0", (cluster.shared / "log").read_text()
@@ -142,21 +157,30 @@ def training(machine: Machine) -> bool:
     return any("ray::ImplicitFunc" in line for line in machine.processes())
 
 
-def join(cluster: Network, machine: Machine) -> None:
+def stand_still(machine: Machine, hold: Hold) -> None:
+    """Let the trainings of a machine's copy of the project stand still as `hold` says."""
+    machine.check(f"echo {machines.shlex.quote(hold.code)} >> ~/rme/rme/training.py")
+
+
+def join(cluster: Network, machine: Machine, hold: Hold) -> None:
     """Bring a machine into a cluster that is up, as docs/cluster.md says."""
     ssh = "ssh -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -i /mnt/keys/user"
     head, at = cluster.machines["head"].address, f"root@{machine.address}"
-    cluster.machines["laptop"].check(f"""
+    laptop = cluster.machines["laptop"]
+    laptop.check(f"""
         set -e
         cd {ROOT}
         rsync -a -e '{ssh}' --exclude .venv --exclude /data --exclude /storage ./ {at}:rme/
         rsync -a -e '{ssh}' ~/.ray/auth_token {at}:.ray/
+        """)
+    stand_still(machine, hold)
+    laptop.check(f"""
         {ssh} {at} 'mkdir -p ~/venv; ln -sfn ~/venv ~/rme/.venv && make -C rme venv &&
             RAY_AUTH_MODE=token ~/venv/bin/ray start --address={head}:6379 --num-cpus=1'
         """)
 
 
-def wait_for(condition: Callable[[], object], patience_s: float = 600) -> None:
+def wait_for(condition: Callable[[], object], patience_s: float = PATIENCE_S) -> None:
     deadline = time.monotonic() + patience_s
     while not condition():
         assert time.monotonic() < deadline, "what was waited for did not come"

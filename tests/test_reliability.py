@@ -18,7 +18,9 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 from sweeping import (
+    PATIENCE_S,
     ROOT,
+    Hold,
     Sweep,
     assert_same,
     checkpoints,
@@ -40,7 +42,6 @@ pytestmark = pytest.mark.slow
 
 ROWS = [{"method": "vae"}, {"method": "rme", "order": 2}]
 SETTINGS = {"epochs": 150, "stage_epochs": 30}
-"""Long enough that a first trial is still under way for seconds after its first checkpoint."""
 
 KILLS = 20
 
@@ -69,13 +70,25 @@ def undisturbed(tmp_path_factory, grid, ray_folder) -> Sweep:
     return timed(Sweep(tmp_path_factory.mktemp("undisturbed"), grid, ray_folder))[0]
 
 
+@pytest.fixture
+def hold(tmp_path):
+    with Hold(tmp_path / "hold") as hold:
+        yield hold
+
+
+@pytest.fixture
+def held(tmp_path, hold) -> Path:
+    """A copy of the project whose trainings stand still as `hold` says."""
+    return hold.project(tmp_path / "held")
+
+
 def timed(sweep: Sweep) -> tuple[Sweep, float, float]:
     """The sweep, run without disturbance; the seconds until its first checkpoint, and those from there to its end."""
     began = time.monotonic()
     driver = sweep.start()
     wait_for(lambda: checkpoints(sweep), driver)
     first = time.monotonic()
-    assert driver.wait(timeout=1800) == 0, output(sweep)
+    assert driver.wait(timeout=PATIENCE_S) == 0, output(sweep)
     return sweep, first - began, time.monotonic() - first
 
 
@@ -92,60 +105,87 @@ def finish(sweep: Sweep, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 # ---------------------------------------------------------------------- killed and stopped
-def test_a_driver_killed_at_random_moments_costs_nothing(tmp_path, dataset, ray_folder):
+def test_a_driver_killed_at_random_moments_costs_nothing(tmp_path, dataset, ray_folder, hold, held):
     """Twenty times in one sweep."""
-    longer = {name: 4 * epochs for name, epochs in SETTINGS.items()}
+    # each start may train so many epochs of a run, which over all of the starts are fewer than a VAE and its RME have:
+    # however fast the machine is, the sweep does not end before its last kill
+    epochs = 30
+    longer = {"epochs": epochs * KILLS - 3 * epochs, "stage_epochs": 5 * epochs}
     grid = write_grid(tmp_path / "spots.yaml", ROWS, dataset=str(dataset), seed="0-2", **longer)
     undisturbed, until_training, training = timed(Sweep(tmp_path / "undisturbed", grid, ray_folder))
+    all_of_them = training * epochs / sum(longer.values())
     seed = random.SystemRandom().randrange(10**6)
     print(f"seed of the moments: {seed}")
     moments = random.Random(seed)
-    sweep = Sweep(tmp_path / "killed", grid, ray_folder)
+    sweep = Sweep(tmp_path / "killed", grid, ray_folder, held)
+    hold.after(epochs)
     for kill in range(KILLS):
-        # every other one while it starts; the rest so soon in training that all of them come long before the end, also
-        # on a machine that is busier or less busy than it was for the undisturbed sweep
-        early = (1, 0.8 * until_training)
-        later = (0.8 * until_training, until_training + 0.5 * training / KILLS)
+        before = set(checkpoints(sweep))
         driver = sweep.start()
-        with pytest.raises(subprocess.TimeoutExpired):  # else it ended before it was killed
-            driver.wait(timeout=moments.uniform(*(early if kill % 2 else later)))
+        if kill % 4:  # in training, or when it stands still
+            wait_for(lambda before=before: set(checkpoints(sweep)) - before, driver)
+            time.sleep(moments.uniform(0, 1.2 * all_of_them))
+        else:  # while it starts
+            time.sleep(moments.uniform(0, until_training))
+        assert driver.poll() is None, output(sweep)
         driver.send_signal(signal.SIGKILL)
         driver.wait()
-        if kill % 4 < 2:  # at times the next one comes while the killed one's workers are still there
+        if kill % 8 < 4:  # at times the next one comes while the killed one's workers are still there
             wait_for(lambda: not processes_of(ray_folder))
+    hold.lift()
     finish(sweep)
     assert_same(sweep, undisturbed)
 
 
-def test_a_killed_worker_goes_on_from_its_checkpoint(undisturbed, tmp_path, grid, ray_folder):
-    sweep = Sweep(tmp_path / "worker", grid, ray_folder)
+def test_a_killed_worker_goes_on_from_its_checkpoint(undisturbed, tmp_path, grid, ray_folder, hold, held):
+    sweep = Sweep(tmp_path / "worker", grid, ray_folder, held)
+    hold.after(1)
     driver = sweep.start()
-    wait_for(lambda: checkpoints(sweep), driver)
-    workers = [pid for pid in descendants(driver.pid) if b"ray::ImplicitFunc" in cmdline(pid)]
-    assert workers
-    os.kill(workers[0], signal.SIGKILL)
-    assert driver.wait(timeout=900) == 0, output(sweep)
+    wait_for(hold.standing, driver)
+    worker = hold.standing()[0]
+    assert worker in descendants(driver.pid) and b"ray::ImplicitFunc" in cmdline(worker)
+    os.kill(worker, signal.SIGKILL)
+    wait_for(lambda: second_epoch(sweep), driver)
+    hold.lift()
+    assert driver.wait(timeout=PATIENCE_S) == 0, output(sweep)
     assert_same(sweep, undisturbed)
+
+
+def second_epoch(sweep: Sweep) -> bool:
+    """Where trainings stand after an epoch: whether one went on from the checkpoint of another."""
+    return any(path.stem == "epoch-000002" for path in checkpoints(sweep))
 
 
 CLUSTER = """
 import sys
 from ray.cluster_utils import Cluster
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 100 << 20})
-nodes = [cluster.add_node(num_cpus=1, object_store_memory=100 << 20)]
+
+cluster = Cluster()
+
+def add(cpus):
+    while True:
+        try:
+            return cluster.add_node(num_cpus=cpus, object_store_memory=100 << 20)
+        except Exception as error:  # Ray gives a node 30 s to start, which a busy machine may not
+            if "timed out" not in str(error):
+                raise
+
+add(0)
+nodes = [add(1)]
 print(cluster.address, flush=True)
 for line in sys.stdin:
     if line == "remove\\n":
         cluster.remove_node(nodes.pop(), allow_graceful=False)
     elif line == "add\\n":
-        nodes.append(cluster.add_node(num_cpus=1, object_store_memory=100 << 20))
+        nodes.append(add(1))
     print("done", flush=True)
 cluster.shutdown()
 """
 
 
-def test_a_lost_node_s_trials_go_on_at_a_new_one(undisturbed, tmp_path, grid, ray_folder):
-    sweep = Sweep(tmp_path / "node", grid, ray_folder)
+def test_a_lost_node_s_trials_go_on_at_a_new_one(undisturbed, tmp_path, grid, ray_folder, hold, held):
+    sweep = Sweep(tmp_path / "node", grid, ray_folder, held)
+    hold.after(1)
     cluster = subprocess.Popen(
         [sys.executable, "-c", CLUSTER], env=sweep.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -153,22 +193,26 @@ def test_a_lost_node_s_trials_go_on_at_a_new_one(undisturbed, tmp_path, grid, ra
     try:
         address = next(line.strip() for line in cluster.stdout if ":" in line and " " not in line.strip())
         driver = sweep.start("--address", address)
-        wait_for(lambda: checkpoints(sweep), driver)
+        wait_for(hold.standing, driver)
         for order in ("remove", "add"):
+            assert not second_epoch(sweep)
             print(order, file=cluster.stdin, flush=True)
             wait_for(lambda: cluster.stdout.readline() == "done\n", driver)
-            time.sleep(3)
-        assert driver.wait(timeout=900) == 0, output(sweep)
+        wait_for(lambda: second_epoch(sweep), driver)
+        hold.lift()
+        assert driver.wait(timeout=PATIENCE_S) == 0, output(sweep)
     finally:
         cluster.stdin.close()
-        cluster.wait(timeout=60)
+        cluster.wait(timeout=PATIENCE_S)
         end_processes_of(ray_folder)
     assert_same(sweep, undisturbed)
 
 
-def test_ctrl_c_stops_tidily_and_a_damaged_checkpoint_is_passed_over(undisturbed, tmp_path, grid, ray_folder):
-    sweep = Sweep(tmp_path / "stopped", grid, ray_folder)
-    assert stop_in_mid_training(sweep, signal.SIGINT, ray_folder) == 130
+def test_ctrl_c_stops_tidily_and_a_damaged_checkpoint_is_passed_over(
+    undisturbed, tmp_path, grid, ray_folder, hold, held
+):
+    sweep = Sweep(tmp_path / "stopped", grid, ray_folder, held)
+    assert stop_in_mid_training(sweep, hold, signal.SIGINT, ray_folder) == 130
     assert "the same command goes on" in output(sweep)
     newest = max(checkpoints(sweep), key=lambda path: path.stat().st_mtime)
     newest.write_bytes(newest.read_bytes()[:-1000])
@@ -177,25 +221,28 @@ def test_ctrl_c_stops_tidily_and_a_damaged_checkpoint_is_passed_over(undisturbed
     assert_same(sweep, undisturbed)
 
 
-def test_ctrl_c_twice_stops_at_once(undisturbed, tmp_path, grid, ray_folder):
-    sweep = Sweep(tmp_path / "twice", grid, ray_folder)
+def test_ctrl_c_twice_stops_at_once(undisturbed, tmp_path, grid, ray_folder, hold, held):
+    sweep = Sweep(tmp_path / "twice", grid, ray_folder, held)
+    hold.after(1)
     driver = sweep.start()
-    wait_for(lambda: checkpoints(sweep), driver)
+    wait_for(hold.standing, driver)
     driver.send_signal(signal.SIGINT)
     time.sleep(0.3)
     driver.send_signal(signal.SIGINT)
-    assert driver.wait(timeout=600) == 130, output(sweep)
+    assert driver.wait(timeout=PATIENCE_S) == 130, output(sweep)
     assert "Traceback" not in output(sweep)
     wait_for(lambda: not processes_of(ray_folder))
+    hold.lift()
+    assert checkpoints(sweep), "it was to be stopped before its trials were done"
     finish(sweep)
     assert_same(sweep, undisturbed)
 
 
 # ---------------------------------------------------------------------- two at once
 @pytest.fixture
-def watched(tmp_path, monkeypatch) -> tuple[Path, Path]:
-    """A copy of the project that notes each training that begins, and where."""
-    root = copy_of_the_project(tmp_path / "watched")
+def watched(tmp_path, held, monkeypatch) -> tuple[Path, Path]:
+    """The copy of the project also notes each training that begins, and where."""
+    root = held
     with open(root / "tune" / "trainable.py", "a") as code:
         code.write(
             "\n\n_train_runs = train_runs\n\n\ndef train_runs(specs, *arguments, **named):\n"
@@ -217,20 +264,30 @@ def another(sweep: Sweep, grid: Path, ray_folder: Path, folder: Path, root: Path
     return second
 
 
-def test_two_sweeps_at_once_train_each_run_once(undisturbed, tmp_path, grid, dataset, ray_folder, watched):
+def test_two_sweeps_at_once_train_each_run_once(undisturbed, tmp_path, grid, dataset, ray_folder, hold, watched):
     """Started at the same moment: the same grid, and another that overlaps it and groups its runs otherwise."""
     root, trainings = watched
     first = Sweep(tmp_path / "first", grid, ray_folder, root)
     same = another(first, grid, ray_folder, tmp_path / "same", root)
     overlapping = write_grid(tmp_path / "others.yaml", ROWS, dataset=str(dataset), seed="2-3", **SETTINGS)
     other = another(first, overlapping, ray_folder, tmp_path / "other", root)
+    sweeps = (first, same, other)
+    # until they meet: with what one of them trains standing still, the other can but find it locked
+    hold.after(1)
     drivers = [first.start(), same.start(), other.start("--seeds-per-trial", "1")]
-    for driver, sweep in zip(drivers, (first, same, other), strict=True):
-        assert driver.wait(timeout=1800) == 0, output(sweep)
+    wait_for(
+        lambda: (
+            any("another sweep is training it" in output(sweep) for sweep in sweeps)
+            or any(driver.poll() is not None for driver in drivers)
+        )
+    )
+    hold.lift()
+    for driver, sweep in zip(drivers, sweeps, strict=True):
+        assert driver.wait(timeout=PATIENCE_S) == 0, output(sweep)
     times = Counter(trainings.read_text().split())
     assert set(times.values()) == {1}, "a run was trained twice"
     assert len(times) == 2 * 4
-    assert "another sweep is training it" in "".join(output(sweep) for sweep in (first, same, other))
+    assert "another sweep is training it" in "".join(output(sweep) for sweep in sweeps)
     # each experiment has each of its runs once, and both have the same numbers of what they share
     assert sorted(run.info.run_name for run in other.runs()) == sorted(
         f"spots d3 {method} seed {seed}" for method in ("VAE", "RME(2)") for seed in (2, 3)
@@ -250,18 +307,21 @@ def only(sweep: Sweep, folder: Path) -> Path:
     return folder
 
 
-def test_a_sweep_takes_over_what_a_killed_one_was_training(undisturbed, tmp_path, grid, ray_folder):
+def test_a_sweep_takes_over_what_a_killed_one_was_training(undisturbed, tmp_path, grid, ray_folder, hold, held):
     with short_folder() as own_ray:
-        killed = Sweep(tmp_path / "killed", grid, own_ray)
+        killed = Sweep(tmp_path / "killed", grid, own_ray, held)
+        hold.after(1)
         driver = killed.start()
-        wait_for(lambda: checkpoints(killed), driver)
-        heir = another(killed, grid, ray_folder, tmp_path / "heir")
+        wait_for(hold.standing, driver)
+        heir = another(killed, grid, ray_folder, tmp_path / "heir", held)
         heir_driver = heir.start()
         wait_for(lambda: "another sweep is training it" in output(heir), heir_driver)
         for pid in [driver.pid, *descendants(driver.pid)]:
             os.kill(pid, signal.SIGKILL)
         driver.wait()
-        assert heir_driver.wait(timeout=900) == 0, output(heir)
+        wait_for(lambda: second_epoch(killed), heir_driver)
+        hold.lift()
+        assert heir_driver.wait(timeout=PATIENCE_S) == 0, output(heir)
     assert_same(heir, undisturbed)
 
 
@@ -352,15 +412,20 @@ def fill(ballast: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["checkpoint", "result"])
-def test_a_full_disk_fails_the_trial_and_keeps_what_is_there(undisturbed, tmp_path, grid, ray_folder, small_disk, what):
+def test_a_full_disk_fails_the_trial_and_keeps_what_is_there(
+    undisturbed, tmp_path, grid, ray_folder, small_disk, hold, held, what
+):
     pid, folder = small_disk
-    sweep = Sweep(folder.parent, grid, ray_folder, prefix=("nsenter", f"--mount=/proc/{pid}/ns/mnt", f"--wd={folder}"))
+    inside = ("nsenter", f"--mount=/proc/{pid}/ns/mnt", f"--wd={folder}")
+    sweep = Sweep(folder.parent, grid, ray_folder, held, inside)
     sweep.storage = Path(f"/proc/{pid}/root{folder}")  # the disk as it is seen from here
+    hold.after(1 if what == "checkpoint" else SETTINGS["epochs"])  # with more checkpoints to come, or none
     driver = sweep.start()
-    last = f"epoch-{SETTINGS['epochs']:06d}"
-    wait_for(lambda: any(what == "checkpoint" or path.stem == last for path in checkpoints(sweep)), driver)
+    wait_for(hold.standing, driver)
+    assert checkpoints(sweep)
     fill(sweep.storage / "ballast")
-    assert driver.wait(timeout=900) == 1, output(sweep)
+    hold.lift()
+    assert driver.wait(timeout=PATIENCE_S) == 1, output(sweep)
     assert "No space left on device" in output(sweep) and "runs are done" in output(sweep)
     failed = [run for run in sweep.runs() if run.info.status == "FAILED"]
     assert any("No space left" in run.data.tags["failure"] for run in failed)
@@ -412,10 +477,22 @@ def answers(port: int) -> bool:
     return True
 
 
-def test_a_tracking_server_killed_between_two_writes_has_every_metric_once(undisturbed, tmp_path, grid, ray_folder):
+def test_a_tracking_server_killed_between_two_writes_has_every_metric_once(
+    undisturbed, tmp_path, grid, ray_folder, hold, held
+):
+    """And down for a minute, in which the training goes on."""
+    writing = tmp_path / "writing"
+    writing.touch()
+    with open(held / "tune" / "tracking.py", "a") as code:
+        code.write(
+            "\n\n_add_files = Tracker._add_files\n\n\ndef _then_add_files(self, run, result):\n"
+            f"    while Path({str(writing)!r}).exists():\n"
+            "        time.sleep(0.02)\n"
+            "    _add_files(self, run, result)\n\n\nTracker._add_files = _then_add_files\n"
+        )
     with closing(socket.create_server(("127.0.0.1", 0))) as free:
         port = free.getsockname()[1]
-    sweep = Sweep(tmp_path / "server", grid, ray_folder)
+    sweep = Sweep(tmp_path / "server", grid, ray_folder, held)
     sweep.tracking = f"http://127.0.0.1:{port}"
     sweep.command += ["--tracking-uri", sweep.tracking]
     database = f"file:{tmp_path / 'server.db'}?mode=ro"
@@ -425,24 +502,39 @@ def test_a_tracking_server_killed_between_two_writes_has_every_metric_once(undis
             query = "SELECT 1 FROM runs JOIN metrics USING (run_uuid) WHERE status = 'RUNNING' LIMIT 1"
             return store.execute(query).fetchone() is not None
 
+    def results() -> int:
+        return len(list(sweep.storage.glob(f"runs/*/{MARKER}")))
+
+    hold.after(SETTINGS["stage_epochs"])  # a VAE in its midst, and an RME at its end
     with tracking_server(tmp_path, port):
         driver = sweep.start()
+        wait_for(hold.standing, driver)
+        hold.let_go()
         wait_for(half_written, driver)
-    time.sleep(15)
+    down = time.monotonic()
+    writing.unlink()
+    wait_for(hold.standing, driver)
+    there = results()
+    hold.let_go()
+    wait_for(lambda: results() > there, driver)
+    wait_for(lambda: "is not recorded yet" in output(sweep), driver)
+    time.sleep(max(0, down + 60 - time.monotonic()))
     assert driver.poll() is None, "a sweep outlives its tracking server"
     with tracking_server(tmp_path, port):
-        assert driver.wait(timeout=900) == 0, output(sweep)
-        assert "is not recorded yet" in output(sweep)
+        hold.lift()
+        assert driver.wait(timeout=PATIENCE_S) == 0, output(sweep)
         assert_same(sweep, undisturbed)
 
 
-def test_a_locked_database_is_waited_for(undisturbed, tmp_path, grid, ray_folder):
-    sweep = Sweep(tmp_path / "locked", grid, ray_folder)
+def test_a_locked_database_is_waited_for(undisturbed, tmp_path, grid, ray_folder, hold, held):
+    sweep = Sweep(tmp_path / "locked", grid, ray_folder, held)
+    hold.after(SETTINGS["epochs"])
     driver = sweep.start()
-    wait_for(lambda: list(sweep.storage.glob(f"runs/*/{MARKER}")), driver)
+    wait_for(hold.standing, driver)
     with closing(sqlite3.connect(sweep.folder / "mlflow.db", timeout=30, isolation_level=None)) as database:
         database.execute("BEGIN EXCLUSIVE")
+        hold.lift()
         wait_for(lambda: "database is locked" in output(sweep), driver)
         database.execute("ROLLBACK")
-    assert driver.wait(timeout=900) == 0, output(sweep)
+    assert driver.wait(timeout=PATIENCE_S) == 0, output(sweep)
     assert_same(sweep, undisturbed)

@@ -6,13 +6,14 @@ import json
 import math
 import shlex
 import signal
+import time
 from pathlib import Path
 
 import numpy as np
 import optuna
 import pytest
 from mlflow import MlflowClient
-from sweeping import Sweep, processes_of, short_folder, wait_for, write_grid, write_npz
+from sweeping import ROOT, Hold, Sweep, processes_of, short_folder, wait_for, write_grid, write_npz
 
 from rme import RunSpec, data
 from rme.config import SpecError
@@ -43,11 +44,11 @@ def write(path: Path, text: str) -> str:
     return str(path)
 
 
-def sweep_for(folder: Path, dataset: Path, ray_folder: Path, **defaults) -> Sweep:
+def sweep_for(folder: Path, dataset: Path, ray_folder: Path, root: Path = ROOT, **defaults) -> Sweep:
     folder.mkdir()
     grid = write_grid(folder / "spots.yaml", ROWS, dataset=str(dataset), seed="0-1", **defaults)
     write(folder / "space.yaml", SPACE)
-    return Sweep(folder, grid, ray_folder)
+    return Sweep(folder, grid, ray_folder, root)
 
 
 def asked(samples: int) -> list[str]:
@@ -112,16 +113,25 @@ def test_a_search_says_and_records_the_best(searched):
 @pytest.mark.slow
 def test_a_killed_search_goes_on_as_if_it_had_not_been(searched, tmp_path, ray_folder):
     """kill -9 in mid-sample: the samples, and their scores, are those of the undisturbed search."""
-    sweep = sweep_for(tmp_path / "b", Path(data_of(searched[0])), ray_folder, stage_epochs=6)
     arguments = [*asked(5), "--cpus-per-trial", str(slots())]
-    for wanted in (1, 3):
-        driver = sweep.start(*arguments)
-        wait_for(lambda: sum(s["outcome"] != "open" for s in found(sweep)) >= wanted, driver)  # noqa: B023
-        wait_for(lambda: list(sweep.storage.glob("search/*/*/epoch-*")), driver)
-        driver.send_signal(signal.SIGKILL)
-        driver.wait()
-        wait_for(lambda: not processes_of(ray_folder))
-        assert any(sample["outcome"] == "open" for sample in found(sweep)), "it was to be killed in mid-sample"
+    with Hold(tmp_path / "hold") as hold:
+        root = hold.project(tmp_path / "project")
+        sweep = sweep_for(tmp_path / "b", Path(data_of(searched[0])), ray_folder, root, stage_epochs=6)
+        hold.after(1)
+        for wanted in (1, 3):
+            driver = sweep.start(*arguments)
+            # one at a time, the VAEs too; at most one sample more than wanted is let go before it is seen to be enough
+            while sum(s["outcome"] != "open" for s in found(sweep)) < wanted:
+                assert driver.poll() is None, "it was to be killed in mid-sample"
+                if hold.standing():
+                    hold.let_go()
+                time.sleep(0.02)
+            wait_for(hold.standing, driver)
+            assert list(sweep.storage.glob("search/*/*/epoch-*"))
+            driver.send_signal(signal.SIGKILL)
+            driver.wait()
+            wait_for(lambda: not processes_of(ray_folder))
+            assert any(sample["outcome"] == "open" for sample in found(sweep)), "it was to be killed in mid-sample"
     done = sweep.run(*arguments)
     assert done.returncode == 0, done.stderr
     assert found(sweep) == found(searched[0])

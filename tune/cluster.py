@@ -30,6 +30,7 @@ import ray
 import ray.exceptions
 import ray.tune
 import torch
+from ray._private import services
 
 from tune import packing
 from tune.display import Display
@@ -53,8 +54,8 @@ TRAINABLES: dict[str, Callable[[dict[str, Any]], None]] = {"training": train_tri
 MAX_FAILURES = 3
 """How often a trial is started again, from its newest checkpoint, after its worker failed."""
 
-STARTS = 5
-"""How often Ray is started here, should it not come up: it has 30 s for that, which a busy machine may not give it."""
+START_S = 180.0
+"""How long Ray's own processes may take to start here."""
 
 OBJECT_STORE_BYTES = 128 << 20
 """Trials pass nothing through Ray's object store; its default would take a third of the memory."""
@@ -168,18 +169,27 @@ def connect(address: str | None) -> None:
 
 def _start(**arguments: Any) -> None:
     """Start Ray here. Raises RuntimeError if it does not come up."""
-    for tried in range(1, STARTS + 1):
-        try:
-            ray.init(**arguments)
-            return
-        except Exception as error:
-            # its timeout has no type of its own
-            if type(error) is not Exception or "timed out" not in str(error):
-                raise
-            ray.shutdown()
-            if tried == STARTS:
-                raise RuntimeError(str(error)) from error
-            log.warning("Ray did not start in time; trying again")
+    get_node = services.get_node
+
+    def patient(*arguments: Any) -> Any:
+        deadline = time.monotonic() + START_S
+        while True:
+            try:
+                return get_node(*arguments)
+            except RuntimeError:
+                if time.monotonic() >= deadline:
+                    raise
+            time.sleep(0.1)
+
+    services.get_node = patient  # else Ray gives up after 30 s, which a busy machine needs, and has no setting for it
+    try:
+        ray.init(**arguments)
+    except Exception as error:
+        if "timed out during startup" in str(error):  # it has no type of its own
+            raise RuntimeError(str(error)) from error
+        raise
+    finally:
+        services.get_node = get_node
 
 
 def _here() -> dict[str, int]:
