@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from markupsafe import Markup
 from rich.console import Console
 
 from analysis import listing, render
@@ -17,6 +16,7 @@ from analysis.claims import CONTROL, Claim, score_claims, time_claims
 from analysis.collect import CELL, CollectError, collect, failures
 from analysis.findings import findings
 from analysis.listing import Listing, claim_listing, claim_summary, rank_listing
+from analysis.page import render_page
 from analysis.paper import paper_ratio_tables, paper_tables
 from analysis.ranks import compare_ranks
 from analysis.stats import summarise
@@ -99,22 +99,22 @@ def build_report(
         claims += time_claims(timings)
     found = [item for item in ranks if item is not None]
     claimed = [item for item in (claim_summary(claims), claim_listing(claims)) if item is not None]
-    page = render.templates.get_template("report.html.j2").render(
-        experiment=experiment,
-        where=dict(where or {}),
-        answer=answer,
-        tables=[Markup(render.to_html(table)) for table in tables],
-        ranks=[Markup(listing.to_html(item)) for item in found],
-        against_paper=[Markup(render.to_html(table)) for table in against],
-        claims=[Markup(listing.to_html(item)) for item in claimed],
-        n_claims=len(claims),
-        **_how_it_was_run(runs, failed, expected_seeds),
-    )
-    out = Path(out)
-    (out / "tables").mkdir(parents=True, exist_ok=True)
     written = {f"{t.name}.{suffix}": write(t) for t in [*tables, *against] for suffix, write in _RENDERERS.items()}
     for item in [*found, *claimed]:
         written |= {f"{item.name}.{suffix}": write(item) for suffix, write in _LIST_RENDERERS.items()}
+    page = render_page(
+        experiment=experiment,
+        answer=answer,
+        tables=tables,
+        against_paper=against,
+        ranks=found,
+        claims=claims,
+        claim_lists=claimed,
+        files=written,
+        how_it_was_run={"where": dict(where or {})} | _how_it_was_run(runs, failed, expected_seeds),
+    )
+    out = Path(out)
+    (out / "tables").mkdir(parents=True, exist_ok=True)
     for name, text in written.items():
         (out / "tables" / name).write_text(text, encoding="utf-8")
     index = out / "index.html"
@@ -150,6 +150,7 @@ def _how_it_was_run(runs: pd.DataFrame, failed: pd.DataFrame, expected_seeds: in
     trained = runs[~is_timing(runs)]
     return {
         "n_runs": len(runs),
+        "commands": [],
         "first": f"{runs['start_time'].min():%Y-%m-%d}",
         "last": f"{runs['start_time'].max():%Y-%m-%d}",
         "hours": None if trained.empty else trained["train_s"].sum() / 3600,
