@@ -112,7 +112,11 @@
     tip.replaceChildren(make("b", { textContent: name }), ...lines.map((line) => make("span", { textContent: line })));
     tip.hidden = false;
     cell.setAttribute("aria-describedby", "tip");
-    const [place, size] = [cell.getBoundingClientRect(), tip.getBoundingClientRect()];
+    put();
+  }
+
+  function put() { // below its cell, above it where there is no room
+    const [place, size] = [described.getBoundingClientRect(), tip.getBoundingClientRect()];
     const edge = document.documentElement;
     const left = Math.max(8, Math.min(place.right - size.width, edge.clientWidth - size.width - 8));
     const below = place.bottom + 4 + size.height <= edge.clientHeight;
@@ -153,7 +157,9 @@
   document.addEventListener("focusout", (event) => event.target === described && hide());
   document.addEventListener("keydown", (event) => event.key === "Escape" && hide());
   document.addEventListener("scroll", (event) => {
-    if (described && event.target.contains?.(described)) hide();
+    if (tip.hidden || !event.target.contains?.(described)) return;
+    const place = described.getBoundingClientRect();
+    place.bottom < 0 || place.top > document.documentElement.clientHeight ? hide() : put();
   }, { capture: true, passive: true });
 
   // ------------------------------------------------------------ one tab stop for each table, arrows within it
@@ -203,7 +209,8 @@
       const parts = label.toLowerCase();
       return !terms.length || terms.some((term) => {
         for (let at = parts.indexOf(term); at >= 0; at = parts.indexOf(term, at + 1)) {
-          if (at === 0 || !/[\p{L}\p{N}]/u.test(parts[at - 1])) return true;
+          const within = /[\p{L}\p{N}]{2}/u.test(parts[at - 1] + parts[at]);
+          if (at === 0 || !within) return true;
         }
         return false;
       });
