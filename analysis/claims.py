@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -37,6 +37,7 @@ class Claim:
         evidence: the numbers behind the status.
         published: what the paper's own means and times say of it: `HELD`, `NOT_HELD` or `UNKNOWN`.
         control: whether it is the fair counterpart of a claim over the VAE, which the paper does not make.
+        dataset: name of the data set that it is of.
     """
 
     statement: str
@@ -46,6 +47,7 @@ class Claim:
     evidence: str
     published: str = UNKNOWN
     control: bool = False
+    dataset: str = ""
 
 
 def count(claims: list[Claim]) -> str:
@@ -75,22 +77,26 @@ def score_claims(runs: pd.DataFrame, score: str = "test_iwae", expected_seeds: i
     expected = expected_seeds or fullest(runs)
     columns = [_Scores(column, score, expected) for _, column in runs.groupby(COLUMN)]
     columns.sort(key=lambda c: (c.decoder, place(c.dataset, DATASETS), c.dim))
-    claims: list[Claim] = []
-    for column in columns:
-        if column.decoder == "conv":
-            claims.append(column.highest("rme", "Section 2, Tables 7-11"))
-            rivals = [m for m in METHODS if m not in ("rme", "vlae") and (column.has(m) or m in column.published)]
-            claims += [column.better("rme", rival, "Tables 7-11") for rival in rivals]
-        else:
-            claims.append(column.highest("vlae", "Section 3, Table 5"))
-            claims.append(column.better("rme", "vae", "Section 3, Table 5"))
-        claims.append(column.better("rme", CONTROL, "control", control=True))
+    claims = [replace(claim, dataset=column.dataset) for column in columns for claim in _of_column(column)]
     convolutional = {(c.dataset, c.dim): c for c in columns if c.decoder == "conv"}
     for column in columns:
         other = convolutional.get((column.dataset, column.dim))
         if column.decoder == "fc" and other is not None:
-            claims += [_vae_above_vlae(other, column), _convolutional_above(other, column)]
+            both = _vae_above_vlae(other, column), _convolutional_above(other, column)
+            claims += [replace(claim, dataset=column.dataset) for claim in both]
     return claims
+
+
+def _of_column(column: _Scores) -> Iterator[Claim]:
+    if column.decoder == "conv":
+        yield column.highest("rme", "Section 2, Tables 7-11")
+        for rival in METHODS:
+            if rival not in ("rme", "vlae") and (column.has(rival) or rival in column.published):
+                yield column.better("rme", rival, "Tables 7-11")
+    else:
+        yield column.highest("vlae", "Section 3, Table 5")
+        yield column.better("rme", "vae", "Section 3, Table 5")
+    yield column.better("rme", CONTROL, "control", control=True)
 
 
 class _Scores:
@@ -254,8 +260,8 @@ def time_claims(runs: pd.DataFrame) -> list[Claim]:
             if applies == decoder and (published is not None or test(ours)[0] is not None):
                 holds, evidence = test(ours)
                 status = TOO_FEW if holds is None else _holds(holds)
-                claims.append(Claim(statement, where, source, status, evidence,
-                                    UNKNOWN if published is None else _holds(published)))  # fmt: skip
+                theirs_holds = UNKNOWN if published is None else _holds(published)
+                claims.append(Claim(statement, where, source, status, evidence, theirs_holds, dataset=first["dataset"]))
     return claims
 
 

@@ -8,6 +8,7 @@ import string
 from dataclasses import dataclass, field
 
 import numpy as np
+from markupsafe import Markup
 from rich import box
 from rich.console import Console, Group
 from rich.table import Table as RichTable
@@ -15,10 +16,13 @@ from rich.text import Text
 
 from analysis.claims import HELD, NOT_HELD, TOO_FEW, UNKNOWN, Claim, count
 from analysis.ranks import RankComparison
-from analysis.render import escape_latex, escape_markdown, label_latex, p_text, templates
+from analysis.render import escape_latex, escape_markdown, label_latex, p_text, source, templates
 from analysis.tables import DECODERS, slug
 
 Value = str | float
+
+STYLES = {HELD: "held", NOT_HELD: "not-held", TOO_FEW: "too-few"}
+"""Class of a claim's row in the page's style sheet."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,7 @@ class Listing:
         header: of each column; the same number of values in each row; a NaN is shown as nothing.
         styles: for each row a class of the page's style sheet; empty if none has one.
         labels: columns of method labels, which LaTeX sets as the paper does.
+        datasets: for each row the name of the data set that it is of, for the page's filter; empty if none has one.
     """
 
     name: str
@@ -39,6 +44,7 @@ class Listing:
     rows: list[list[Value]]
     styles: list[str] = field(default_factory=list)
     labels: tuple[int, ...] = ()
+    datasets: list[str] = field(default_factory=list)
 
 
 def rank_listing(ranks: RankComparison, decoder: str) -> Listing | None:
@@ -109,9 +115,10 @@ def claim_listing(claims: list[Claim]) -> Listing | None:
     rows: list[list[Value]] = [
         [claim.status, claim.statement, claim.where, claim.evidence, claim.source, claim.published] for claim in claims
     ]
-    styles = [{HELD: "held", NOT_HELD: "not-held"}.get(claim.status, "too-few") for claim in claims]
+    styles = [STYLES[claim.status] for claim in claims]
     header = ["Status", "Claim", "Where", "Evidence", "Source", "By the paper's numbers"]
-    return Listing("claims", "The paper's claims, column by column", caption, header, rows, styles)
+    datasets = [claim.dataset for claim in claims]
+    return Listing("claims", "The paper's claims, column by column", caption, header, rows, styles, datasets=datasets)
 
 
 # ---------------------------------------------------------------------- renderings
@@ -185,9 +192,23 @@ _PARAGRAPH = 24  # characters, from which a column is set as paragraphs
 
 
 def to_html(listing: Listing) -> str:
-    """A `<figure>` with the list and its caption."""
+    """A `<figure>` with the list, its caption and colours, for a notebook: it needs no page around it."""
+    return f"<style>\n{source('table.css')}</style>\n{_html(listing, alone=True)}"
+
+
+def to_page_html(listing: Listing) -> Markup:
+    """As `to_html`, for the report's page, which has the colours and the files itself."""
+    return Markup(_html(listing, alone=False))
+
+
+def _html(listing: Listing, alone: bool) -> str:
     macro = templates.get_template("listing.html.j2").module.listing  # type: ignore[attr-defined]
-    return str(macro(listing, _words))
+    return str(macro(listing, _words, _sort_key, alone))
+
+
+def _sort_key(value: Value) -> str:
+    """What the page sorts a number by; words are sorted as words."""
+    return "" if isinstance(value, str) or np.isnan(value) else repr(value)
 
 
 def _words(value: Value) -> str:

@@ -6,16 +6,19 @@ import csv
 import io
 import re
 from dataclasses import replace
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 from rich import box
 from rich.console import Console, Group
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from analysis.tables import Entry, Table
+from analysis.tables import SCORES, Entry, Table
 
 MARKS = {"best": "*", "": "", "yellow-orange": "†", "orange": "‡", "red-orange": "§", "untested": "?"}
 """What stands for a colour where there is none."""
@@ -46,14 +49,16 @@ _CSV = [
 ]  # fmt: skip
 _CSV_PAPER = ["published_mean", "published_sd", "difference", "difference_in_published_sd"]
 
+_TEMPLATES = Path(__file__).parent / "templates"
+
 templates = Environment(
-    loader=FileSystemLoader(Path(__file__).parent / "templates"),
+    loader=FileSystemLoader(_TEMPLATES),
     autoescape=True,
     undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
 )
-templates.globals.update(marks=MARKS, meanings=MEANINGS, no_run=NO_RUN)
+templates.globals.update(marks=MARKS, no_run=NO_RUN, scores=SCORES)
 
 
 def mean_text(table: Table, entry: Entry) -> str:
@@ -98,6 +103,11 @@ def p_text(p: float) -> str:
 
 def details(table: Table, entry: Entry) -> str:
     """All that is known of one entry, in a line: `n = 10 of 10, mean 698.2341, sd 1.1021, rank 2, p = 0.016 ...`."""
+    return ", ".join(detail_list(table, entry))
+
+
+def detail_list(table: Table, entry: Entry) -> list[str]:
+    """As `details`, one thing after the other."""
     parts = [f"n = {entry.n} of {entry.expected}"]
     if not np.isnan(entry.mean):
         parts.append(f"mean {entry.mean:.4f}")
@@ -117,7 +127,7 @@ def details(table: Table, entry: Entry) -> str:
     if table.against_paper:
         known = [_number(number, table.digits) for number in (entry.published_mean, entry.published_sd)]
         parts.append(f"paper {known[0] or 'not legible'}" + (f", sd {known[1]}" if known[1] else ""))
-    return ", ".join([*parts, *([entry.note] if entry.note else [])])
+    return [*parts, *([entry.note] if entry.note else [])]
 
 
 def interval_text(entry: Entry) -> str:
@@ -335,6 +345,39 @@ def escape_latex(text: str) -> str:
 
 # ---------------------------------------------------------------------- HTML
 def to_html(table: Table) -> str:
-    """A `<figure>` with the table, its caption and legend; hovering over a cell tells its n, mean, sd and p."""
+    """A `<figure>` with the table, its caption, legend and colours, for a notebook: it needs no page around it.
+
+    Colours follow the reader's light or dark scheme; hovering over a cell tells its n, mean, sd and p.
+    """
+    return f"<style>\n{source('table.css')}</style>\n{_html(table, alone=True)}"
+
+
+def to_page_html(table: Table) -> Markup:
+    """As `to_html`, for the report's page, which has the colours, the hover text and the files itself."""
+    return Markup(_html(table, alone=False))
+
+
+def _html(table: Table, alone: bool) -> str:
     macro = templates.get_template("table.html.j2").module.table  # type: ignore[attr-defined]
-    return str(macro(table, legend(table), lambda e: value_text(table, e), lambda e: details(table, e)))
+    starts = {after for before, after in pairwise(table.rows) if before.method != after.method}
+    return str(macro(table, legend(table), _Cells(table), starts, alone))
+
+
+class _Cells:
+    """What the template asks of one entry."""
+
+    def __init__(self, table: Table) -> None:
+        self.value = partial(value_text, table)
+        self.details = partial(details, table)
+        self.sort_key = partial(sort_key, table)
+
+
+def sort_key(table: Table, entry: Entry) -> str:
+    """What the page sorts by: the mean, or in a table against the paper the difference; empty if there is none."""
+    number = entry.mean - entry.published_mean if table.against_paper else entry.mean
+    return "" if np.isnan(number) else repr(float(number))
+
+
+def source(name: str) -> Markup:
+    """A style sheet or script of the templates' folder, as it is."""
+    return Markup((_TEMPLATES / name).read_text(encoding="utf-8"))

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import base64
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from markupsafe import Markup
 from rich.console import Console
 
 from analysis import listing, render
@@ -21,6 +19,7 @@ from analysis.figures import figures
 from analysis.figures.curves import to_read
 from analysis.findings import findings
 from analysis.listing import Listing, claim_listing, claim_summary, rank_listing
+from analysis.page import render_page
 from analysis.paper import paper_ratio_tables, paper_tables
 from analysis.ranks import compare_ranks
 from analysis.stats import summarise
@@ -118,36 +117,32 @@ def build_report(
         claims += time_claims(timings)
     found = [item for item in ranks if item is not None]
     claimed = [item for item in (claim_summary(claims), claim_listing(claims)) if item is not None]
-    for folder in ("tables", "figures") if drawn else ("tables",):
-        (out / folder).mkdir(parents=True, exist_ok=True)
-    pictures = [path for figure in drawn for path in figure.save(out / "figures")]
-    page = render.templates.get_template("report.html.j2").render(
-        experiment=experiment,
-        where=dict(where or {}),
-        answer=answer,
-        tables=[Markup(render.to_html(table)) for table in tables],
-        ranks=[Markup(listing.to_html(item)) for item in found],
-        against_paper=[Markup(render.to_html(table)) for table in against],
-        claims=[Markup(listing.to_html(item)) for item in claimed],
-        n_claims=len(claims),
-        figures=[_shown(figure, out) for figure in drawn],
-        **_how_it_was_run(runs, failed, expected_seeds),
-    )
     written = {f"{t.name}.{suffix}": write(t) for t in [*tables, *against] for suffix, write in _RENDERERS.items()}
     for item in [*found, *claimed]:
         written |= {f"{item.name}.{suffix}": write(item) for suffix, write in _LIST_RENDERERS.items()}
+    for folder in ("tables", "figures") if drawn else ("tables",):
+        (out / folder).mkdir(parents=True, exist_ok=True)
     for name, text in written.items():
         (out / "tables" / name).write_text(text, encoding="utf-8")
+    pictures = [path for figure in drawn for path in figure.save(out / "figures")]
+    pdfs = {path.name: path.read_bytes() for path in pictures if path.suffix == ".pdf"}
+    numbers = {path.name: path.read_text(encoding="utf-8") for path in pictures if path.suffix == ".csv"}
+    page = render_page(
+        experiment=experiment,
+        answer=answer,
+        tables=tables,
+        against_paper=against,
+        ranks=found,
+        claims=claims,
+        claim_lists=claimed,
+        figures=[(figure, (out / "figures" / f"{figure.name}.png").read_bytes()) for figure in drawn],
+        files={**written, **pdfs, **numbers},
+        how_it_was_run={"where": dict(where or {})} | _how_it_was_run(runs, failed, expected_seeds),
+    )
     index = out / "index.html"
     index.write_text(page, encoding="utf-8")
     files = [index, *(out / "tables" / name for name in written), *pictures]
     return Report(index, files, answer, tables, against, found, claims, drawn)
-
-
-def _shown(figure: Figure, out: Path) -> dict[str, object]:
-    """What the page's template needs of a figure that is written: the page holds a copy of the PNG file."""
-    png = (out / "figures" / f"{figure.name}.png").read_bytes()
-    return {"figure": figure, "png": base64.b64encode(png).decode("ascii")}
 
 
 def figures_of_models(runs: pd.DataFrame, tracking_uri: str, out: Path, minutes: float) -> list[Figure]:
@@ -198,6 +193,7 @@ def _how_it_was_run(runs: pd.DataFrame, failed: pd.DataFrame, expected_seeds: in
     trained = runs[~is_timing(runs)]
     return {
         "n_runs": len(runs),
+        "commands": [],
         "first": f"{runs['start_time'].min():%Y-%m-%d}",
         "last": f"{runs['start_time'].max():%Y-%m-%d}",
         "hours": None if trained.empty else trained["train_s"].sum() / 3600,

@@ -151,6 +151,14 @@ class Table:
             return self.headers
         return [f"{column.dataset_label} {column.dim}" for column in self.columns]
 
+    @property
+    def spoken_headers(self) -> list[str]:
+        """As `headers`, where they stand away from the table: `MNIST, dim 10`."""
+        return [
+            column.dataset_label if self.heads == "dataset" else f"{column.dataset_label}, dim {column.dim}"
+            for column in self.columns
+        ]
+
 
 def score_tables(runs: pd.DataFrame, score: str = "test_iwae", expected_seeds: int | None = None) -> list[Table]:
     """Tables 7-11: the mean score of each cell, compared within its column; Table 5 is `decoder_table`.

@@ -253,7 +253,7 @@ def test_html(table):
     assert "above by median +15.0000, Hodges-Lehmann +15.0000 [+15.0000, +15.0000] (95.1%)" in rows["VAE"][0][1]
     assert rows["VAE"][1][2].split()[0] == "n=3/10"
     assert [rows[label][0][0] for label in ("VAE", "SA(1)", "SA(8)", "RME(2)")] == [
-        "plain", "yellow-orange", "orange", "red-orange",
+        None, "yellow-orange", "orange", "red-orange",
     ]  # fmt: skip
 
 
