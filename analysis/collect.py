@@ -24,7 +24,9 @@ CELL = IDENTITY[:-1]
 
 _INTEGERS = ["order", "dim", "seed", "restarts", "epochs", "chosen_restart"]
 _PARAMS = [*IDENTITY, "restarts", "epochs"]
-_TAGS = ["run_key", "method_label", "dataset_label", "chosen_restart", "device", "git_commit", "torch_version"]
+_TAGS = [
+    "run_key", "method_label", "dataset_label", "chosen_restart", "device", "git_commit", "torch_version", "command",
+]  # fmt: skip
 _METRICS = {
     "val/iwae": "val_iwae",
     "val/elbo": "val_elbo",
@@ -38,8 +40,8 @@ _METRICS = {
 }
 _COLUMNS = [
     "run_key", "method", "order", "method_label", "dataset", "dataset_label", "dim", "decoder", "seed", "restarts",
-    "epochs", "chosen_restart", *_METRICS.values(), "device", "git_commit", "torch_version", "mlflow_run_id",
-    "mlflow_parent_id", "start_time", "curves",
+    "epochs", "chosen_restart", *_METRICS.values(), "device", "git_commit", "torch_version", "command",
+    "mlflow_run_id", "mlflow_parent_id", "start_time", "curves",
 ]  # fmt: skip
 _PAGE = 5000  # each page sorts all runs anew
 _CONNECT_S = 10.0
@@ -68,7 +70,7 @@ def collect(tracking_uri: str, experiment: str, where: Mapping[str, str] | None 
         decoder, seed, restarts, epochs, chosen_restart; val_iwae, val_elbo, test_iwae, test_elbo in nats per image
         (NaN where it was not recorded); inference_ms, the milliseconds of a batch, and of a timing
         ratio_to_vae, and inference_ms_sd and ratio_to_vae_sd over its repeats; train_s, seconds; device, git_commit,
-        torch_version, mlflow_run_id, mlflow_parent_id, start_time (UTC); curves, a tuple of the names of what
+        torch_version, command, mlflow_run_id, mlflow_parent_id, start_time (UTC); curves, a tuple of the names of what
         was recorded during training, for the function of that name; then every other param, as text.
 
     Raises:

@@ -35,7 +35,7 @@ _LIST_RENDERERS = {"md": listing.to_markdown, "csv": listing.to_csv, "tex": list
 _NOT_SETTINGS = {
     "run_key", *CELL, "method_label", "dataset_label", "seed", "chosen_restart", "val_iwae", "val_elbo", "test_iwae",
     "test_elbo", "inference_ms", "inference_ms_sd", "ratio_to_vae", "ratio_to_vae_sd", "train_s", "device",
-    "git_commit", "torch_version", "mlflow_run_id", "mlflow_parent_id", "start_time", "curves",
+    "git_commit", "torch_version", "command", "mlflow_run_id", "mlflow_parent_id", "start_time", "curves",
 }  # fmt: skip
 
 
@@ -193,7 +193,7 @@ def _how_it_was_run(runs: pd.DataFrame, failed: pd.DataFrame, expected_seeds: in
     trained = runs[~is_timing(runs)]
     return {
         "n_runs": len(runs),
-        "commands": [],
+        "commands": list(runs.sort_values("start_time")["command"].dropna().unique()),
         "first": f"{runs['start_time'].min():%Y-%m-%d}",
         "last": f"{runs['start_time'].max():%Y-%m-%d}",
         "hours": None if trained.empty else trained["train_s"].sum() / 3600,

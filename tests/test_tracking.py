@@ -56,7 +56,8 @@ def download(tracker: Tracker, run, name: str) -> str:
 
 
 def test_a_run_is_recorded_as_documented(results, database):
-    tracker = Tracker(database, "documented")
+    command = "python tune/sweep.py --grid 'my grid.yaml'"
+    tracker = Tracker(database, "documented", command)
     result = results[1]
     tracker.record(result)
     (run,) = children(tracker)
@@ -66,6 +67,7 @@ def test_a_run_is_recorded_as_documented(results, database):
     assert run.data.tags["run_key"] == spec.key
     assert run.data.tags["cell"] == "spots d3 RME(2)"
     assert {"git_commit", "device", "torch_version"} <= run.data.tags.keys()
+    assert collect(database, "documented")["command"].tolist() == [command]
     wanted = {"method": "rme", "order": "2", "dim": "3", "decoder": "conv", "seed": "0", "kl_max": "5.0"}
     assert wanted.items() <= run.data.params.items()
     assert set(RunSpec.model_fields) - {"options"} == run.data.params.keys()

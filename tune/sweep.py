@@ -10,6 +10,7 @@ import argparse
 import json
 import logging
 import os
+import shlex
 import sys
 import time
 from collections import defaultdict
@@ -41,6 +42,7 @@ DEFAULT_TRACKING = "sqlite:///mlflow.db"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
+    options.command = shlex.join(["python", "tune/sweep.py", *(sys.argv[1:] if arguments is None else arguments)])
     logging.basicConfig(level=logging.WARNING, handlers=[logging.NullHandler()])
     console = Console(stderr=True)
     try:
@@ -218,7 +220,7 @@ def _train(options: argparse.Namespace, grid: Grid, storage: Storage, console: C
         data.get(name).prepare(options.data_dir)
     # two that make a new database at once would break it
     with storage.locks.holding(f"opening {options.tracking_uri}", patience_s=600):
-        tracker = Tracker(options.tracking_uri, grid.name)
+        tracker = Tracker(options.tracking_uri, grid.name, options.command)
     plan = _checked_plan(options, grid, tracker, storage)
     for key in plan.retried or ():
         storage.forget_failure(key)

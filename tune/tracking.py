@@ -79,6 +79,7 @@ class Tracker:
     Args:
         uri: `sqlite:///mlflow.db`, or a server's http URI.
         experiment: its name; made if it is not there.
+        command: what was typed, a tag of each run that is recorded with it.
 
     Raises:
         TrackingError: the server does not answer, or the URI is of no kind that MLflow knows.
@@ -94,8 +95,9 @@ class Tracker:
     )
     """The experiment's description in MLflow, how to find one's way among thousands of runs."""
 
-    def __init__(self, uri: str, experiment: str) -> None:
+    def __init__(self, uri: str, experiment: str, command: str = "") -> None:
         self.uri = uri
+        self.command = command
         self.experiment = experiment
         self._parents: dict[str, Run] = {}
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
@@ -265,6 +267,8 @@ class Tracker:
                 "mlflow.source.name": "tune/sweep.py",
                 "mlflow.parentRunId": self._cell(spec).info.run_id,
             }
+            if self.command:
+                tags["command"] = self.command
             run = self.client.create_run(self.experiment_id, started, tags | (more_tags or {}), spec.run_name)
         return run
 
