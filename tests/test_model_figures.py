@@ -146,7 +146,9 @@ def test_what_is_missing_is_left_out_with_a_reason(recorded, runs, tmp_path) -> 
 def test_the_report_writes_them_where_asked(recorded, drawn, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(measures, "Budget", lambda minutes: replace(BUDGET, minutes=minutes))
     shutil.copytree(drawn[2], tmp_path / "models")  # what an earlier report has left
-    report = build_report("spots", tmp_path, recorded[0].uri, model_minutes=5)
+    report = build_report("spots", tmp_path, recorded[0].uri, model_minutes=5, draw=False)
+    assert [figure.name for figure in report.figures] == [figure.name for figure in drawn[0]]
+    assert all(f'id="{figure.name}"' in report.index.read_text() for figure in drawn[0])
     assert {path.name for path in report.files if path.parent.name == "figures"} == {
         f"{figure.name}.{suffix}" for figure in drawn[0] for suffix in ("png", "pdf", "csv")
     }

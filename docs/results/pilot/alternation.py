@@ -62,8 +62,8 @@ def elbo(engine: Engine) -> float:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", type=Path, default=Path("data"))
-    parser.add_argument("--epochs", type=int, default=5, help="of the VAE that all start from")
-    parser.add_argument("--steps", type=int, default=844, help="that they go on, two epochs")
+    parser.add_argument("--epochs", type=int, default=3, help="of the VAE that all start from")
+    parser.add_argument("--steps", type=int, default=1266, help="that they go on, three epochs")
     parser.add_argument("--every", type=int, default=25, help="steps between lines")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -73,7 +73,7 @@ def main() -> int:
     train(vae)
     parent = [trained(vae)[0].model]
     print("updates,rate,step,val_elbo")
-    for kind, rates in ((VAEMore, (5e-4,)), (InTurn, (5e-4, 2.5e-4, 1e-4))):
+    for kind, rates in ((VAEMore, (5e-4, 2.5e-4)), (InTurn, (5e-4, 2.5e-4, 1e-4))):
         for rate in rates:
             go_on(build([RunSpec(method="vae-more", **common)], images, "cpu", [parent]), kind, rate, options.steps,
                   options.every)  # fmt: skip
