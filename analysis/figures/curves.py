@@ -32,7 +32,7 @@ PANELS_ACROSS = 2
 ROWS = 9
 """Curves that can be told apart in a panel; of more rows, each method's largest order is drawn."""
 
-SEEDS = 5
+SEEDS = 10
 """Seeds whose curves are read, for MLflow gives one metric of one run at a time."""
 
 COMPONENTS_ROWS = 4
