@@ -172,7 +172,7 @@ _train = train
 
 
 def train(engine, checkpoints=None, on_epoch=None):
-    import os, socket, uuid
+    import math, os, socket, uuid
     from itertools import count
     from pathlib import Path
 
@@ -180,21 +180,23 @@ def train(engine, checkpoints=None, on_epoch=None):
     sign = folder / f"{{socket.gethostname()}} {{os.getpid()}} {{uuid.uuid4()}}"
     epochs, stood = count(1), []
 
-    def then_stand(engine):
-        if on_epoch is not None:
-            on_epoch(engine)
+    def stand(engine):
         done = next(epochs)
-        try:
-            limit = int((folder / "limit").read_text())
-        except FileNotFoundError:
-            return
-        if done >= limit and not stood:
+        if done >= (limit() or math.inf) and not stood:
             stood.append(done)
             sign.touch()
-            while sign.exists() and (folder / "limit").exists():
+            while sign.exists() and limit() is not None:
                 time.sleep(0.02)
+        if on_epoch is not None:
+            on_epoch(engine)
 
-    _train(engine, checkpoints, then_stand)
+    def limit():
+        try:
+            return int((folder / "limit").read_text())
+        except FileNotFoundError:
+            return None
+
+    _train(engine, checkpoints, stand)
 """
 
 
@@ -202,7 +204,8 @@ class Hold:
     """Keeps a sweep in mid-training for as long as a test needs it there, however fast the machine is.
 
     In a project with `code` at the end of its rme/training.py, each training stands still once, after so many epochs in
-    its process, with its locks and its worker; its first epoch leaves a checkpoint. Left, it lets all of them go on.
+    its process, with its locks and its worker; its first epoch leaves a checkpoint, and what the driver knows is the
+    epochs before, so that nobody stops it there. Left, it lets all of them go on.
 
     Args:
         folder: what the trainings look at.

@@ -177,7 +177,7 @@ for line in sys.stdin:
     if line == "remove\\n":
         cluster.remove_node(nodes.pop(), allow_graceful=False)
     elif line == "add\\n":
-        nodes.append(add(1))
+        nodes.append(add(2))  # room for a trial that had waited, which may be first, and for the lost one
     print("done", flush=True)
 cluster.shutdown()
 """
