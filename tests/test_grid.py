@@ -100,7 +100,7 @@ def test_a_bad_grid_is_named(tmp_path, text, named):
         (["--grid", "demo", "--only", "methods=vae"], ["methods", "method"]),
         (["--grid", "demo", "--only", "method"], ["--only method", "FIELD=VALUE"]),
         (["--grid", "demo", "--set", "epoch=3"], ["epoch=3", "epochs"]),
-        (["--grid", "demo", "--set", "epochs=many"], ["epochs='many'"]),
+        (["--grid", "demo", "--set", "epochs=many"], ["--set epochs=many", "epochs='many'"]),
         (["--grid", "demo", "--set", "learning_rate=5"], ["learning_rate=5"]),
         (["--grid", "demo", "--dataset", "nowhere.npz"], ["nowhere.npz"]),
         (["--grid", "demo", "--storage", "/proc/none"], ["/proc/none"]),

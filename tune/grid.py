@@ -87,7 +87,8 @@ def load(
             _override(values, field, value, kind)
     wanted = _keep(wanted, only or {}, kind)
     name = str(content.get("name", path.stem))
-    return _grid(name, str(content.get("description", "")), wanted, path, kind)
+    source = " with ".join([str(path), *(f"--set {field}={value}" for field, value in (overrides or {}).items())])
+    return _grid(name, str(content.get("description", "")), wanted, source, kind)
 
 
 def find(source: str) -> Path:
@@ -208,7 +209,7 @@ def _text(value: Any) -> str:
     return str(value).lower()
 
 
-def _grid(name: str, description: str, wanted: list[dict[str, Any]], path: Path, kind: str) -> Grid:
+def _grid(name: str, description: str, wanted: list[dict[str, Any]], source: str, kind: str) -> Grid:
     spec_class, _ = KINDS[kind]
     runs: dict[str, RunSpec] = {}
     absent: dict[tuple, list[dict[str, Any]]] = defaultdict(list)
@@ -223,7 +224,7 @@ def _grid(name: str, description: str, wanted: list[dict[str, Any]], path: Path,
         try:
             spec = spec_class.of(values)
         except SpecError as error:
-            raise GridError(f"{path}: {error}") from None
+            raise GridError(f"{source}: {error}") from None
         runs.setdefault(spec.key, spec)
     default_restarts = spec_class.model_fields["restarts"].default
     cells = tuple(
