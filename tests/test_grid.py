@@ -45,6 +45,16 @@ def test_every_grid_loads_under_its_own_name(name):
     assert len({run.key for run in grid.runs}) == len(grid.runs)
 
 
+def test_table_5_has_what_the_paper_s_grid_has_of_it():
+    """Every run with a fully connected decoder, and the same with the convolutional one where the methods have both."""
+    paper = load("paper").runs
+    fc = [run for run in paper if run.decoder == "fc"]
+    sides = {(run.method, run.order, run.dataset, run.dim, run.seed) for run in fc}
+    conv = [run for run in paper if (run.method, run.order, run.dataset, run.dim, run.seed) in sides]
+    wanted = {run.key for run in [*fc, *conv]}
+    assert {run.key for run in load("table5").runs} == wanted and len(wanted) == 880
+
+
 def test_smoke_has_every_method_with_every_decoder():
     present = {(run.method, run.decoder) for run in load("smoke").runs}
     assert present == {(name, decoder) for name in methods.names() for decoder in methods.get(name).decoders}
