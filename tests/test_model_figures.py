@@ -22,7 +22,8 @@ from analysis.measures import Budget, measure
 from analysis.models import shown_models
 from analysis.report import build_report
 from rme import RunSpec
-from tune.tracking import IMAGES, MODEL, Tracker
+from tune.artifacts import IMAGES, MODEL
+from tune.tracking import Tracker
 
 BUDGET = Budget(images=5, samples=20, steps=5, panels=2, minutes=None)
 

@@ -24,10 +24,11 @@ from analysis.collect import collect
 from analysis.stats import summarise, wilcoxon_greater
 from rme import RunSpec
 from rme.result import MARKER
+from tune.artifacts import IMAGES
 from tune.failure import Failure
 from tune.recorder import Recorder
 from tune.storage import Storage
-from tune.tracking import IMAGES, Tracker, TrackingError, recorded_without_creating
+from tune.tracking import Tracker, TrackingError, recorded_without_creating
 
 
 @pytest.fixture(scope="module")

@@ -42,8 +42,8 @@ from tune import space as spaces
 from tune.grid import Grid, GridError, Trial
 from tune.sample_trainable import ERROR_FILE, sample_job, train_sample
 from tune.samples import Outcome, Sample, Samples
+from tune.search_tracking import SearchTracker
 from tune.storage import Storage, StorageError
-from tune.tracking import SearchTracker
 
 log = logging.getLogger(__name__)
 

@@ -25,15 +25,12 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines for each run
 
 import pandas as pd
-import torchvision
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Metric, Param, Run, RunStatus, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-from safetensors.torch import save_file
-from torch import Tensor
 
 from analysis.collect import CELL, AmbiguousRuns, collect
 from analysis.stats import compare_column
@@ -41,8 +38,8 @@ from rme import data
 from rme.config import SCHEMA, RunSpec
 from rme.result import Result
 from rme.timing import Timing
+from tune.artifacts import MODEL, save_pictures, write_model
 from tune.failure import Failure
-from tune.samples import Outcome, Sample, Samples
 
 log = logging.getLogger(__name__)
 for _name in ("mlflow", "alembic"):
@@ -58,12 +55,6 @@ CELL_TAG = "cell_key"
 
 SHOWN = "shown_val_iwae"
 """Tag of a cell's run: the validation IWAE of the run whose pictures it has."""
-
-MODEL = "model.safetensors"
-"""Artifact of a run: one file, for a sweep leaves thousands."""
-
-IMAGES = "images.safetensors"
-"""Artifact of a cell: the shown run's test images, reconstructions and samples as numbers; `run_key` says whose."""
 
 TRACEBACK = "traceback.txt"
 """Artifact of a failed run."""
@@ -182,7 +173,7 @@ class Tracker:
     def _add_files(self, run: Run, result: Result) -> None:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / MODEL
-            _write_model(result, path)
+            write_model(result, path)
             self._artifacts(run).log_artifact(str(path))
         if SHOWN not in self._cell(result.spec).data.tags:
             self.show(result)
@@ -203,7 +194,7 @@ class Tracker:
 
     def _log(self, run: Run, spec: RunSpec, metrics: list[Metric], tags: dict[str, str]) -> None:
         """Everything that is not there yet, in as few writes as MLflow's limits allow."""
-        params = _missing_params(run, spec)
+        params = missing_params(run, spec)
         changed = [RunTag(name, value) for name, value in tags.items() if run.data.tags.get(name) != value]
         for i in range(0, max(1, len(metrics)), METRICS_PER_BATCH):
             self.client.log_batch(run.info.run_id, metrics[i : i + METRICS_PER_BATCH], params, changed)
@@ -227,7 +218,7 @@ class Tracker:
         score = result.metrics["val/iwae"]
         parent = self._cell(result.spec)
         with tempfile.TemporaryDirectory() as folder:
-            _save_pictures(result, Path(folder))
+            save_pictures(result, Path(folder))
             self._artifacts(parent).log_artifacts(folder)
         self.client.set_tag(parent.info.run_id, SHOWN, f"{score!r}")
         parent.data.tags[SHOWN] = f"{score!r}"
@@ -240,7 +231,7 @@ class Tracker:
             return
         if run.info.status == RunStatus.to_string(RunStatus.FAILED) and run.data.tags.get("failure") == reason:
             return
-        self.client.log_batch(run.info.run_id, params=_missing_params(run, spec), tags=[RunTag("failure", reason)])
+        self.client.log_batch(run.info.run_id, params=missing_params(run, spec), tags=[RunTag("failure", reason)])
         if failure.traceback:
             self.client.log_text(run.info.run_id, failure.traceback, TRACEBACK)
         self.client.set_terminated(run.info.run_id, RunStatus.to_string(RunStatus.FAILED))
@@ -282,7 +273,7 @@ class Tracker:
                 tags |= {"dataset_label": data.label(spec.dataset), "mlflow.source.name": "tune/sweep.py"}
                 run = self.client.create_run(self.experiment_id, tags=tags, run_name=spec.cell)
             if run.info.status != RunStatus.to_string(RunStatus.FINISHED):
-                missing = [param for param in _missing_params(run, spec) if param.key != "seed"]
+                missing = [param for param in missing_params(run, spec) if param.key != "seed"]
                 self.client.log_batch(run.info.run_id, params=missing)
                 self.client.set_terminated(run.info.run_id)
             self._parents[key] = run
@@ -327,61 +318,6 @@ class Tracker:
                 database.commit()
 
 
-class SearchTracker(Tracker):
-    """The experiment of a grid's searches: a run for each sample, with its values and validation scores."""
-
-    note = (
-        "A run for each sample of a search, with its values and validation scores; the best of each search is found "
-        "by `tags.best = 'true'`, the samples of one by `tags.search = '...'`.\n"
-    )
-
-    def record_search(self, samples: Samples) -> None:
-        """Record every sample that has ended, and tag the best as `best`, whatever of it is there already."""
-        for sample in samples.all:
-            if sample.outcome is not Outcome.OPEN:
-                self.record_sample(samples, sample)
-        best = samples.best
-        name = f"{samples.key}-{best.number:04d}" if best is not None else ""
-        tagged = self.client.search_runs([self.experiment_id], f"tags.search = '{samples.key}' and tags.best = 'true'")
-        for run in tagged:
-            if run.data.tags["sample"] != name:
-                self.client.delete_tag(run.info.run_id, "best")
-        if best is not None and not any(run.data.tags["sample"] == name for run in tagged):
-            winner = self._find("sample", name)
-            assert winner is not None, f"{name} was recorded above"
-            self.client.set_tag(winner.info.run_id, "best", "true")
-
-    def record_sample(self, samples: Samples, sample: Sample) -> None:
-        """Record a sample that has ended; a recording that was cut off is completed. MLflow's errors pass through."""
-        spec = samples.runs_of(sample)[0]
-        name = f"{samples.key}-{sample.number:04d}"
-        ended = int(1000 * sample.ended_at)
-        run = self._find("sample", name)
-        if run is None:
-            tags = {"search": samples.key, "sample": name, "cell": spec.cell, "git_commit": git_commit()}
-            tags |= {"mlflow.source.name": "tune/sweep.py", "seeds": ", ".join(str(run.seed) for run in samples.runs)}
-            started = ended - int(1000 * sample.train_s)
-            run = self.client.create_run(self.experiment_id, started, tags, f"{spec.cell} sample {sample.number}")
-        if run.info.status == RunStatus.to_string(RunStatus.FINISHED):
-            return
-        # a failed sample's is left out: it is tried again, and would have two
-        curve = sample.curve if sample.outcome is not Outcome.FAILED else []
-        metrics = [Metric("train/val_elbo", elbo, ended, epoch) for epoch, elbo in curve]
-        if sample.val_iwae is not None:
-            last = spec.training_epochs
-            metrics += [Metric("val/iwae", sample.val_iwae, ended, last)]
-            metrics += [Metric(f"val/iwae_seed_{s}", v, ended, last) for s, v in sample.val_iwae_by_seed.items()]
-            metrics += [Metric("time/train_s", sample.train_s, ended, last)]
-        params = [param for param in _missing_params(run, spec) if param.key != "seed"]
-        tags = {"outcome": str(sample.outcome), "failure": sample.reason[:5000]}
-        self.client.log_batch(run.info.run_id, metrics, params, [RunTag(k, v) for k, v in tags.items() if v])
-        if "failure" in run.data.tags and not sample.reason:
-            self.client.delete_tag(run.info.run_id, "failure")
-        failed = sample.outcome in (Outcome.FAILED, Outcome.DIVERGED)
-        status = RunStatus.FAILED if failed else RunStatus.FINISHED
-        self.client.set_terminated(run.info.run_id, RunStatus.to_string(status), ended)
-
-
 def params(spec: RunSpec) -> list[Param]:
     """Every field that the run's method reads; another's value would say of the run what is not so."""
     values: dict[str, Any] = {**spec.canonical, "dataset": spec.dataset}
@@ -403,7 +339,7 @@ def _history(result: Result) -> Iterator[Metric]:
             yield Metric(f"train/loss_{name}", result.losses[epoch, u, result.chosen].item(), at, epoch + 1)
 
 
-def _missing_params(run: Run, spec: RunSpec) -> list[Param]:
+def missing_params(run: Run, spec: RunSpec) -> list[Param]:
     """A killed driver may have got no further than making the run."""
     return [param for param in params(spec) if param.key not in run.data.params]
 
@@ -415,32 +351,6 @@ def _about(result: Result) -> dict[str, str]:
         "members": result.environment["members"],
         "chosen_restart": str(result.chosen),
     }
-
-
-def _write_model(result: Result, path: Path) -> None:
-    """The chosen model's parameters, with what made it as metadata, and beside them the test images' scores in nats."""
-    about = {"spec": result.spec.model_dump_json(), "key": result.spec.key, "restart": str(result.chosen)}
-    scores = {"test.iwae": result.test_iwae, "test.elbo": result.test_elbo}
-    tensors = {**result.models[result.chosen], **scores}
-    save_file({name: value.contiguous() for name, value in tensors.items()}, path, about)
-
-
-def _save_pictures(result: Result, folder: Path) -> None:
-    """Test images above their reconstructions, and samples; and all of them as numbers, for the report's figures."""
-    count = result.samples.shape[0]
-    _save_grid(result.reconstructions.flatten(0, 1), count, folder / "reconstructions.png")
-    _save_grid(result.samples, int(count**0.5), folder / "samples.png")
-    tensors = {
-        "test_images": result.test_images,
-        "reconstructions": result.reconstructions[1],  # of the first of them
-        "samples": result.samples,
-    }
-    about = {"run_key": result.spec.key, "restart": str(result.chosen)}
-    save_file({name: value.contiguous() for name, value in tensors.items()}, folder / IMAGES, about)
-
-
-def _save_grid(images: Tensor, columns: int, path: Path) -> None:
-    torchvision.utils.save_image(images.float() / 255, path, nrow=columns, padding=1, pad_value=0.5)
 
 
 def sqlite_path(uri: str) -> Path | None:
