@@ -20,8 +20,10 @@ from rme.config import SpecError
 from rme.engine import DivergedError
 from rme.training import build, results, train, validate
 from tune import space as spaces
+from tune.halving import halving_of
+from tune.sample_searcher import SampleSearcher
 from tune.samples import Outcome, Samples
-from tune.search import SampleSearcher, _halving, _wanted
+from tune.search import _wanted
 from tune.space import SpaceError
 from tune.storage import Storage
 
@@ -319,11 +321,11 @@ def test_rungs_remember_the_samples_of_an_earlier_command(samples):
     class Trial:
         trial_id = "new"
 
-    halving = _halving(samples)
+    halving = halving_of(samples)
     halving.on_trial_add(None, Trial())
     assert halving.on_trial_result(None, Trial(), {"epoch": 1, "val_elbo": 21.0}) == "STOP"
     assert halving.stopped == {"new"}
-    halving = _halving(samples)
+    halving = halving_of(samples)
     halving.on_trial_add(None, Trial())
     for epoch in (1, 3):
         assert halving.on_trial_result(None, Trial(), {"epoch": epoch, "val_elbo": 40.0}) == "CONTINUE"
