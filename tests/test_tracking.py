@@ -272,6 +272,14 @@ def test_parents_hold_the_cell_s_statistics(results, database):
     assert sorted(set(nested)) == sorted(parent.info.run_id for parent in parents)
 
 
+def test_sqlite_finds_a_run_without_reading_every_run_s_tags(database):
+    Tracker(database, "indexed")
+    with closing(sqlite3.connect(database.removeprefix("sqlite:///"))) as file:
+        query = "EXPLAIN QUERY PLAN SELECT run_uuid FROM tags WHERE key = 'run_key' AND value = 'a'"
+        ((*_, how),) = file.execute(query).fetchall()
+    assert how.startswith("SEARCH") and how.endswith("(key=? AND value=?)")
+
+
 def test_the_recorder_tries_again_until_the_server_takes_it(results, database, tmp_path, monkeypatch):
     tracker = Tracker(database, "again")
     storage = Storage(tmp_path)

@@ -1,4 +1,4 @@
-"""The only room that writes MLflow: a parent run for each cell, a child for each run, written from the driver alone.
+"""What MLflow has of a sweep: a parent run for each cell, a child for each run, written from the driver alone.
 
 A run is recorded when its result is on the storage, so MLflow can be written late, or again: recording is idempotent.
 A run is found by its tag `run_key`; one left half-written by a killed driver is completed, never doubled.
@@ -16,7 +16,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,7 @@ class Tracker:
             if path is not None:
                 path.parent.mkdir(parents=True, exist_ok=True)
             self.client = MlflowClient(tracking_uri=uri)
+            self._index_tags()
             found = self.client.get_experiment_by_name(experiment)
             if found is None:
                 # beside the database, not in whatever folder the command was given
@@ -112,6 +113,18 @@ class Tracker:
             raise
         except Exception as error:  # MLflow lets through what its many stores raise
             raise TrackingError(f"--tracking-uri {uri}: {_first_line(error)}") from error
+
+    def _index_tags(self) -> None:
+        """Let sqlite find a tag's value without reading every run's: each run is looked for before it is recorded.
+
+        A server's database is its own affair.
+        """
+        path = sqlite_path(self.uri)
+        if path is not None:
+            # locked by another program: without the index all is as right, and slower
+            with suppress(sqlite3.OperationalError), closing(sqlite3.connect(path, timeout=10)) as database:
+                database.execute("CREATE INDEX IF NOT EXISTS rme_tags_by_value ON tags (key, value)")
+                database.commit()
 
     def _create(self, experiment: str, artifacts: str | None, tags: dict[str, Any]) -> str:
         try:
