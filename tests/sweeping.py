@@ -182,10 +182,10 @@ def train(engine, checkpoints=None, on_epoch=None):
 
     def stand(engine):
         done = next(epochs)
-        if done >= (limit() or math.inf) and not stood:
+        if done >= limit() and not stood:
             stood.append(done)
             sign.touch()
-            while sign.exists() and limit() is not None:
+            while sign.exists() and limit() < math.inf:
                 time.sleep(0.02)
         if on_epoch is not None:
             on_epoch(engine)
@@ -194,7 +194,7 @@ def train(engine, checkpoints=None, on_epoch=None):
         try:
             return int((folder / "limit").read_text())
         except FileNotFoundError:
-            return None
+            return math.inf
 
     _train(engine, checkpoints, stand)
 """
