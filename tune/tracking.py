@@ -98,7 +98,6 @@ class Tracker:
             if path is not None:
                 path.parent.mkdir(parents=True, exist_ok=True)
             self.client = MlflowClient(tracking_uri=uri)
-            self._index_tags()
             found = self.client.get_experiment_by_name(experiment)
             if found is None:
                 # beside the database, not in whatever folder the command was given
@@ -106,6 +105,7 @@ class Tracker:
                 # the kind, else the UI opens on GenAI traces
                 tags = {"mlflow.experimentKind": "custom_model_development", "mlflow.note.content": self.note}
                 self.experiment_id = self._create(experiment, artifacts, tags)
+                self._index_tags()  # here, for one who only reads what is there writes nothing
             else:
                 self._check_active(found)
                 self.experiment_id = found.experiment_id
@@ -113,18 +113,6 @@ class Tracker:
             raise
         except Exception as error:  # MLflow lets through what its many stores raise
             raise TrackingError(f"--tracking-uri {uri}: {_first_line(error)}") from error
-
-    def _index_tags(self) -> None:
-        """Let sqlite find a tag's value without reading every run's: each run is looked for before it is recorded.
-
-        A server's database is its own affair.
-        """
-        path = sqlite_path(self.uri)
-        if path is not None:
-            # locked by another program: without the index all is as right, and slower
-            with suppress(sqlite3.OperationalError), closing(sqlite3.connect(path, timeout=10)) as database:
-                database.execute("CREATE INDEX IF NOT EXISTS rme_tags_by_value ON tags (key, value)")
-                database.commit()
 
     def _create(self, experiment: str, artifacts: str | None, tags: dict[str, Any]) -> str:
         try:
@@ -318,16 +306,23 @@ class Tracker:
                     self.client.log_batch(parents[cell].info.run_id, metrics=metrics)
         self._count_rows()
 
-    def _count_rows(self) -> None:
-        """Let sqlite look at what its tables hold: without, it sorts thousands of runs by a metric in ten seconds.
+    def _index_tags(self) -> None:
+        """Let sqlite find a tag's value without reading every run's: each run is looked for before it is recorded."""
+        # locked by another program: without the index all is as right, and slower
+        with suppress(sqlite3.OperationalError):
+            self._in_sqlite("CREATE INDEX IF NOT EXISTS rme_tags_by_value ON tags (key, value)")
 
-        A server's database is its own affair.
-        """
+    def _count_rows(self) -> None:
+        """Let sqlite look at what its tables hold: without, it sorts thousands of runs by a metric in ten seconds."""
+        self._in_sqlite("PRAGMA analysis_limit = 1000", "ANALYZE")
+
+    def _in_sqlite(self, *statements: str) -> None:
+        """Carry out statements on the database, where it is a sqlite file; a server's is its own affair."""
         path = sqlite_path(self.uri)
         if path is not None:
             with closing(sqlite3.connect(path, timeout=10)) as database:
-                database.execute("PRAGMA analysis_limit = 1000")
-                database.execute("ANALYZE")
+                for statement in statements:
+                    database.execute(statement)
                 database.commit()
 
 
