@@ -6,6 +6,8 @@ results on the storage, recorder, MLflow in sqlite. Measured, for each trial:
     driver CPU      milliseconds of the driver process, all its threads, from before Ray starts until all is recorded
     driver memory   growth in KB of the driver's resident set, from the end of the first trial, when Ray and all that it
                     loads are there, to its peak; what is there before is stated too
+    writer CPU      the same of the process that writes to MLflow, its start included; beside it its largest resident
+                    set, most of it libraries that it shares with the driver
     files           everything under the storage and MLflow's artifacts when the sweep has ended, the database included
 
 A trial has `--runs-per-trial` runs. Each leaves a real result in a real file, with a model of one small tensor and the
@@ -38,6 +40,8 @@ from tune.schedule import Schedule, State
 from tune.storage import Storage
 from tune.tracking import Tracker
 from tune.trainable import ended, report, run_alone
+from tune.writer import Writer
+from tune.writer_process import WriterProcess
 
 TARGETS = {"driver_cpu_ms": 30.0, "driver_rss_kb": 60.0, "files": 6.0}
 """What is to be reached on 2 cores, for a trial."""
@@ -85,7 +89,9 @@ def measure(count: int, runs_per_trial: int, folder: Path, profile: Path | None 
     first: list[float] = []  # the resident set when the first trial has ended
     schedule = Schedule.of(wanted)
     display = Display(schedule, 0)
-    with _Peak() as peak, Recorder(tracker, storage, display.recorded) as recorder, _profiled(profile):
+    writer = Writer(tracker.uri, tracker.experiment, "", storage)
+    with _Peak() as peak, Recorder(writer, display.recorded) as recorder, _profiled(profile):
+        peak.writer = recorder.writer
 
         def on_end(trial: Trial, failures: dict[str, Failure]) -> None:
             display.ended(trial)
@@ -114,6 +120,8 @@ def measure(count: int, runs_per_trial: int, folder: Path, profile: Path | None 
         "mlflow_db_kb": round((folder / "mlflow.db").stat().st_size / 1024 / len(wanted), 1),
         "driver_rss_before_mb": round(before / 1024),
         "driver_rss_peak_mb": round(peak.kb / 1024),
+        "writer_cpu_ms": round(1e3 * peak.writer_cpu_s / len(wanted), 2),
+        "writer_rss_peak_mb": round(peak.writer_kb / 1024),
         "cores": len(os.sched_getaffinity(0)),
         "load": [round(value, 1) for value in os.getloadavg()],
         "targets": TARGETS,
@@ -160,27 +168,48 @@ def made_up(spec: RunSpec) -> Result:
     )
 
 
-def resident_kb() -> float:
-    """This process's resident set now."""
+def resident_kb(pid: int | str = "self") -> float:
+    """A process's resident set now; 0 if there is none."""
     try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1024
-    except OSError:  # not Linux: the largest so far
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize() / 1024
+    except OSError:
+        if pid != "self" or sys.platform == "linux":
+            return 0.0
+        # not Linux: the largest so far
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
 
 
-class _Peak:
-    """The largest resident set while the block runs, looked at ten times a second."""
+def cpu_s(pid: int) -> float:
+    """A process's CPU time so far, of all its threads; 0 if there is none."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    def __enter__(self) -> _Peak:
+
+class _Peak:
+    """The largest resident set while the block runs, looked at ten times a second; and the writer's, and its time."""
+
+    def __init__(self) -> None:
         self.kb = resident_kb()
+        self.writer: WriterProcess | None = None
+        self.writer_kb = 0.0
+        self.writer_cpu_s = 0.0
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> _Peak:
         self._thread.start()
         return self
 
     def _watch(self) -> None:
         while not self._over.wait(0.1):
             self.kb = max(self.kb, resident_kb())
+            pid = self.writer.pid if self.writer is not None else None
+            if pid is not None:
+                self.writer_kb = max(self.writer_kb, resident_kb(pid))
+                self.writer_cpu_s = max(self.writer_cpu_s, cpu_s(pid))
 
     def __exit__(self, *raised: object) -> None:
         self._over.set()

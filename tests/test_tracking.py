@@ -14,7 +14,6 @@ import pytest
 import torch
 from mlflow.entities import Metric
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
-from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 from sweeping import SMALL, write_npz
@@ -23,11 +22,8 @@ import rme
 from analysis.collect import collect
 from analysis.stats import summarise, wilcoxon_greater
 from rme import RunSpec
-from rme.result import MARKER
 from tune.artifacts import IMAGES
 from tune.failure import Failure
-from tune.recorder import Recorder
-from tune.storage import Storage
 from tune.tracking import Tracker, TrackingError, recorded_without_creating
 
 
@@ -148,22 +144,6 @@ def test_a_cell_has_its_shown_run_s_images_once(results, database, monkeypatch):
     assert len(tracker.client.list_artifacts(parent.info.run_id)) == 3
 
 
-def test_a_recorder_ends_with_the_pictures_of_the_best(results, database, tmp_path):
-    tracker, storage = Tracker(database, "pictures of the best"), Storage(tmp_path)
-    with Recorder(tracker, storage) as recorder:
-        for seed, val_iwae in enumerate((-5.0, -3.0, -4.0)):
-            spec = results[0].spec.model_copy(update={"seed": seed})
-            shade = torch.full_like(results[0].samples, 50 * seed)
-            replace(results[0], spec=spec, val_iwae=torch.full((2,), val_iwae), samples=shade).save(
-                storage.run_folder(spec.key)
-            )
-            recorder.result(spec)
-    (parent,) = tracker.client.search_runs([tracker.experiment_id], "tags.cell_key != ''")
-    assert parent.data.tags["shown_val_iwae"] == "-3.0"
-    with Image.open(download(tracker, parent, "samples.png")) as picture:
-        assert picture.getpixel((5, 5)) == (50, 50, 50)
-
-
 def test_a_method_without_order_says_none(results, database):
     tracker = Tracker(database, "no order")
     tracker.record(results[0])
@@ -278,61 +258,6 @@ def test_sqlite_finds_a_run_without_reading_every_run_s_tags(database):
         query = "EXPLAIN QUERY PLAN SELECT run_uuid FROM tags WHERE key = 'run_key' AND value = 'a'"
         ((*_, how),) = file.execute(query).fetchall()
     assert how.startswith("SEARCH") and how.endswith("(key=? AND value=?)")
-
-
-def test_the_recorder_tries_again_until_the_server_takes_it(results, database, tmp_path, monkeypatch):
-    tracker = Tracker(database, "again")
-    storage = Storage(tmp_path)
-    results[0].save(storage.run_folder(results[0].spec.key))
-    monkeypatch.setattr("tune.recorder.RETRY_AFTER_S", (0.01,))
-    calls = 0
-    real = tracker.record
-
-    def unreliable(result):
-        nonlocal calls
-        calls += 1
-        if calls < 3:
-            raise ConnectionError("down")
-        real(result)
-
-    monkeypatch.setattr(tracker, "record", unreliable)
-    heard = []
-    recorder = Recorder(tracker, storage, lambda spec, metrics: heard.append(spec.key))
-    recorder.result(results[0].spec)
-    recorder.close()
-    assert recorder.left == []
-    assert calls == 3 and heard == [results[0].spec.key] and len(children(tracker)) == 1
-
-
-def test_what_the_server_never_takes_is_named_at_the_end(results, database, tmp_path, monkeypatch):
-    tracker = Tracker(database, "never")
-    storage = Storage(tmp_path)
-    results[0].save(storage.run_folder(results[0].spec.key))
-
-    def down(result):
-        raise ConnectionError("down")
-
-    monkeypatch.setattr(tracker, "record", down)
-    recorder = Recorder(tracker, storage)
-    recorder.result(results[0].spec)
-    recorder.close(timeout_s=0.2)
-    assert [spec.key for spec in recorder.left] == [results[0].spec.key]
-
-
-def test_a_damaged_result_is_not_recorded(results, database, tmp_path):
-    tracker = Tracker(database, "damaged")
-    storage = Storage(tmp_path)
-    folder = storage.run_folder(results[0].spec.key)
-    results[0].save(folder)
-    content = bytearray((folder / MARKER).read_bytes())
-    content[-1] ^= 1
-    (folder / MARKER).write_bytes(content)
-    recorder = Recorder(tracker, storage)
-    recorder.result(results[0].spec)
-    recorder.close()
-    assert recorder.left == []
-    assert recorder.failures.keys() == {results[0].spec.key} and children(tracker) == []
-    assert not storage.has_result(results[0].spec.key), "it is to be trained again"
 
 
 def test_a_plan_makes_no_database(tmp_path):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torchvision
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -40,4 +39,6 @@ def save_pictures(result: Result, folder: Path) -> None:
 
 
 def _save_grid(images: Tensor, columns: int, path: Path) -> None:
+    import torchvision  # here, for it takes three seconds to load torch's compiler too, and a plan shows no picture
+
     torchvision.utils.save_image(images.float() / 255, path, nrow=columns, padding=1, pad_value=0.5)

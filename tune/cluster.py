@@ -10,6 +10,7 @@ import shutil
 import socket
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from pickle import UnpicklingError
 from typing import Any
 
@@ -97,10 +98,7 @@ def run_trials(
                 lambda trial, raised: _failures(storage, trial, raised),
             )
             return ray.tune.Tuner(
-                ray.tune.with_resources(
-                    TRAINABLES[kind],
-                    lambda config: ray.tune.PlacementGroupFactory([{"CPU": config["threads"], "GPU": config["gpus"]}]),
-                ),
+                ray.tune.with_resources(TRAINABLES[kind], _resources),
                 tune_config=ray.tune.TuneConfig(
                     search_alg=searcher,
                     num_samples=-1,
@@ -137,6 +135,15 @@ def run_trials(
         return not schedule.exhausted or schedule.count(State.RUNNING) > 0
     finally:
         disconnect()
+
+
+def _resources(config: dict[str, Any]) -> ray.tune.PlacementGroupFactory:
+    return _share(config["threads"], config["gpus"])
+
+
+@cache  # two that are one are equal at once; else Ray compares the signatures of all there are
+def _share(cpus: int, gpus: float) -> ray.tune.PlacementGroupFactory:
+    return ray.tune.PlacementGroupFactory([{"CPU": cpus, "GPU": gpus}])
 
 
 def disconnect() -> None:

@@ -173,11 +173,12 @@ class Display:
             if not self.pace.known or not self.running:
                 return None
             work = longest = 0.0
+            besides = self.pace.besides_s
             for key, entry in self.schedule.entries.items():
                 if entry.state not in (State.WAITING, State.RUNNING):
                     continue
                 done = self.running[key].epoch if key in self.running else 0
-                seconds = self.pace.seconds(entry, entry.trial.runs[0].training_epochs - done)
+                seconds = self.pace.seconds(entry, entry.trial.runs[0].training_epochs - done) + besides
                 work += seconds
                 longest = max(longest, seconds if key in self.running else 0.0)
             return max(work / len(self.running), longest)
@@ -230,36 +231,43 @@ class _Pace:
         """Seconds of an epoch."""
         self._per_work: dict[tuple, float] = {}
         """Seconds of a whole training, for a unit of its trial's counted work."""
+        self._scales: dict[str, float] = {}
+        """By method what `_per_work` says of its other kinds, forgotten when it says something new."""
         self._besides: dict[str, float] = {}
 
     def trained(self, entry: Entry, epoch_s: float) -> None:
-        kind = _kind(entry.trial)
+        kind = entry.trial.kind
         self.known[kind] = epoch_s
         if entry.work > 0:
             self._per_work[kind] = epoch_s * entry.trial.runs[0].training_epochs / entry.work
+            self._scales.clear()
 
     def ended(self, trial: Trial, besides_s: float) -> None:
         """A trial spent so long on its start, its scores and its files."""
         self._besides[trial.key] = besides_s
 
+    @property
+    def besides_s(self) -> float:
+        """What a trial takes besides its epochs, on average."""
+        return statistics.fmean(self._besides.values()) if self._besides else 0.0
+
     def seconds(self, entry: Entry, epochs: int) -> float:
-        """Of so many epochs of a trial, and of what comes with them; needs one kind that is known."""
-        kind = _kind(entry.trial)
-        epoch_s = self.known.get(kind)
+        """Of so many epochs of a trial; needs one kind that is known."""
+        epoch_s = self.known.get(entry.trial.kind)
         if epoch_s is None:
-            # of its own method if possible: steps of one method waste alike
-            same = [value for (cell, _), value in self._per_work.items() if cell[0] == kind[0][0]]
-            scale = same or list(self._per_work.values())
-            if scale:
-                epoch_s = statistics.fmean(scale) * entry.work / entry.trial.runs[0].training_epochs
+            if self._per_work:
+                scale = self._scale(entry.trial.runs[0].method)
+                epoch_s = scale * entry.work / entry.trial.runs[0].training_epochs
             else:
                 epoch_s = max(self.known.values())
-        return epochs * epoch_s + (statistics.fmean(self._besides.values()) if self._besides else 0.0)
+        return epochs * epoch_s
 
-
-def _kind(trial: Trial) -> tuple[tuple[str, str], int]:
-    spec = trial.runs[0]
-    return (spec.method, spec.cell_key), trial.members
+    def _scale(self, method: str) -> float:
+        """Seconds for a unit of work: of the same method if possible, for steps of one method waste alike."""
+        if method not in self._scales:
+            same = [value for (cell, _), value in self._per_work.items() if cell[0] == method]
+            self._scales[method] = statistics.fmean(same or self._per_work.values())
+        return self._scales[method]
 
 
 def _line(text: str, style: str) -> Text:

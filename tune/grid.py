@@ -263,6 +263,11 @@ class Trial:
     def key(self) -> str:
         return hashlib.sha256(" ".join(spec.key for spec in self.runs).encode()).hexdigest()[:16]
 
+    @cached_property
+    def kind(self) -> tuple[tuple[str, str], int]:
+        """Of its method and cell, and its members: what it has in common with trials that take as long."""
+        return (self.runs[0].method, self.runs[0].cell_key), self.members
+
     @property
     def name(self) -> str:
         seeds = ", ".join(str(spec.seed) for spec in self.runs)

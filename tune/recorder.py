@@ -1,4 +1,4 @@
-"""Hands finished results to MLflow from a thread of the driver, and keeps what the server does not take."""
+"""Has finished runs written to MLflow, from a thread of the driver, and keeps what the server does not take."""
 
 from __future__ import annotations
 
@@ -9,19 +9,14 @@ from collections import deque
 from collections.abc import Callable
 
 from rme.config import RunSpec
-from rme.result import Result
-from rme.timing import Timing
 from tune.failure import Failure
-from tune.storage import Storage
-from tune.tracking import Tracker
+from tune.writer import Writer
+from tune.writer_process import WriterProcess
 
 log = logging.getLogger(__name__)
 
 RETRY_AFTER_S = (1, 2, 5, 10, 20, 30)
 """Waits between tries while the server does not answer; the last is repeated."""
-
-LOCK_PATIENCE_S = 10.0
-"""How long another sweep may take to record a run before it is tried again later."""
 
 SUMMARISE_EVERY_S = 600.0
 """How often the cells' statistics are brought up to date while a sweep runs; it reads all of the experiment's runs."""
@@ -34,16 +29,12 @@ class Recorder:
     """A queue of runs to record. Runs whose results are on the storage cannot be lost: a later sweep records them.
 
     Args:
-        tracker: where to.
-        storage: where the results lie.
+        writer: from where, and where to.
         on_recorded: called, on the recorder's thread, with each run recorded and its metrics.
     """
 
-    def __init__(
-        self, tracker: Tracker, storage: Storage, on_recorded: Callable[[RunSpec, dict[str, float]], None] | None = None
-    ) -> None:
-        self.tracker = tracker
-        self.storage = storage
+    def __init__(self, writer: Writer, on_recorded: Callable[[RunSpec, dict[str, float]], None] | None = None) -> None:
+        self.writer = WriterProcess(writer)
         self.on_recorded = on_recorded
         self.failures: dict[str, str] = {}
         """Keys of runs that could not be recorded for good, and why."""
@@ -81,6 +72,8 @@ class Recorder:
             left = len(self._queue)
             self._thread.join(timeout_s)
         self._given_up.set()
+        if self._thread.is_alive():
+            self.writer.kill()
         self._thread.join()  # a thread that outlives the interpreter would abort it
 
     def __enter__(self) -> Recorder:
@@ -96,6 +89,12 @@ class Recorder:
             return [spec for spec, _ in self._queue]
 
     def _work(self) -> None:
+        try:
+            self._record_all()
+        finally:
+            self.writer.close()
+
+    def _record_all(self) -> None:
         tries = 0
         while not self._given_up.is_set():
             with self._changed:
@@ -105,17 +104,14 @@ class Recorder:
             if first is None:
                 self._summarise()
                 return
-            spec, failure = first
             try:
-                # two sweeps that record a run of one cell at once would each make its MLflow run, and its parent's
-                with self.storage.locks.holding(
-                    f"recording {self.tracker.experiment} {spec.cell_key}", patience_s=LOCK_PATIENCE_S
-                ):
-                    self._record(spec, failure)
-            except Exception as error:  # whatever MLflow's stores raise, the result is safe on the storage
+                self._record(*first)
+            except Exception as error:  # whatever it is, the result is safe on the storage
+                if self._given_up.is_set():
+                    return
                 wait = RETRY_AFTER_S[min(tries, len(RETRY_AFTER_S) - 1)]
                 tries += 1
-                log.warning("%s is not recorded yet, again in %d s: %s", spec.run_name, wait, error)
+                log.warning("%s is not recorded yet, again in %d s: %s", first[0].run_name, wait, error)
                 self._given_up.wait(wait)
                 continue
             tries = 0
@@ -128,11 +124,9 @@ class Recorder:
         began = time.monotonic()
         try:
             for cell, (_, spec) in list(self._to_show.items()):
-                result = self.storage.result(spec)
-                if isinstance(result, Result):
-                    self.tracker.show(result)
+                self.writer.show(spec)
                 del self._to_show[cell]
-            self.tracker.summarise_cells()
+            self.writer.summarise_cells()
         except Exception as error:  # the next summary will say what this one did not
             log.warning("the cells are not summarised: %s", error)
         now = time.monotonic()
@@ -140,20 +134,16 @@ class Recorder:
 
     def _record(self, spec: RunSpec, failure: Failure | None) -> None:
         if failure is not None:
-            self.tracker.record_failure(spec, failure)
+            self.writer.failure(spec, failure)
             return
-        result = self.storage.result(spec)
-        if result is None:
-            self.storage.discard(spec.key)
+        written = self.writer.result(spec)
+        if written is None:
             self.failures[spec.key] = "its result on the storage was damaged; the same command trains it again"
             return
-        if isinstance(result, Timing):
-            self.tracker.record_timing(result)
-        else:
-            self.tracker.record(result)
+        if written.to_show:
             best = self._to_show.get(spec.cell_key)
-            score = result.metrics["val/iwae"]
-            if self.tracker.deserves_showing(result) and (best is None or score > best[0]):
+            score = written.metrics["val/iwae"]
+            if best is None or score > best[0]:
                 self._to_show[spec.cell_key] = score, spec
         if self.on_recorded is not None:
-            self.on_recorded(spec, result.metrics)
+            self.on_recorded(spec, written.metrics)

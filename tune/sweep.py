@@ -224,7 +224,7 @@ def _train(options: argparse.Namespace, grid: Grid, storage: Storage, console: C
     plan = _checked_plan(options, grid, tracker, storage)
     for key in plan.retried or ():
         storage.forget_failure(key)
-    return _sweep(options, plan, storage, tracker, console)
+    return _sweep(options, plan, storage, console)
 
 
 def _checked_plan(options: argparse.Namespace, grid: Grid, tracker, storage: Storage) -> Plan:
@@ -237,10 +237,11 @@ def _checked_plan(options: argparse.Namespace, grid: Grid, tracker, storage: Sto
     return make_plan(grid, options.array_size, run_keys(finished), storage, options.retry_failed)
 
 
-def _sweep(options: argparse.Namespace, plan: Plan, storage: Storage, tracker, console: Console) -> int:
+def _sweep(options: argparse.Namespace, plan: Plan, storage: Storage, console: Console) -> int:
     from tune.display import Display
     from tune.recorder import Recorder
     from tune.schedule import Schedule
+    from tune.writer import Writer
 
     began = time.monotonic()
     to_train = plan.to_train
@@ -268,7 +269,8 @@ def _sweep(options: argparse.Namespace, plan: Plan, storage: Storage, tracker, c
                 _keep(failure, key, storage)
 
     interrupted = False
-    with display.live(), Recorder(tracker, storage, display.recorded) as recorder:
+    writer = Writer(options.tracking_uri, plan.grid.name, options.command, storage)
+    with display.live(), Recorder(writer, display.recorded) as recorder:
         for spec in plan.to_record:
             if spec.key not in training:
                 recorder.result(spec)

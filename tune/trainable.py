@@ -39,11 +39,11 @@ REPORT_SHARE = 0.01
 
 
 def job(trial: Trial, storage: Storage, data_dir: Path, threads: int, device: str) -> dict[str, Any]:
-    """What a worker needs to know of a trial, as plain JSON values."""
+    """What a worker needs to know of a trial, as plain values, for Ray copies and writes them down again and again."""
     return {
         "key": trial.key,
         "name": trial.name,
-        "runs": [spec.model_dump(mode="json") for spec in trial.runs],
+        "runs": json.dumps([spec.model_dump(mode="json") for spec in trial.runs]),
         "storage": str(storage.root),
         "data_dir": str(data_dir.resolve()),
         "threads": threads,
@@ -69,7 +69,7 @@ def run_alone(
     """Do a trial's work while no other process does any of its runs', and report how it ended, which it returns."""
     warnings.start()
     storage = Storage(config["storage"])
-    trial = Trial(tuple(kind.of(values) for values in config["runs"]))
+    trial = Trial(tuple(kind.of(values) for values in json.loads(config["runs"])))
     keys = [spec.key for spec in trial.runs]
     try:
         if not _take(storage, keys):
