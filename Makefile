@@ -5,6 +5,7 @@ TRACKING ?= sqlite:///mlflow.db
 EXPERIMENT ?= demo
 OUT ?= report/$(EXPERIMENT)
 PORT ?= 5000
+JOBS ?= 2
 
 .PHONY: help venv demo test slow lint format mlflow report lock clean
 
@@ -27,10 +28,10 @@ demo: venv  ## VAE against RME on real digits, minutes on two cores; ends with t
 	@echo "MLflow UI on it: make mlflow, then open http://localhost:$(PORT)"
 
 test: venv  ## the tests, under 15 minutes on two cores
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 slow: venv  ## the slow tests
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n $(JOBS) --dist loadfile
 
 lint: venv  ## style and types
 	$(BIN)/ruff check

@@ -24,7 +24,7 @@ DIM = 50
 def trial_flops(trial: Trial) -> float:
     """Floating-point operations of a trial: its training steps, and the scoring of its validation and test images.
 
-    Counted for one image, once for each method, order, decoder and image shape. Milliseconds each; nothing is timed.
+    Counted for one image, once for each method, order, decoder and image shape, a fraction of a second each.
     """
     spec = trial.runs[0]
     dataset = data.get(spec.dataset)

@@ -24,6 +24,9 @@ SUMMARISE_EVERY_S = 600.0
 SUMMARISE_SHARE = 0.01
 """Part of the driver's time that they may take, which with thousands of runs makes them rarer."""
 
+SUMMARY_PATIENCE_S = 600.0
+"""How long the last summary may take, which reads all of the experiment's runs."""
+
 
 class Recorder:
     """A queue of runs to record. Runs whose results are on the storage cannot be lost: a later sweep records them.
@@ -41,6 +44,8 @@ class Recorder:
         self._queue: deque[tuple[RunSpec, Failure | None]] = deque()
         self._changed = threading.Condition()
         self._closing = False
+        self._done = 0
+        """Runs recorded, and pictures shown: while it grows, there is something to wait for."""
         self._given_up = threading.Event()
         self._to_show: dict[str, tuple[float, RunSpec]] = {}
         """For each cell the best run whose pictures are not in MLflow: making them for each better run would cost more
@@ -63,14 +68,14 @@ class Recorder:
             self._changed.notify_all()
 
     def close(self, timeout_s: float = 120) -> None:
-        """Wait until all is recorded, or until nothing more was for `timeout_s`."""
+        """Wait until all is recorded, or until nothing more was for `timeout_s`; what is left then stays in `left`."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-        left = -1
-        while self._thread.is_alive() and left != len(self._queue):
-            left = len(self._queue)
-            self._thread.join(timeout_s)
+        seen = -1
+        while self._thread.is_alive() and seen != self._done:
+            seen = self._done
+            self._thread.join(timeout_s if self._queue else max(timeout_s, SUMMARY_PATIENCE_S))
         self._given_up.set()
         if self._thread.is_alive():
             self.writer.kill()
@@ -117,6 +122,7 @@ class Recorder:
             tries = 0
             with self._changed:
                 self._queue.popleft()
+                self._done += 1
             if time.monotonic() >= self._summary_due:
                 self._summarise()
 
@@ -126,6 +132,7 @@ class Recorder:
             for cell, (_, spec) in list(self._to_show.items()):
                 self.writer.show(spec)
                 del self._to_show[cell]
+                self._done += 1
             self.writer.summarise_cells()
         except Exception as error:  # the next summary will say what this one did not
             log.warning("the cells are not summarised: %s", error)
