@@ -1,8 +1,9 @@
-"""Shared by the tests of `rme`: one thread, tiny images, and engines on them."""
+"""Shared by the tests: one thread, tiny images and engines on them, and what sweeps need."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
@@ -72,3 +73,27 @@ def tiny() -> Tiny:
 @pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(20)
+
+
+# `sweeping` is imported where it is needed: it takes a second to load
+@pytest.fixture(scope="module")
+def ray_folder():
+    """A folder for the Ray of a file's sweeps, which is ended with it."""
+    from sweeping import short_folder
+
+    with short_folder() as folder:
+        yield folder
+
+
+@pytest.fixture
+def hold(tmp_path):
+    from sweeping import Hold
+
+    with Hold(tmp_path / "hold") as hold:
+        yield hold
+
+
+@pytest.fixture
+def held(tmp_path, hold) -> Path:
+    """A copy of the project whose trainings stand still as `hold` says."""
+    return hold.project(tmp_path / "held")

@@ -292,3 +292,25 @@ def descendants(pid: int) -> list[int]:
         front = [child for child, parent in parents.items() if parent in front]
         found += front
     return found
+
+
+def timed(sweep: Sweep) -> tuple[Sweep, float, float]:
+    """The sweep, run without disturbance; the seconds until its first checkpoint, and those from there to its end."""
+    began = time.monotonic()
+    driver = sweep.start()
+    wait_for(lambda: checkpoints(sweep), driver)
+    first = time.monotonic()
+    assert driver.wait(timeout=PATIENCE_S) == 0, output(sweep)
+    return sweep, first - began, time.monotonic() - first
+
+
+def output(sweep: Sweep) -> str:
+    """What the sweeps that were started in the background have printed."""
+    return (sweep.folder / "output.txt").read_text()
+
+
+def finish(sweep: Sweep, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Give the command again; it has to end well."""
+    done = sweep.run(*arguments)
+    assert done.returncode == 0, done.stderr
+    return done

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import socket
 import sqlite3
@@ -20,7 +19,6 @@ from mlflow import MlflowClient
 from sweeping import (
     PATIENCE_S,
     ROOT,
-    Hold,
     Sweep,
     assert_same,
     checkpoints,
@@ -28,9 +26,12 @@ from sweeping import (
     copy_of_the_project,
     descendants,
     end_processes_of,
+    finish,
+    output,
     processes_of,
     short_folder,
     stop_in_mid_training,
+    timed,
     wait_for,
     write_grid,
     write_npz,
@@ -42,14 +43,6 @@ pytestmark = pytest.mark.slow
 
 ROWS = [{"method": "vae"}, {"method": "rme", "order": 2}]
 SETTINGS = {"epochs": 150, "stage_epochs": 30}
-
-KILLS = 20
-
-
-@pytest.fixture(scope="module")
-def ray_folder():
-    with short_folder() as folder:
-        yield folder
 
 
 @pytest.fixture(scope="module")
@@ -70,73 +63,7 @@ def undisturbed(tmp_path_factory, grid, ray_folder) -> Sweep:
     return timed(Sweep(tmp_path_factory.mktemp("undisturbed"), grid, ray_folder))[0]
 
 
-@pytest.fixture
-def hold(tmp_path):
-    with Hold(tmp_path / "hold") as hold:
-        yield hold
-
-
-@pytest.fixture
-def held(tmp_path, hold) -> Path:
-    """A copy of the project whose trainings stand still as `hold` says."""
-    return hold.project(tmp_path / "held")
-
-
-def timed(sweep: Sweep) -> tuple[Sweep, float, float]:
-    """The sweep, run without disturbance; the seconds until its first checkpoint, and those from there to its end."""
-    began = time.monotonic()
-    driver = sweep.start()
-    wait_for(lambda: checkpoints(sweep), driver)
-    first = time.monotonic()
-    assert driver.wait(timeout=PATIENCE_S) == 0, output(sweep)
-    return sweep, first - began, time.monotonic() - first
-
-
-def output(sweep: Sweep) -> str:
-    """What the sweeps that were started in the background have printed."""
-    return (sweep.folder / "output.txt").read_text()
-
-
-def finish(sweep: Sweep, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Give the command again; it has to end well."""
-    done = sweep.run(*arguments)
-    assert done.returncode == 0, done.stderr
-    return done
-
-
 # ---------------------------------------------------------------------- killed and stopped
-def test_a_driver_killed_at_random_moments_costs_nothing(tmp_path, dataset, ray_folder, hold, held):
-    """Twenty times in one sweep."""
-    # each start may train so many epochs of a run, which over all of the starts are fewer than a VAE and its RME have:
-    # however fast the machine is, the sweep does not end before its last kill
-    epochs = 30
-    longer = {"epochs": epochs * KILLS - 3 * epochs, "stage_epochs": 5 * epochs}
-    grid = write_grid(tmp_path / "spots.yaml", ROWS, dataset=str(dataset), seed="0-2", **longer)
-    undisturbed, until_training, training = timed(Sweep(tmp_path / "undisturbed", grid, ray_folder))
-    all_of_them = training * epochs / sum(longer.values())
-    seed = random.SystemRandom().randrange(10**6)
-    print(f"seed of the moments: {seed}")
-    moments = random.Random(seed)
-    sweep = Sweep(tmp_path / "killed", grid, ray_folder, held)
-    hold.after(epochs)
-    for kill in range(KILLS):
-        before = set(checkpoints(sweep))
-        driver = sweep.start()
-        if kill % 4:  # in training, or when it stands still
-            wait_for(lambda before=before: set(checkpoints(sweep)) - before, driver)
-            time.sleep(moments.uniform(0, 1.2 * all_of_them))
-        else:  # while it starts
-            time.sleep(moments.uniform(0, until_training))
-        assert driver.poll() is None, output(sweep)
-        driver.send_signal(signal.SIGKILL)
-        driver.wait()
-        if kill % 8 < 4:  # at times the next one comes while the killed one's workers are still there
-            wait_for(lambda: not processes_of(ray_folder))
-    hold.lift()
-    finish(sweep)
-    assert_same(sweep, undisturbed)
-
-
 def test_a_killed_worker_goes_on_from_its_checkpoint(undisturbed, tmp_path, grid, ray_folder, hold, held):
     sweep = Sweep(tmp_path / "worker", grid, ray_folder, held)
     hold.after(1)

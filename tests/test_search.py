@@ -13,7 +13,7 @@ import numpy as np
 import optuna
 import pytest
 from mlflow import MlflowClient
-from sweeping import ROOT, Hold, Sweep, processes_of, short_folder, wait_for, write_grid, write_npz
+from sweeping import ROOT, Hold, Sweep, processes_of, wait_for, write_grid, write_npz
 
 from rme import RunSpec, data
 from rme.config import SpecError
@@ -29,12 +29,6 @@ from tune.storage import Storage
 
 ROWS = [{"method": "vae"}, {"method": "rme", "order": [2, 3]}]
 SPACE = "stage_learning_rate: {log-uniform: [1e-5, 1e-2]}\neps_max: {uniform: [0.05, 0.5]}\n"
-
-
-@pytest.fixture(scope="module")
-def ray_folder():
-    with short_folder() as folder:
-        yield folder
 
 
 def cell(method: str = "rme", order: int | None = 2, **fields) -> RunSpec:

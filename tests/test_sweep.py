@@ -7,19 +7,13 @@ import signal
 from pathlib import Path
 
 import pytest
-from sweeping import Hold, Sweep, assert_same, short_folder, stop_in_mid_training, write_grid, write_npz
+from sweeping import Hold, Sweep, assert_same, stop_in_mid_training, write_grid, write_npz
 
 from rme.result import Result
 from tune.storage import Storage
 
 ROWS = [{"method": "vae"}, {"method": "rme", "order": 2}]
 EPOCHS = {"epochs": 150, "stage_epochs": 30}
-
-
-@pytest.fixture(scope="module")
-def ray_folder():
-    with short_folder() as folder:
-        yield folder
 
 
 @pytest.fixture(scope="module")
