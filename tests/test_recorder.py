@@ -153,6 +153,17 @@ def test_a_process_that_was_told_to_end_starts_no_more(writer, result):
         process.result(result.spec)
 
 
+def test_a_process_that_does_not_start_is_tried_again(writer, result, tracker, monkeypatch):
+    process = WriterProcess(writer)
+    with monkeypatch.context() as broken:
+        broken.setattr(sys, "executable", "/nowhere/python")
+        with pytest.raises(WriterError, match=r"does not start: .*/nowhere/python"):
+            process.result(result.spec)
+    assert process.result(result.spec).metrics == result.metrics
+    process.close()
+    assert recorded(tracker) == [result.spec.key]
+
+
 DRIVER = """
 import sys, time
 from pathlib import Path

@@ -98,15 +98,19 @@ class WriterProcess:
             if self._killed:
                 raise WriterError("the process that writes to MLflow was told to end")
             ours, theirs = Pipe()
-            path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", __name__, str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                env={**os.environ, "PYTHONPATH": path},
-                start_new_session=True,  # Ctrl-C is for the driver, which has the rest written before it ends
-            )
-            theirs.close()  # else the pipe would not end with the process
+            with theirs:  # closed here once the process has it, else the pipe would not end with the process
+                path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
+                try:
+                    self._process = subprocess.Popen(
+                        [sys.executable, "-P", "-m", __name__, str(theirs.fileno())],
+                        stdin=subprocess.DEVNULL,
+                        pass_fds=[theirs.fileno()],
+                        env={**os.environ, "PYTHONPATH": path},
+                        start_new_session=True,  # Ctrl-C is for the driver, which has the rest written before it ends
+                    )
+                except OSError as error:  # no memory or no room for another process
+                    ours.close()
+                    raise WriterError(f"the process that writes to MLflow does not start: {error}") from error
             self._pipe = ours
         ours.send(replace(self._writer))  # as new: its connections stay here
         return ours
