@@ -16,7 +16,7 @@ import pytest
 import torch
 from mlflow.artifacts import download_artifacts
 from PIL import Image
-from sweeping import SMALL, cmdline, wait_for, write_npz
+from sweeping import ROOT, SMALL, cmdline, wait_for, write_npz
 
 import rme
 from rme import RunSpec
@@ -166,7 +166,6 @@ def test_a_process_that_does_not_start_is_tried_again(writer, result, tracker, m
 
 DRIVER = """
 import sys, time
-from pathlib import Path
 from rme import RunSpec
 from tune.failure import Failure
 from tune.storage import Storage
@@ -185,9 +184,8 @@ time.sleep(3600)
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
 def test_the_process_outlives_ctrl_c_but_not_its_driver(result, writer, end):
     arguments = [writer.uri, writer.experiment, str(writer.storage.root), result.spec.model_dump_json()]
-    root = Path(__file__).resolve().parent.parent
     driver = subprocess.Popen(
-        [sys.executable, "-c", DRIVER, *arguments], stdout=subprocess.PIPE, text=True, cwd=root, start_new_session=True
+        [sys.executable, "-c", DRIVER, *arguments], stdout=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True
     )
     pid = int(driver.stdout.readline())
     try:

@@ -220,7 +220,7 @@ def _train(options: argparse.Namespace, grid: Grid, storage: Storage, console: C
         data.get(name).prepare(options.data_dir)
     # two that make a new database at once would break it
     with storage.locks.holding(f"opening {options.tracking_uri}", patience_s=600):
-        tracker = Tracker(options.tracking_uri, grid.name, options.command)
+        tracker = Tracker(options.tracking_uri, grid.name)
     plan = _checked_plan(options, grid, tracker, storage)
     for key in plan.retried or ():
         storage.forget_failure(key)
