@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from rme.config import RunSpec
 from tune.failure import Failure
-from tune.grid import AbsentCell, ArraySize, Grid, Trial, trials, with_parents
+from tune.grid import AbsentCell, ArraySize, Grid, Trial, trials
 from tune.schedule import skipped
 from tune.storage import Storage
 
@@ -85,7 +85,7 @@ def make_plan(
     Trials are made of the whole grid, done or not, so that a sweep that goes on finds its arrays as they were. With
     `retry_failed`, what failed before is all that is to be trained; without it, it is left alone.
     """
-    runs = with_parents(grid.runs)
+    runs = grid.with_parents()
     grouped = trials(runs, seeds_per_trial)
     on_storage = frozenset(spec.key for spec in runs if storage.has_result(spec.key))
     known = frozenset(recorded) & {spec.key for spec in runs}
@@ -109,9 +109,10 @@ def with_children(
 ) -> dict[str, Failure]:
     """These failures, and of the runs that cannot start because of them; `runs` has parents first."""
     found = dict(failures)
+    names = {spec.key: spec.run_name for spec in runs}
     for spec in runs:
         if spec.parent is not None and spec.parent.key in found and spec.key not in done:
-            found.setdefault(spec.key, Failure(skipped(spec.parent)))
+            found.setdefault(spec.key, Failure(skipped(names[spec.parent.key])))
     return found
 
 

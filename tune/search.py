@@ -16,6 +16,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 from tune import cluster  # sets Ray's environment, so it comes before Ray
@@ -52,8 +53,9 @@ def search(
     storage.check_writable()
     data.get(runs[0].dataset).prepare(options.data_dir)
     tracker = SearchTracker(options.tracking_uri, f"{grid.name}-search")
-    parents = {spec.parent.key: spec.parent for spec in runs if spec.parent is not None}
-    if parents and (status := train_parents(Grid(grid.name, grid.description, tuple(parents.values()), ()))):
+    of_parents = {spec.parent.key for spec in runs if spec.parent is not None}
+    parents = tuple(spec for spec in grid.with_parents() if spec.key in of_parents)
+    if parents and (status := train_parents(replace(grid, runs=parents))):
         return status
     samples = Samples(storage, runs, space)
     if not storage.locks.take([f"search {samples.key}"]):  # held until this process ends

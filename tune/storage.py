@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -56,10 +57,13 @@ class Storage:
         return (self.run_folder(key) / MARKER).exists()
 
     def result(self, spec: RunSpec) -> Result | Timing | None:
-        """A run's result, or None if there is none that is whole; a damaged one is named in the log."""
+        """A run's result, or None if there is none that is whole; a damaged one is named in the log.
+
+        Its spec is `spec`: what is no part of the key, such as a variant's name, may have been another when it was made.
+        """
         kind = Timing if isinstance(spec, TimingSpec) else Result
         try:
-            return kind.load(self.run_folder(spec.key))
+            return replace(kind.load(self.run_folder(spec.key)), spec=spec)
         except FileNotFoundError:
             return None
         except CorruptFile as error:

@@ -32,7 +32,7 @@ from rme import data
 from rme.config import SpecError
 from tune import grid as grids
 from tune.failure import Failure
-from tune.grid import ArraySize, Grid, GridError, Trial, with_parents
+from tune.grid import ArraySize, Grid, GridError, Trial
 from tune.locks import LockTimeout
 from tune.plan import Plan, make_plan, with_children
 from tune.storage import Storage, StorageError
@@ -134,8 +134,7 @@ def _assignments(option: str, texts: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _load_grid(options: argparse.Namespace, whole: bool = False) -> Grid:
-    """The grid as the options say; `whole`: without --only."""
+def _load_grid(options: argparse.Namespace) -> Grid:
     only = {field: value.split(",") for field, value in _assignments("--only", options.only).items()}
     overrides: dict[str, Any] = {}
     for field, text in _assignments("--set", options.set).items():
@@ -145,7 +144,7 @@ def _load_grid(options: argparse.Namespace, whole: bool = False) -> Grid:
             overrides[field] = text
     if options.dataset:
         overrides["dataset"] = options.dataset
-    grid = grids.load(options.grid, None if whole else only, overrides)
+    grid = grids.load(options.grid, only, overrides)
     return replace(grid, name=options.experiment) if options.experiment else grid
 
 
@@ -164,7 +163,7 @@ def _run(options: argparse.Namespace, console: Console) -> int:
         _print_plan(
             make_plan(grid, options.array_size, run_keys(finished), storage, options.retry_failed),
             options,
-            other_settings(grid, finished, lambda: _load_grid(options, whole=True)),
+            other_settings(grid, finished),
         )
         return 0
     if grid.absent:
@@ -193,7 +192,7 @@ def _array_size(options: argparse.Namespace, grid: Grid, storage: Storage) -> Ar
     device = pick_device("cpu" if options.gpus_per_trial == 0 else "auto")
     if options.address is not None and device.type == "cpu" and options.gpus_per_trial != 0:
         raise GridError("--members auto measures on this machine, which has no GPU to measure on: say --members N")
-    return members.measured(with_parents(grid.runs), storage, device, keep=not options.plan)
+    return members.measured(grid.with_parents(), storage, device, keep=not options.plan)
 
 
 def _check_search(options: argparse.Namespace) -> None:
@@ -233,7 +232,7 @@ def _checked_plan(options: argparse.Namespace, grid: Grid, tracker, storage: Sto
     from tune.tracking import run_keys
 
     finished = tracker.finished()
-    check_settings(grid, finished, lambda: _load_grid(options, whole=True))
+    check_settings(grid, finished)
     return make_plan(grid, options.array_size, run_keys(finished), storage, options.retry_failed)
 
 
