@@ -99,8 +99,8 @@ class Display:
         with self._lock:
             progress = self.running.pop(trial.key, None)
             if progress is not None and progress.began_s is not None:
-                took = time.monotonic() - progress.since
-                self.pace.ended(self.schedule.entries[trial.key], max(0.0, took - (progress.seconds - progress.began_s)))
+                besides = time.monotonic() - progress.since - (progress.seconds - progress.began_s)
+                self.pace.ended(self.schedule.entries[trial.key], max(0.0, besides))
 
     def failed(self, spec: RunSpec, reason: str) -> None:
         with self._lock:

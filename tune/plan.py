@@ -61,12 +61,19 @@ class Plan:
         return [spec for spec in runs if spec.key in self.on_storage and spec.key not in self.recorded]
 
     def counts(self) -> dict[str, int]:
-        """Of the grid as it is written, with what is absent: cells, runs, trainings, trials; and how it stands."""
+        """Of the grid as it is written, with what is absent: cells, runs, trainings, trials; and how it stands.
+
+        Of the cells, how many the paper's tables have, and how many are a control's.
+        """
+        from tune.cells import control_cells, paper_cells  # takes pandas, which a sweep that starts needs not yet
+
         runs, absent = self.grid.runs, self.grid.absent
         wanted = {spec.key for spec in runs}
         own = [t for t in self.trials if any(spec.key in wanted for spec in t.runs)]
         return {
             "cells": len({spec.cell_key for spec in runs}) + len(absent),
+            "paper_cells": paper_cells(self.grid),
+            "control_cells": control_cells(self.grid),
             "runs": len(runs) + sum(cell.seeds for cell in absent),
             "trainings": sum(spec.restarts for spec in runs) + sum(cell.seeds * cell.restarts for cell in absent),
             "trials": len(own) + self.absent_trials,

@@ -59,11 +59,13 @@ class Storage:
     def result(self, spec: RunSpec) -> Result | Timing | None:
         """A run's result, or None if there is none that is whole; a damaged one is named in the log.
 
-        Its spec is `spec`: what is no part of the key, such as a variant's name, may have been another when it was made.
+        Its spec is `spec`: what is no part of the key, such as a variant's name, may have been another then.
         """
-        kind = Timing if isinstance(spec, TimingSpec) else Result
+        folder = self.run_folder(spec.key)
         try:
-            return replace(kind.load(self.run_folder(spec.key)), spec=spec)
+            if isinstance(spec, TimingSpec):
+                return replace(Timing.load(folder), spec=spec)
+            return replace(Result.load(folder), spec=spec)
         except FileNotFoundError:
             return None
         except CorruptFile as error:
