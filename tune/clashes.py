@@ -84,8 +84,8 @@ def _two_settings(a: Row, b: Row) -> str:
 def _other_start(own: Row, child: Row, start: RunSpec) -> str:
     return (
         f"{_lines(own, child)}: {child.spec.cell} starts from a {start.method_label} with other settings than "
-        f"{own.spec.cell} has ({_difference(own.spec, start)}); add a row for {start.method_label} with the settings "
-        "of the latter and a `variant`, a name for it: that is then what it starts from"
+        f"{own.spec.cell} has ({_difference(own.spec, start)}); add a row for {start.method_label} with those settings "
+        f"and a `variant`, a name for it: that is then what {child.spec.method_label} starts from"
     )
 
 
@@ -95,7 +95,7 @@ def _two_starts(a: Row, b: Row) -> str:
     return (
         f"{_lines(a, b)}: {a.spec.cell} and {b.spec.cell} start from a {of_a.method_label} with two settings "
         f"({_difference(of_a, of_b)}); add a row for {of_a.method_label} with the settings of one of them and a "
-        "`variant`, a name for it: that is then what it starts from"
+        "`variant`, a name for it: that is then what this one starts from"
     )
 
 

@@ -57,12 +57,17 @@ def show_plan(plan: Plan, as_json: bool, other_settings: str | None) -> None:
     if counts["starting_points"]:
         out.print("{starting_points} runs more are trained as starting points".format(**counts), highlight=False)
     if rows:
+        out.print(
+            "\nhow each row is trained; patience is in epochs, and what is kept is an epoch's model", highlight=False
+        )
         out.print(_terms_table(rows))
     if hours:
         late = "; at most: none is ended by its patience" if patient else ""
-        out.print(_hours_table(hours, f"hours on one slot of this machine, from step times measured here{late}"))
+        out.print(f"\nhours on one slot of this machine, from step times measured here{late}", highlight=False)
+        out.print(_hours_table(hours))
     if earliest:
-        out.print(_hours_table(earliest, "hours if each training ends as soon as its patience allows"))
+        out.print("\nhours if each training ends as soon as its patience allows: its first epoch measured was its best")
+        out.print(_hours_table(earliest))
     for reason in absent:
         out.print(f"not there yet: {reason}", highlight=False)
     if plan.held_back:
@@ -87,8 +92,16 @@ def _terms_table(rows: list[terms.Row]) -> Table:
     labels = [row.terms.method for row in rows]
     finish = any(row.terms.finish and row.terms.start_learning_rate is None for row in rows)
     patience = any(row.terms.patience is not None for row in rows)
-    columns = ["", "starts from", "epochs", "rate", *(["finish"] if finish else []), "keeps"]
-    table = Table(*columns, *(["patience"] if patience else []), title="how each row is trained")
+    columns = [
+        "",
+        "starts from",
+        "epochs",
+        "rate",
+        *(["finish"] if finish else []),
+        "keeps",
+        *(["patience"] if patience else []),
+    ]
+    table = Table(*columns)
     for row in rows:
         t = row.terms
         alone = labels.count(t.method) == 1
@@ -97,16 +110,16 @@ def _terms_table(rows: list[terms.Row]) -> Table:
         cells = [name, t.start, *own]
         if finish:
             cells.append(t.finish if t.start_learning_rate is None else "")
-        cells.append(f"the {t.keep} epoch" if t.epochs else "")
+        cells.append(t.keep if t.epochs else "")
         if patience:
-            cells.append("" if t.patience is None else f"{t.patience:,} epochs")
+            cells.append("" if t.patience is None else f"{t.patience:,}")
         table.add_row(*cells)
     return table
 
 
-def _hours_table(hours: Hours, title: str) -> Table:
+def _hours_table(hours: Hours) -> Table:
     datasets = list(dict.fromkeys(dataset for dataset, _ in hours))
-    table = Table("", *datasets, title=title, show_footer=True)
+    table = Table("", *datasets, show_footer=True)
     table.columns[0].footer = "all"
     for column, dataset in zip(table.columns[1:], datasets, strict=True):
         column.justify = "right"
