@@ -80,7 +80,7 @@ def test_rows_that_cannot_be_together_are_named(tmp_path, rows, named):
 
 def test_what_makes_two_rows_one_is_named_too(tmp_path):
     rows = ["{method: rme, order: 2}", '{method: rme, order: 2, variant: "kl 20", kl_max: 20}']
-    with pytest.raises(GridError, match="with --set kl_max=7, lines 4 and 5: .* two names"):
+    with pytest.raises(GridError, match=r"with --set kl_max=7, lines 4 and 5: .* two names"):
         grid(tmp_path, *rows, overrides={"kl_max": 7})
     # as a search's command has it: for one of the two
     found = grid(tmp_path, *rows, overrides={"kl_max": 7}, only={"variant": ["kl 20"]})

@@ -69,7 +69,7 @@ def test_patience_ends_a_training_no_sooner(fields, end):
     run = vae().model_copy(update=fields)
     kept = Kept({"weight": torch.zeros(1)}, run.keep, run.own_patience)
     for epoch in filter(partial(is_measured, run), range(1, run.training_epochs + 1)):
-        kept.measured(epoch, torch.tensor([-float(epoch)]), {"weight": torch.zeros(1)})
+        kept.measured(epoch, torch.tensor([-epoch], dtype=torch.float64), {"weight": torch.zeros(1)})
     assert earliest_end(run) == end == (kept.finished.item() or run.training_epochs)
 
 
