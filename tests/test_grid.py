@@ -35,6 +35,19 @@ def test_paper_grid_is_the_paper(tmp_path, monkeypatch, capsys):
     assert list(tmp_path.iterdir()) == []  # a plan starts and leaves nothing
 
 
+@pytest.mark.parametrize(
+    ("only", "cells"), [('variant="low, long"', 1), ("variant=high", 1), ('variant=high, "low, long"', 2)]
+)
+def test_a_value_with_a_comma_is_put_into_quotes(tmp_path, monkeypatch, capsys, only, cells):
+    monkeypatch.setattr("tune.estimate.hours", lambda trials: {})
+    rows = [{"method": "vae", "epochs": 3 + i, "variant": name} for i, name in enumerate(("low, long", "high", "low"))]
+    path = write_grid(tmp_path / "g.yaml", rows, dataset="digits")
+    assert (
+        sweep.main(["--grid", str(path), "--plan", "--json", "--only", only, "--tracking-uri", "sqlite:///none"]) == 0
+    )
+    assert json.loads(capsys.readouterr().out)["cells"] == cells
+
+
 def test_paper_grid_has_the_paper_s_settings():
     for run in load("paper").runs:
         assert (run.epochs, run.batch_size, run.restarts, run.iwae_samples) == (2000, 128, 3, 100)
@@ -64,7 +77,7 @@ def test_smoke_has_every_method_with_every_decoder():
     assert present == {(name, decoder) for name in methods.names() for decoder in methods.get(name).decoders}
 
 
-@pytest.mark.parametrize("name", ["demo", "smoke", "pilot", "paper", "table5", "equal"])
+@pytest.mark.parametrize("name", sorted(path.stem for path in grids.GRIDS.glob("*.yaml") if path.stem != "timing"))
 def test_every_grid_has_the_control_of_its_rme(name):
     """The VAE through the same stage, at the same rate and for as long, from the same VAE, wherever there is an RME."""
 

@@ -7,6 +7,7 @@ The same command again goes on where it was. Exit status: 0 all runs are recorde
 from __future__ import annotations
 
 import argparse
+import csv
 import logging
 import os
 import shlex
@@ -136,7 +137,11 @@ def _assignments(option: str, texts: Sequence[str]) -> dict[str, str]:
 
 
 def _load_grid(options: argparse.Namespace) -> Grid:
-    only = {field: value.split(",") for field, value in _assignments("--only", options.only).items()}
+    # as in CSV: a value that has a comma itself is put into double quotes
+    only = {
+        field: next(csv.reader([value], skipinitialspace=True))
+        for field, value in _assignments("--only", options.only).items()
+    }
     overrides: dict[str, Any] = {}
     for field, text in _assignments("--set", options.set).items():
         try:
