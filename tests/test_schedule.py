@@ -116,6 +116,9 @@ def test_cost_grows_with_what_is_computed():
     assert vae < rme[0] < rme[1] < rme[2] < rme[3]
     assert cost("vae", epochs=50, dataset="celeba") > 100 * vae  # 160 times the images, 12 times the pixels
     assert cost("vae", epochs=50, restarts=3) == pytest.approx(3 * vae, rel=0.1)
+    # all of it at test time: 200 steps of an image's own posterior against 50
+    assert cost("svi", 50, epochs=50) == cost("svi", 50, epochs=900)
+    assert 3 < cost("svi", 200, iwae_samples=1) / cost("svi", 50, iwae_samples=1) < 4.1
 
 
 def test_the_order_is_the_same_each_time():
