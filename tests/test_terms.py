@@ -28,14 +28,14 @@ def test_each_row_has_its_own_terms():
     common = {"epochs": 60, "learning_rate": 5e-4, "stage_learning_rate": None, "stage_epochs": 8}
     assert Terms.of(spec(**common)) == Terms("VAE", "scratch", 0, None, 60, 5e-4, 0, None, "best", None)
     rme, iaf = Terms.of(spec("rme", 2, **common)), Terms.of(spec("iaf", 2, variant="own", **common))
-    assert (rme.start, rme.epochs, rme.learning_rate) == ("VAE of 60 epochs at 5e-4", 8, 1e-6)
+    assert (rme.start, rme.epochs, rme.learning_rate) == ("VAE, 60 at 5e-4", 8, 1e-6)
     assert (iaf.method, iaf.epochs, iaf.learning_rate) == ("IAF(2), own", 8, 5e-4)
     svi = Terms.of(spec("svi", 10, **common))
     assert (svi.start_epochs, svi.epochs, svi.learning_rate) == (60, 0, None)
     finished = Terms.of(spec("sa", 1, **common, finish_epochs=8, finish_learning_rate=2e-5, keep="last"))
-    assert (finished.start, finished.finish, finished.keep) == ("scratch", "the last 8 at 2e-5", "last")
+    assert (finished.start, finished.finish, finished.keep) == ("scratch", "last 8 at 2e-5", "last")
     from_finished = Terms.of(spec("rme", 2, **common, finish_epochs=8, finish_learning_rate=2e-5))
-    assert from_finished.start == "VAE of 60 epochs at 5e-4, the last 8 at 2e-5"
+    assert from_finished.start == "VAE, 60 at 5e-4, last 8 at 2e-5"
 
 
 def test_a_row_that_is_trained_in_two_ways_is_two():

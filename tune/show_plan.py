@@ -58,7 +58,8 @@ def show_plan(plan: Plan, as_json: bool, other_settings: str | None) -> None:
         out.print("{starting_points} runs more are trained as starting points".format(**counts), highlight=False)
     if rows:
         out.print(
-            "\nhow each row is trained; patience is in epochs, and what is kept is an epoch's model", highlight=False
+            "\nhow each row is trained: from where, how many epochs at which rate, and which epoch it keeps",
+            highlight=False,
         )
         out.print(_terms_table(rows))
     if hours:

@@ -56,18 +56,18 @@ class Terms:
 
     @property
     def start(self) -> str:
-        """`the VAE of 60 epochs at 5e-4`, or `scratch`."""
+        """`VAE, 60 at 5e-4`, or `scratch`."""
         if self.start_learning_rate is None:
             return self.starts_from
-        start = f"{self.starts_from.upper()} of {self.start_epochs:,} epochs at {rate(self.start_learning_rate)}"
+        start = f"{self.starts_from.upper()}, {self.start_epochs:,} at {rate(self.start_learning_rate)}"
         return f"{start}, {self.finish}" if self.finish else start
 
     @property
     def finish(self) -> str:
-        """`the last 8 at 2e-5`; empty without."""
+        """`last 8 at 2e-5`; empty without."""
         if self.finish_learning_rate is None:
             return ""
-        return f"the last {self.finish_epochs:,} at {rate(self.finish_learning_rate)}"
+        return f"last {self.finish_epochs:,} at {rate(self.finish_learning_rate)}"
 
 
 @dataclass(frozen=True)
