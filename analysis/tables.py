@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.signed_rank import smallest_p
-from analysis.stats import CELL, COLUMN, compare_column, paired_difference
+from analysis.stats import CELL, COLUMN, compare_column, natural, paired_difference
 
 METHODS = ["vae", "sa", "iaf", "hf", "me", "rme", "bvi-er1", "bvi-er2", "vlae"]
 """The paper's order of rows; other methods follow by name."""
@@ -32,11 +32,22 @@ DECODERS = {"conv": "convolutional decoder", "fc": "fully connected decoder"}
 
 @dataclass(frozen=True)
 class Row:
-    """A method at one order."""
+    """A method at one order, with other settings than usual if it has a variant."""
 
     method: str
     order: int | None
     label: str
+    variant: str | None = None
+
+    @property
+    def place(self) -> tuple:
+        """What rows are sorted by: the paper's order, and after a row its variants."""
+        return place(self.method, METHODS), self.order or 0, natural(self.variant), self.label
+
+    @property
+    def family(self) -> str:
+        """`RME` of `RME(5), kl 20`."""
+        return method_of_label(self.label)
 
 
 @dataclass(frozen=True, order=True)
@@ -258,7 +269,7 @@ def _axes(entries: dict[tuple[Row, Column], Entry]) -> tuple[list[Row], list[Col
     """Rows in the paper's order, columns by data set as they come and by dim."""
     datasets = list(dict.fromkeys(column.dataset for _, column in entries))
     columns = sorted({column for _, column in entries}, key=lambda column: (datasets.index(column.dataset), column.dim))
-    rows = sorted({row for row, _ in entries}, key=lambda row: (place(row.method, METHODS), row.order or 0, row.label))
+    rows = sorted({row for row, _ in entries}, key=lambda row: row.place)
     return rows, columns
 
 
@@ -268,13 +279,15 @@ def place(name: str, known: list[str]) -> str:
 
 
 def sort_rows(frame: pd.DataFrame) -> pd.DataFrame:
-    """Rows of cells in the paper's order: data set, decoder, method, order, dim; what the paper lacks, by name."""
+    """Rows of cells in the paper's order: data set, decoder, method, order, variant, dim; what it lacks, by name."""
+    variants = {variant: i for i, variant in enumerate(sorted(frame["variant"].dropna().unique(), key=natural), 1)}
     keys = frame.assign(
         dataset=[place(name, DATASETS) for name in frame["dataset"]],
         method=[place(name, METHODS) for name in frame["method"]],
         order=frame["order"].fillna(0),
+        variant=[0 if pd.isna(variant) else variants[variant] for variant in frame["variant"]],
     )
-    by = ["dataset", "decoder", "method", "order", "dim"]
+    by = ["dataset", "decoder", "method", "order", "variant", "dim"]
     return frame.loc[keys.sort_values(by, kind="stable").index].reset_index(drop=True)
 
 
@@ -333,7 +346,13 @@ def _build(
 
 def to_row(cell: pd.Series) -> Row:
     """The row of a cell; the cell is a row of a frame that has `CELL` and the labels."""
-    return Row(cell["method"], None if pd.isna(cell["order"]) else int(cell["order"]), cell["method_label"])
+    order, variant = (None if pd.isna(cell[name]) else cell[name] for name in ("order", "variant"))
+    return Row(cell["method"], None if order is None else int(order), cell["method_label"], variant)
+
+
+def method_of_label(label: str) -> str:
+    """`RME` of `RME(5)`, of `RME(5), kl 20` and of `RME, kl 20`."""
+    return re.sub(r"(\(\d+\))?(, .*)?$", "", label, count=1, flags=re.DOTALL)
 
 
 def to_column(cell: pd.Series) -> Column:

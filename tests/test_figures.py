@@ -56,13 +56,13 @@ def made(rows=SMALL, dims=(10, 50), seeds=range(8), dataset="mnist", decoder="co
                 }
                 for seed in seeds
             ]  # fmt: skip
-    return pd.DataFrame(records).astype({"order": "Int64"})
+    return pd.DataFrame(records).assign(variant=None).astype({"order": "Int64"})
 
 
 def made_curves(runs, epochs=40):
     """Curves of those runs in the form of `curves`: a stage of RME has two components and starts from a VAE."""
     rng = np.random.default_rng(8)
-    shared = ["method", "order", "dataset", "dim", "decoder", "seed", "method_label", "dataset_label"]
+    shared = ["method", "order", "variant", "dataset", "dim", "decoder", "seed", "method_label", "dataset_label"]
     parts = []
     for run in runs.to_dict("records"):
         kept = {name: run[name] for name in shared}

@@ -37,7 +37,7 @@ def runs_of(cells, seeds=10):
         for (m, o, data, dim, decoder), scores in cells.items()
         for seed, value in enumerate(scores + SPREAD[:seeds] if np.isscalar(scores) else scores)
     ]  # fmt: skip
-    return pd.DataFrame(rows).astype({"order": "Int64"})
+    return pd.DataFrame(rows).assign(variant=None).astype({"order": "Int64"})
 
 
 @pytest.fixture(scope="module")
@@ -247,7 +247,7 @@ def timings_of(times, device="a device"):
              "ratio_to_vae": ratio, "device": device, "batch_size": "128", "repeats": "5"}
             for (m, o, data, dim, decoder), (ms, ratio) in times.items()
         ]
-    ).astype({"order": "Int64"})  # fmt: skip
+    ).assign(variant=None).astype({"order": "Int64"})  # fmt: skip
 
 
 def their_times():

@@ -25,7 +25,7 @@ def runs_of(cells, dim=10, dataset="mnist", decoder="conv"):
             for (m, o), scores in cells.items()
             for s, v in (scores if isinstance(scores, dict) else by_seed(scores)).items()
         ]
-    )
+    ).assign(variant=None)
 
 
 # ---------------------------------------------------------------------- Wilcoxon

@@ -290,7 +290,7 @@ class Tracker:
         if runs["test_iwae"].isna().all():
             return  # timings have no scores
         search = self.client.search_runs([self.experiment_id], f"tags.{CELL_TAG} != ''", max_results=50_000)
-        parents = {tuple(run.data.params[name] for name in CELL): run for run in search}
+        parents = {tuple(run.data.params.get(name, "None") for name in CELL): run for run in search}
         now = int(1000 * time.time())
         for _, column in runs.groupby(["dataset", "dim", "decoder"]):
             for row in compare_column(column).to_dict("records"):
