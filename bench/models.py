@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -34,8 +34,9 @@ class PlainSpec:
     learning_rate: float = 5e-4
     iwae_samples: int = 100
     precision: str = "float32"
+    keep: Literal["best", "last"] = "last"
     stage_epochs: int | None = None
-    stage_learning_rate: float = 1e-6
+    stage_learning_rate: float | None = None
     eps_min: float = 0.001
     eps_max: float = 0.1
     kl_max: float = 500.0
@@ -47,7 +48,17 @@ class PlainSpec:
 
     @property
     def rate(self) -> float:
-        return getattr(self, self.method_class.rate_field)
+        method = self.method_class
+        if method.starts_from is None:
+            return self.learning_rate
+        return method.stage_rate if self.stage_learning_rate is None else self.stage_learning_rate
+
+    def rate_of(self, epoch: int) -> float:
+        return self.rate
+
+    @property
+    def own_patience(self) -> None:
+        return None
 
     @property
     def method_label(self) -> str:

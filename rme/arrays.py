@@ -165,7 +165,7 @@ def state_of_members(state: Mapping[str, Tensor], rows: range) -> dict[str, Tens
     cut: dict[str, Tensor] = {}
     for name, value in state.items():
         kind, _, rest = name.partition(".")
-        if kind == "model" or (kind == "adam" and value.dim()):
+        if kind in ("model", "kept") or (kind == "adam" and value.dim()):
             cut[name] = value[rows.start : rows.stop]
         elif kind == "adam" or name in ("counters", "history.finished_at"):
             cut[name] = value  # the same for all members

@@ -16,8 +16,10 @@ SCHEMA = 1
 
 _COMMON = (
     "method", "order", "dim", "decoder", "seed", "restarts", "epochs", "batch_size",
-    "learning_rate", "iwae_samples", "precision",
+    "learning_rate", "iwae_samples", "precision", "keep",
 )  # fmt: skip
+_OF_THE_PARENT = (*_COMMON, "dataset", "finish_epochs", "finish_learning_rate", "patience")
+"""What a run and the VAE that it starts from have in common, but for method and order."""
 
 
 class SpecError(ValueError):
@@ -43,6 +45,16 @@ class RunSpec(BaseModel):
     epochs: int = Field(2000, description="training length, epochs", ge=1)
     batch_size: int = Field(128, description="images in a training batch", ge=1)
     learning_rate: float = Field(5e-4, description="Adam's rate for a training from scratch", gt=0, lt=1)
+    finish_epochs: int = Field(
+        0, description="how many of a training from scratch's epochs, its last, are at finish_learning_rate", ge=0
+    )
+    finish_learning_rate: float = Field(1e-6, description="Adam's rate in the last finish_epochs", gt=0, lt=1)
+    keep: Literal["best", "last"] = Field(
+        "best", description="parameters kept: of the measured epoch of the best validation ELBO, or of the last epoch"
+    )
+    patience: int | None = Field(
+        None, description="a model whose best validation ELBO is so many epochs old is finished; None: never", ge=1
+    )
     iwae_samples: int = Field(100, description="samples K of the IWAE estimate (eq. 1)", ge=1)
     precision: Literal["float32", "float64", "bf16"] = Field(
         "float32", description="arithmetic of training; with bf16 the networks' alone, and scores are float32"
@@ -50,11 +62,19 @@ class RunSpec(BaseModel):
     stage_epochs: int | None = Field(
         None, description="length of the stage that starts from a finished VAE, epochs; None: the same as epochs", ge=1
     )
-    stage_learning_rate: float = Field(1e-6, description="Adam's rate of the stage from a finished VAE", gt=0, lt=1)
+    stage_learning_rate: float | None = Field(
+        None, description="Adam's rate of the stage from a finished VAE; None: the method's own", gt=0, lt=1
+    )
+    stage_patience: int | None = Field(
+        None, description="patience of the stage from a finished VAE, epochs; None: the same as patience", ge=1
+    )
     eps_min: float = Field(0.001, description="lower bound of a component's impact eps_m(x)", gt=0, lt=1)
     eps_max: float = Field(0.1, description="upper bound of a component's impact eps_m(x)", gt=0, lt=1)
     kl_max: float = Field(500.0, description="bound on KL(q_m || Q_{m-1}) in the objective, nats", ge=0)
     options: dict[str, float] = Field({}, description="hyperparameters that the method itself declares")
+    variant: str | None = Field(
+        None, description="a name for settings that differ from the row's usual ones; no part of the key"
+    )
 
     # ------------------------------------------------------------------ validation
     @field_validator("method", mode="before")
@@ -66,6 +86,13 @@ class RunSpec(BaseModel):
     @classmethod
     def _dataset_is_known(cls, value: object) -> object:
         return data.canonical_name(value) if isinstance(value, str) else value
+
+    @field_validator("variant")
+    @classmethod
+    def _variant_can_be_shown(cls, value: str | None) -> str | None:
+        if value is not None and (not value.strip() or value != value.strip() or not value.isprintable()):
+            raise ValueError("a variant is a short name such as 'kl 20', without spaces around it")
+        return value
 
     @model_validator(mode="after")
     def _method_allows_it(self) -> RunSpec:
@@ -81,6 +108,13 @@ class RunSpec(BaseModel):
             wrong.append(f"decoder={self.decoder!r}: {method.label} works with {' or '.join(method.decoders)} only")
         if self.eps_min >= self.eps_max:
             wrong.append(f"eps_min={self.eps_min} must be below eps_max={self.eps_max}")
+        if self.finish_epochs >= self.epochs:
+            wrong.append(f"finish_epochs={self.finish_epochs} must be fewer than epochs={self.epochs}: they are its last")
+        if self.finish_epochs and self.patience is not None:
+            wrong.append(
+                f"patience={self.patience} would end a training before its finish_epochs={self.finish_epochs} begin; "
+                "leave one out, or say stage_patience, which is the stages' alone"
+            )
         unknown = sorted(set(self.options) - set(method.options))
         if unknown:
             choices = ", ".join(method.options) or "none"
@@ -118,26 +152,52 @@ class RunSpec(BaseModel):
         start = self.method_class.starts_from
         if start is None:
             return None
-        shared = {name: getattr(self, name) for name in (*_COMMON, "dataset") if name not in ("method", "order")}
+        shared = {name: getattr(self, name) for name in _OF_THE_PARENT if name not in ("method", "order")}
         return RunSpec(method=start, order=None, **shared)
 
     @property
     def training_epochs(self) -> int:
-        """Epochs of this run's own training, without its parent's."""
+        """Epochs of this run's own training, without its parent's; 0 for a method that is not trained."""
+        if not self.method_class.trains:
+            return 0
         return self.epochs if self.method_class.starts_from is None else self.stage_epochs or self.epochs
 
     @property
     def rate(self) -> float:
-        """Adam's learning rate in this run's own training."""
-        return getattr(self, self.method_class.rate_field)
+        """Adam's learning rate in this run's own training, until its finish."""
+        method = self.method_class
+        if method.starts_from is None:
+            return self.learning_rate
+        return method.stage_rate if self.stage_learning_rate is None else self.stage_learning_rate
+
+    @property
+    def own_finish_epochs(self) -> int:
+        """How many epochs, the last, of this run's own training are at `finish_learning_rate`: none in a stage."""
+        return self.finish_epochs if self.method_class.starts_from is None else 0
+
+    def rate_of(self, epoch: int) -> float:
+        """Adam's learning rate in this epoch, from 1, of this run's own training."""
+        return self.rate if epoch <= self.training_epochs - self.own_finish_epochs else self.finish_learning_rate
+
+    @property
+    def own_patience(self) -> int | None:
+        """The patience of this run's own training, epochs."""
+        staged = self.method_class.starts_from is not None
+        return self.stage_patience if staged and self.stage_patience is not None else self.patience
 
     @property
     def canonical(self) -> dict[str, Any]:
         """The fields that change the result, and no others, as plain JSON values."""
         method = self.method_class
         values = {name: getattr(self, name) for name in (*_COMMON, *method.fields)}
-        if "stage_epochs" in values:
-            values["stage_epochs"] = self.training_epochs
+        if method.starts_from is not None and method.trains:
+            values |= {"stage_epochs": self.training_epochs, "stage_learning_rate": self.rate}
+            if self.own_patience != self.patience:
+                values["stage_patience"] = self.own_patience
+        if self.finish_epochs:
+            values |= {"finish_epochs": self.finish_epochs, "finish_learning_rate": self.finish_learning_rate}
+        if self.patience is not None:
+            values["patience"] = self.patience
         if method.options:
             values["options"] = {**method.options, **self.options}
         values["dataset"] = data.identity(self.dataset)
@@ -158,8 +218,9 @@ class RunSpec(BaseModel):
 
     @property
     def method_label(self) -> str:
-        """As in the paper's tables: VAE, RME(5)."""
-        return self.method_class.label if self.order is None else f"{self.method_class.label}({self.order})"
+        """As in the paper's tables: VAE, RME(5); of a variant with its name: RME(2), kl 20."""
+        label = self.method_class.label if self.order is None else f"{self.method_class.label}({self.order})"
+        return label if self.variant is None else f"{label}, {self.variant}"
 
     @property
     def cell(self) -> str:

@@ -19,6 +19,7 @@ from torch import Tensor
 from rme import evaluate, nets, noise, precision
 from rme.data import Images, Split
 from rme.graph import Graphed
+from rme.kept import Kept
 from rme.methods.base import Method, Update
 from rme.step import Step
 
@@ -129,6 +130,7 @@ class Engine:
         self.epoch = 0
         self.iteration = torch.zeros((), dtype=torch.int64, device=self.device)
         self.history = History()
+        self.kept = Kept(self.method.state_dict(), spec.keep, spec.own_patience)
         self._graphed = self._new_graph()
 
     def _generators(self, purpose: int, device: torch.device | str) -> list[torch.Generator]:
@@ -146,6 +148,7 @@ class Engine:
     def train_epoch(self) -> Tensor:
         """Pass once over every member's training images. Returns the updates' mean losses, (U, B), nats per image."""
         began = time.perf_counter()
+        self._learn_at(self.spec.rate_of(self.epoch + 1))
         order = self._next_order()
         total = torch.zeros(len(self.updates), len(self.members), device=self.device, dtype=torch.float64)
         for index in order.split(self.spec.batch_size, dim=1):
@@ -158,6 +161,14 @@ class Engine:
         self.history.seconds.append(time.perf_counter() - began)
         self.history.finished_at.append(time.time())
         return losses
+
+    def _learn_at(self, rate: float) -> None:
+        """Set the optimisers' rate; what they have gathered stays."""
+        groups = [group for adam in self.optimisers for group in adam.param_groups]
+        if any(group["lr"] != rate for group in groups):
+            for group in groups:
+                group["lr"] = rate
+            self._graphed = self._new_graph()  # the rate is part of what was captured
 
     def _not_measured(self) -> Tensor:
         return torch.full((len(self.members),), math.nan, dtype=torch.float64)
@@ -202,12 +213,13 @@ class Engine:
     def validate(self) -> Tensor:
         """The validation ELBO now, one draw per image: (B,) nats. Touches no training stream.
 
-        Noted in the history, with the method's diagnostics.
+        Noted in the history, with the method's diagnostics, and for what each member keeps.
         """
         generators = self._generators(noise.EVALUATE, self.device)
         scores = evaluate.scores(self.method, self.pixels, self.val_index, samples=1, generators=generators)
         value = scores.elbo.mean(-1).cpu()
         self.history.val_elbo[-1] = value
+        self.kept.measured(self.epoch, value, self.method.state_dict())
         generators = self._generators(noise.EVALUATE, self.device)
         own = evaluate.diagnostics(self.method, self.pixels, self.val_index, generators=generators)
         for name, mean in own.items():
@@ -215,9 +227,26 @@ class Engine:
             self.history.diagnostics.setdefault(name, earlier)[-1] = mean.cpu()
         return value
 
+    @property
+    def diverged(self) -> Tensor:
+        """(B,) whether a member's losses are no longer finite; what became of one after its patience is not asked."""
+        finished = self.kept.finished > 0
+        if not self.history.losses:
+            return torch.zeros_like(finished)
+        return ~self.history.losses[-1].isfinite().all(0) & ~finished
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether any member is still to be trained, as far as patience is concerned."""
+        return not (self.diverged | (self.kept.finished > 0)).all()
+
+    def keep(self) -> None:
+        """Give each member the parameters that it keeps. At the end: training cannot go on from them."""
+        self.kept.put_back(self.method.state_dict())
+
     def check_alive(self) -> None:
         """Raise DivergedError once no member's losses are finite any more."""
-        if self.history.losses and not self.history.losses[-1].isfinite().all(0).any():
+        if self.diverged.all():
             raise DivergedError(
                 f"after epoch {self.epoch} no loss is finite in {', '.join(map(str, self.members))}; "
                 f"the learning rate was {self.spec.rate:g}"
@@ -230,6 +259,7 @@ class Engine:
         for update, adam in zip(self.updates, self.optimisers, strict=True):
             for i, values in adam.state_dict()["state"].items():
                 state |= {f"adam.{update.name}.{i}.{name}": value for name, value in values.items()}
+        state |= {f"kept.{name}": value for name, value in self.kept.state().items()}
         for i, (order, train) in enumerate(zip(self.order_streams, self.noise.generators, strict=True)):
             state |= {f"stream.order.{i}": order.get_state(), f"stream.train.{i}": train.get_state()}
         history = self.history
@@ -254,6 +284,7 @@ class Engine:
         for m, (order, train) in enumerate(zip(self.order_streams, self.noise.generators, strict=True)):
             order.set_state(state[f"stream.order.{m}"].cpu())
             train.set_state(state[f"stream.train.{m}"].cpu())
+        self.kept.load_state(_below(state, "kept."))
         self.epoch, iteration = state["counters"].tolist()
         self.iteration.fill_(iteration)
         self._graphed = self._new_graph()  # the optimisers hold other tensors now

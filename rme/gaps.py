@@ -159,20 +159,36 @@ def moved(q: Posterior, z: Tensor) -> Posterior:
 
 
 def optimise(
-    decoder: objective.Likelihood, x: Tensor, q: Posterior, noise: Noise, *, steps: int = STEPS, draws: int = DRAWS
+    decoder: objective.Likelihood,
+    x: Tensor,
+    q: Posterior,
+    noise: Noise,
+    *,
+    steps: int = STEPS,
+    draws: int = DRAWS,
+    rate: float = RATE,
 ) -> tuple[Posterior, Tensor]:
     """The best member of q's family for each image, by Adam up the ELBO from q on.
+
+    Args:
+        decoder: log p(x|z).
+        x: images as the models see them.
+        q: where to begin.
+        noise: of B members.
+        steps: how many.
+        draws: in each of them.
+        rate: Adam's at the start, from where it falls to nothing along half a cosine.
 
     Returns:
         the posterior, without gradients, and the ELBO at each step, a mean over its draws, (steps, B, N).
     """
     family = Family.of(q)
     free = [value.detach().clone().requires_grad_() for value in family.start]
-    adam = torch.optim.Adam(free, lr=RATE)
+    adam = torch.optim.Adam(free, lr=rate, capturable=x.device.type == "cuda")
     trace = []
     with torch.enable_grad():
         for step in range(steps):
-            adam.param_groups[0]["lr"] = RATE * 0.5 * (1 + math.cos(math.pi * step / steps))
+            adam.param_groups[0]["lr"] = rate * 0.5 * (1 + math.cos(math.pi * step / steps))
             elbo = elbo_to_climb(decoder, x, family, free, noise, draws)
             # the sum's gradient is each image's own
             gradients = torch.autograd.grad(-elbo.sum(), free)

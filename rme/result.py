@@ -27,11 +27,12 @@ class Result:
         chosen: the restart with the best validation IWAE.
         models: for each restart its parameters and buffers, name -> tensor.
         val_iwae, val_elbo: for each restart, (R,) nats per image; a diverged restart's are NaN.
+        kept_epochs: for each restart the epoch of its training whose parameters were kept, (R,) int64.
         test_iwae, test_elbo: the chosen restart's, for each test image, (n,) nats.
         inference_ms: the chosen restart's inference time for a batch of 128, ms.
         train_s: this run's share of its array's training time, s.
         updates: names of the U updates.
-        losses: (E, U, R) mean losses by epoch, nats per image.
+        losses: (E, U, R) mean losses by epoch, nats per image; NaN from where a restart was finished by its patience.
         history_elbo: (E, R) validation ELBO by epoch, nats per image; NaN where it was not measured.
         diagnostics: the method's own by name, (E, R) each, at the epochs of history_elbo.
         finished_at: (E,) when each epoch ended, s since 1970.
@@ -47,6 +48,7 @@ class Result:
     models: list[dict[str, Tensor]]
     val_iwae: Tensor
     val_elbo: Tensor
+    kept_epochs: Tensor
     test_iwae: Tensor
     test_elbo: Tensor
     inference_ms: float
@@ -62,7 +64,7 @@ class Result:
     environment: dict[str, str]
 
     _TENSORS = (
-        "val_iwae", "val_elbo", "test_iwae", "test_elbo", "losses", "history_elbo", "finished_at",
+        "val_iwae", "val_elbo", "kept_epochs", "test_iwae", "test_elbo", "losses", "history_elbo", "finished_at",
         "reconstructions", "samples", "test_images",
     )  # fmt: skip
 
@@ -110,7 +112,9 @@ class Result:
             CorruptFile: there is one, but it was damaged.
         """
         tensors, about = checkpoint.load(folder / MARKER)
-        tensors.setdefault("test_images", tensors["reconstructions"][0])  # written before there were more
+        # written before there were these
+        tensors.setdefault("test_images", tensors["reconstructions"][0])
+        tensors.setdefault("kept_epochs", torch.full((about["restarts"],), len(tensors["losses"])))
         return cls(
             spec=RunSpec.of(about["spec"]),
             chosen=about["chosen"],

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from rme import allocator, data, evaluate, noise
@@ -25,7 +24,7 @@ from rme.result import Result, as_method, stack_models
 log = logging.getLogger(__name__)
 
 HISTORY_POINTS = 50
-"""How often, in a whole training, the validation ELBO is measured."""
+"""How often, in a whole training and again in its finish, the validation ELBO is measured; with more epochs, no more."""
 
 CHECKPOINT_SHARE = 0.02
 """Part of the training time that checkpoints may take."""
@@ -114,9 +113,9 @@ def build(
 def train(
     engine: Engine, checkpoints: Checkpoints | None = None, on_epoch: Callable[[Engine], None] | None = None
 ) -> None:
-    """Train to the end, from the newest good checkpoint if there is one.
+    """Train to the end, from the newest good checkpoint if there is one, and give each member what it keeps.
 
-    An interrupted training that goes on equals the uninterrupted one; on the CPU, bit for bit. Checkpoints are as
+    The end is the last epoch, or where each member has diverged or been finished by its patience. An interrupted training that goes on equals the uninterrupted one; on the CPU, bit for bit. Checkpoints are as
     frequent as `CHECKPOINT_SHARE` of the time allows.
     """
     if engine.device.type == "cpu":
@@ -129,20 +128,33 @@ def train(
         else:
             log.warning("%s holds another training's checkpoints: they are not used", checkpoints.folder)
     total = engine.spec.training_epochs
-    every = max(1, total // HISTORY_POINTS)
     due = 0.0
-    while engine.epoch < total:
+    while engine.epoch < total and engine.goes_on:
         engine.train_epoch()
         engine.check_alive()
-        if engine.epoch % every == 0 or engine.epoch == total:
+        if is_measured(engine.spec, engine.epoch):
             engine.validate()
-        if checkpoints is not None and (time.monotonic() >= due or engine.epoch == total):
+        ends = engine.epoch == total or not engine.goes_on
+        if checkpoints is not None and (time.monotonic() >= due or ends):
             began = time.monotonic()
             checkpoints.save(engine.epoch, engine.state(), identity(engine))
             now = time.monotonic()
             due = now + (now - began) / CHECKPOINT_SHARE
         if on_epoch is not None:
             on_epoch(engine)
+    engine.keep()
+
+
+def is_measured(spec: RunSpec, epoch: int) -> bool:
+    """Whether the validation ELBO is measured after this epoch, from 1, of a run's own training.
+
+    At least at the end, at the finish's beginning, and as often as patience needs; in few epochs, at each.
+    """
+    finish = spec.own_finish_epochs
+    before = spec.training_epochs - finish
+    part, at = (before, epoch) if epoch <= before else (finish, epoch - before)
+    every = max(1, min(part // HISTORY_POINTS, spec.own_patience or part))
+    return at % every == 0 or at == part
 
 
 def identity(engine: Engine) -> dict[str, list]:
@@ -172,8 +184,9 @@ class Trained:
     Attributes:
         model: parameters and buffers, name -> tensor.
         val_iwae, val_elbo: (), nats per image; NaN if it diverged.
-        losses: (E, U) by epoch and update; history_elbo: (E,); diagnostics: (E,) by name; finished_at: (E,), s since
-            1970.
+        kept_epoch: (), the epoch whose parameters the model has.
+        losses: (E, U) by epoch and update; history_elbo: (E,); diagnostics: (E,) by name, all NaN from where patience
+            ended it; finished_at: (E,), s since 1970.
         seconds: its share of its array's training time.
         array: how many members trained with it, itself included.
         diverged: why its training was broken off; empty if it was not.
@@ -183,6 +196,7 @@ class Trained:
     model: dict[str, Tensor]
     val_iwae: Tensor
     val_elbo: Tensor
+    kept_epoch: Tensor
     losses: Tensor
     history_elbo: Tensor
     diagnostics: dict[str, Tensor]
@@ -194,35 +208,44 @@ class Trained:
 
 
 def trained(engine: Engine, diverged: str = "") -> list[Trained]:
-    """The members of an engine whose training has ended, validated; or not, because it diverged.
+    """The members of an engine whose training has ended, validated; or not, because all of it diverged.
 
     What a diverged training did not come to is NaN.
     """
-    nothing = torch.full((len(engine.members),), math.nan, dtype=torch.float64)
+    members, total = len(engine.members), engine.spec.training_epochs
+    nothing = torch.full((members,), math.nan, dtype=torch.float64)
     val_iwae, val_elbo = (nothing, nothing) if diverged else validate(engine)
+    lost = engine.diverged
+    val_iwae, val_elbo = (score.masked_fill(lost, math.nan) for score in (val_iwae, val_elbo))
     history = engine.history
-    short = engine.spec.training_epochs - len(history.losses)
-    losses = F.pad(torch.stack(history.losses), (0, 0, 0, 0, 0, short), value=math.nan)
+    ends = torch.where(engine.kept.finished > 0, engine.kept.finished, engine.epoch)
+    beyond = torch.arange(1, total + 1).unsqueeze(1) > ends  # (E, B)
 
-    def by_epoch(measured: list[Tensor]) -> Tensor:
-        return F.pad(torch.stack(measured), (0, 0, 0, short), value=math.nan)
+    def by_epoch(measured: list[Tensor], *shape: int) -> Tensor:
+        """(E, *shape, B), NaN from each member's end."""
+        filled = torch.full((total, *shape, members), math.nan, dtype=torch.float64)
+        if measured:
+            filled[: len(measured)] = torch.stack(measured)
+        return filled.masked_fill(beyond.view(total, *(1 for _ in shape), members), math.nan)
 
+    losses = by_epoch(history.losses, len(engine.updates))
     elbo = by_epoch(history.val_elbo)
     diagnostics = {name: by_epoch(measured) for name, measured in history.diagnostics.items()}
-    finished_at = history.finished_at + history.finished_at[-1:] * short
+    times = torch.tensor(history.finished_at, dtype=torch.float64)
     return [
         Trained(
             member=member,
             model=member_parameters(engine.method, i),
             val_iwae=val_iwae[i],
             val_elbo=val_elbo[i],
+            kept_epoch=engine.kept.epochs(engine.epoch)[i],
             losses=losses[:, :, i],
             history_elbo=elbo[:, i],
             diagnostics={name: measured[:, i] for name, measured in diagnostics.items()},
-            finished_at=torch.tensor(finished_at, dtype=torch.float64),
-            seconds=sum(history.seconds) / len(engine.members),
+            finished_at=times[torch.arange(total).clamp_max(ends[i] - 1)],
+            seconds=sum(history.seconds) / members,
             updates=[update.name for update in engine.updates],
-            array=len(engine.members),
+            array=members,
             diverged=diverged,
         )
         for i, member in enumerate(engine.members)
@@ -276,6 +299,7 @@ def choose(
             models=[each.model for each in own],
             val_iwae=val_iwae,
             val_elbo=torch.stack([each.val_elbo for each in own]),
+            kept_epochs=torch.stack([each.kept_epoch for each in own]),
             test_iwae=test.iwae[0].cpu(),
             test_elbo=test.elbo[0].cpu(),
             inference_ms=evaluate.inference_ms(model, pixels, pictures),

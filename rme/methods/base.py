@@ -54,10 +54,15 @@ class Method(nn.Module, ABC):
     decoders: ClassVar[tuple[str, ...]] = ("conv", "fc")
     starts_from: ClassVar[str | None] = None
     """The method whose finished model this one starts from, or None for a training from scratch."""
+    stage_rate: ClassVar[float] = 5e-4
+    """Of a method that starts from another: Adam's learning rate in its stage, unless `stage_learning_rate` says."""
+    trains: ClassVar[bool] = True
+    """Whether there is anything to train; a method that is not trained has no updates."""
+    control: ClassVar[bool] = False
+    """Whether it is there for others to be compared with, and no rival of its own."""
     fields: ClassVar[tuple[str, ...]] = ()
-    """The RunSpec fields that this method reads and others do not; only these enter its key."""
-    rate_field: ClassVar[str] = "learning_rate"
-    """The RunSpec field that holds its Adam learning rate."""
+    """The RunSpec fields that this method reads and others do not; only these enter its key. Those of a stage are
+    known from `starts_from`."""
     options: ClassVar[Mapping[str, float]] = {}
     """Hyperparameters of its own with their defaults, set by `--set options.NAME=VALUE`."""
 

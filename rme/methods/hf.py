@@ -49,7 +49,6 @@ class HF(Method):
     orders: ClassVar[tuple[int, ...] | None] = (1, 2, 4, 8)
     order_means: ClassVar[str] = "flows"
     starts_from: ClassVar[str | None] = "vae"
-    fields: ClassVar[tuple[str, ...]] = ("stage_epochs",)
 
     def __init__(self, spec, image_shape, members) -> None:
         super().__init__(spec, image_shape, members)

@@ -30,7 +30,6 @@ class ME(Method):
     orders: ClassVar[tuple[int, ...] | None] = (2, 3, 4, 5)
     order_means: ClassVar[str] = "components"
     starts_from: ClassVar[str | None] = "vae"
-    fields: ClassVar[tuple[str, ...]] = ("stage_epochs",)
 
     def __init__(self, spec, image_shape, members) -> None:
         super().__init__(spec, image_shape, members)

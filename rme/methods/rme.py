@@ -35,8 +35,8 @@ class RecursiveMixture(Method):
     orders: ClassVar[tuple[int, ...] | None] = (2, 3, 4, 5)
     order_means: ClassVar[str] = "components"
     starts_from: ClassVar[str | None] = "vae"
-    fields: ClassVar[tuple[str, ...]] = ("stage_epochs", "stage_learning_rate", "eps_min", "eps_max")
-    rate_field: ClassVar[str] = "stage_learning_rate"
+    stage_rate: ClassVar[float] = 1e-6
+    fields: ClassVar[tuple[str, ...]] = ("eps_min", "eps_max")
 
     def __init__(self, spec, image_shape, members) -> None:
         super().__init__(spec, image_shape, members)
