@@ -123,20 +123,29 @@ def paired_difference(runs: pd.DataFrame, score: str = "test_iwae", baseline: st
         have), mean and sd of the differences in nats (positive: better than the baseline; NaN without a pair), and
         of the same differences median, estimate, low, high and level (`analysis.signed_rank.location`).
     """
-    labels = [name for name in LABELS if name in runs]
     rows = []
     for _, column in runs.groupby(COLUMN, dropna=False):
         is_reference = of_baseline(column, baseline)
-        reference = _scores(column[is_reference], score)
-        for key, cell in _cells(column[~is_reference]):
-            scores = _scores(cell, score)
-            difference = (scores - reference).dropna()
-            rows.append(
-                dict(zip(CELL, key, strict=True))
-                | {name: cell[name].iloc[0] for name in labels}
-                | {"n": len(difference), "mean": difference.mean(), "sd": difference.std(ddof=1)}
-                | _difference(scores, reference)
-            )
+        reference = column[is_reference]
+        rows += [difference_row(cell, reference, score) for _, cell in _cells(column[~is_reference])]
+    return difference_frame(runs, rows)
+
+
+def difference_row(cell: pd.DataFrame, reference: pd.DataFrame, score: str) -> dict[str, Any]:
+    """A row of `paired_difference`: the runs of one cell against those of another."""
+    ours, theirs = _scores(cell, score), _scores(reference, score)
+    difference = (ours - theirs).dropna()
+    names = [*CELL, *(name for name in LABELS if name in cell)]
+    return (
+        {name: cell[name].iloc[0] for name in names}
+        | {"n": len(difference), "mean": difference.mean(), "sd": difference.std(ddof=1)}
+        | _difference(ours, theirs)
+    )
+
+
+def difference_frame(runs: pd.DataFrame, rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """The frame of `difference_row`'s rows, with the labels that `runs` has."""
+    labels = [name for name in LABELS if name in runs]
     frame = pd.DataFrame(rows, columns=[*CELL, *labels, "n", "mean", "sd", *DIFFERENCE])
     return frame.astype({**KEY_TYPES, "mean": float, "sd": float})
 

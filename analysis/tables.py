@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.gains import control_differences
 from analysis.signed_rank import smallest_p
 from analysis.stats import CELL, COLUMN, compare_column, natural, paired_difference
 
@@ -215,6 +216,26 @@ def difference_tables(
     return _build(differences[paired], score, title, caption, expected, f"-minus-{slug(baseline)}", signed=True)
 
 
+def control_tables(runs: pd.DataFrame, score: str = "test_iwae", expected_seeds: int | None = None) -> list[Table]:
+    """The mean difference in score from each row's own equal control of the same seed, nats.
+
+    The control is the VAE trained as long at the same rate (`analysis.trainings.equal_control`); rows without one, and
+    rows whose control is the VAE of `difference_tables`, are left out.
+
+    Args:
+        runs: one row for each run, as `analysis.collect.collect` gives them.
+        score: a key of `SCORES`.
+        expected_seeds: pairs that a complete cell has; by default as many as the fullest cell of `runs`.
+    """
+    title = f"{SCORES[score]}, difference from the control"
+    caption = (
+        f"{title}, in nats per image: each row minus the VAE that was trained at the same rate for as long. Mean and "
+        "standard deviation of the differences between runs of the same seed."
+    )
+    differences = control_differences(runs, score)
+    return _build(differences, score, title, caption, expected_seeds or fullest(runs), "-minus-control", signed=True)
+
+
 def decoder_table(runs: pd.DataFrame, score: str = "test_iwae", expected_seeds: int | None = None) -> Table | None:
     """Table 5: the fully connected decoder, and in parentheses the convolutional one; None without the former.
 
@@ -289,6 +310,17 @@ def sort_rows(frame: pd.DataFrame) -> pd.DataFrame:
     )
     by = ["dataset", "decoder", "method", "order", "variant", "dim"]
     return frame.loc[keys.sort_values(by, kind="stable").index].reset_index(drop=True)
+
+
+def sorted_columns(runs: pd.DataFrame) -> list[pd.DataFrame]:
+    """The runs of each column, in the paper's order."""
+    columns = [column for _, column in runs.groupby(COLUMN)]
+    columns.sort(key=lambda column: _place_of_column(column.iloc[0]))
+    return columns
+
+
+def _place_of_column(first: pd.Series) -> tuple[str, str, int]:
+    return place(first["dataset"], DATASETS), first["decoder"], int(first["dim"])
 
 
 def compare_columns(runs: pd.DataFrame, score: str = "test_iwae") -> pd.DataFrame:
