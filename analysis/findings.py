@@ -130,8 +130,8 @@ def _over_controls(best: list[Gain]) -> str:
     above = sum(gain.above_control > 0 for gain in having)
     surely = sum(gain.p <= LEVEL for gain in having)
     text = (
-        f"the best row that is no control is above the VAE with equal training in {above} of the {len(having)} columns "
-        f"that have one (p ≤ {LEVEL} in {surely})"
+        f"the best of the methods is above its control, the VAE with equal training, in {above} of the {len(having)} "
+        f"columns that have one (p ≤ {LEVEL} in {surely})"
     )
     lacking = len(best) - len(having)
     return text + (f"; in {lacking} more {NO_CONTROL}" if lacking else "")

@@ -301,6 +301,7 @@ def place(name: str, known: list[str]) -> str:
 
 def sort_rows(frame: pd.DataFrame) -> pd.DataFrame:
     """Rows of cells in the paper's order: data set, decoder, method, order, variant, dim; what it lacks, by name."""
+    frame = frame.reset_index(drop=True)
     variants = {variant: i for i, variant in enumerate(sorted(frame["variant"].dropna().unique(), key=natural), 1)}
     keys = frame.assign(
         dataset=[place(name, DATASETS) for name in frame["dataset"]],
