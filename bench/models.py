@@ -34,7 +34,7 @@ class PlainSpec:
     learning_rate: float = 5e-4
     iwae_samples: int = 100
     precision: str = "float32"
-    keep: Literal["best", "last"] = "last"
+    keep: Literal["best", "last"] = "best"
     stage_epochs: int | None = None
     stage_learning_rate: float | None = None
     eps_min: float = 0.001

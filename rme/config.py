@@ -109,7 +109,9 @@ class RunSpec(BaseModel):
         if self.eps_min >= self.eps_max:
             wrong.append(f"eps_min={self.eps_min} must be below eps_max={self.eps_max}")
         if self.finish_epochs >= self.epochs:
-            wrong.append(f"finish_epochs={self.finish_epochs} must be fewer than epochs={self.epochs}: they are its last")
+            wrong.append(
+                f"finish_epochs={self.finish_epochs} must be fewer than epochs={self.epochs}: they are its last"
+            )
         if self.finish_epochs and self.patience is not None:
             wrong.append(
                 f"patience={self.patience} would end a training before its finish_epochs={self.finish_epochs} begin; "

@@ -24,7 +24,7 @@ from rme.result import Result, as_method, stack_models
 log = logging.getLogger(__name__)
 
 HISTORY_POINTS = 50
-"""How often, in a whole training and again in its finish, the validation ELBO is measured; with more epochs, no more."""
+"""How often, in a training and again in its finish, the validation ELBO is measured at the most."""
 
 CHECKPOINT_SHARE = 0.02
 """Part of the training time that checkpoints may take."""
@@ -115,8 +115,9 @@ def train(
 ) -> None:
     """Train to the end, from the newest good checkpoint if there is one, and give each member what it keeps.
 
-    The end is the last epoch, or where each member has diverged or been finished by its patience. An interrupted training that goes on equals the uninterrupted one; on the CPU, bit for bit. Checkpoints are as
-    frequent as `CHECKPOINT_SHARE` of the time allows.
+    The end is the last epoch, or where each member has diverged or been finished by its patience. An interrupted
+    training that goes on equals the uninterrupted one; on the CPU, bit for bit. Checkpoints are as frequent as
+    `CHECKPOINT_SHARE` of the time allows.
     """
     if engine.device.type == "cpu":
         allocator.keep_freed_memory()

@@ -24,7 +24,7 @@ PAPER = {
     "method": "rme", "order": 5, "dim": 50, "decoder": "conv", "seed": 3, "restarts": 3, "epochs": 2000,
     "batch_size": 128, "learning_rate": 5e-4, "iwae_samples": 100, "precision": "float32", "dataset": "mnist-1",
     "stage_epochs": 2000, "stage_learning_rate": 1e-6, "eps_min": 0.001, "eps_max": 0.1, "kl_max": 500.0,
-    "schema": 1,
+    "keep": "best", "schema": 1,
 }  # fmt: skip
 
 
@@ -60,7 +60,7 @@ def test_the_key_is_a_hash_of_what_the_paper_fixes() -> None:
     """The paper's settings spelled out by hand: a default that changes, changes what all finished runs mean."""
     text = json.dumps(PAPER, sort_keys=True, separators=(",", ":"))
     wanted = hashlib.sha256(text.encode()).hexdigest()[:16]
-    assert wanted == "4e53a0c5ee9200e4"
+    assert wanted == "e5df2b7917a6316c"
     assert paper_run().key == wanted
 
 
@@ -77,13 +77,67 @@ def test_the_key_is_the_same_in_another_process() -> None:
 CHANGES = {
     "order": 3, "dataset": "mnist", "dim": 11, "decoder": "fc", "seed": 1, "restarts": 2, "epochs": 7,
     "batch_size": 64, "learning_rate": 1e-4, "iwae_samples": 10, "precision": "float64", "stage_epochs": 9,
-    "stage_learning_rate": 1e-5, "eps_min": 0.002, "eps_max": 0.2, "kl_max": 100.0,
+    "stage_learning_rate": 1e-5, "eps_min": 0.002, "eps_max": 0.2, "kl_max": 100.0, "keep": "last", "patience": 4,
+    "stage_patience": 3, "finish_epochs": 2,
 }  # fmt: skip
-OF_A_STAGE = {"stage_epochs", "stage_learning_rate", "eps_min", "eps_max", "kl_max"}
+OF_A_STAGE = {"stage_epochs", "stage_learning_rate", "stage_patience", "eps_min", "eps_max", "kl_max"}
 
 
 def test_every_field_is_in_this_list() -> None:
-    assert set(CHANGES) | {"method", "options"} == set(RunSpec.model_fields)
+    named_elsewhere = {"method", "options", "variant", "finish_learning_rate"}
+    assert set(CHANGES) | named_elsewhere == set(RunSpec.model_fields)
+
+
+def test_the_name_of_a_variant_is_shown_and_is_no_part_of_the_key() -> None:
+    plain, named = rme(kl_max=20), rme(kl_max=20, variant="kl 20")
+    assert (named.key, named.cell_key) == (plain.key, plain.cell_key)
+    assert (plain.method_label, named.method_label) == ("RME(2)", "RME(2), kl 20")
+    assert named.run_name == "digits d10 RME(2), kl 20 seed 0"
+    assert spec(variant="wide").method_label == "VAE, wide" and named.parent.variant is None
+
+
+def test_a_finish_is_part_of_the_key_only_where_there_is_one() -> None:
+    assert spec(finish_learning_rate=1e-5).key == spec().key
+    finished = {spec(finish_epochs=2, finish_learning_rate=rate).key for rate in (1e-5, 1e-6)}
+    assert len(finished | {spec().key}) == 3
+    assert spec(finish_epochs=2).key == spec(finish_epochs=2, finish_learning_rate=1e-6).key
+
+
+def test_the_last_epochs_of_a_training_from_scratch_are_at_the_rate_of_its_finish() -> None:
+    run = spec(epochs=5, finish_epochs=2, finish_learning_rate=1e-5, learning_rate=1e-3)
+    assert [run.rate_of(epoch) for epoch in range(1, 6)] == [1e-3, 1e-3, 1e-3, 1e-5, 1e-5]
+    child = rme(epochs=5, finish_epochs=2, stage_epochs=3)
+    assert [child.rate_of(epoch) for epoch in range(1, 4)] == [1e-6] * 3
+    assert child.parent.own_finish_epochs == 2, "it starts from the VAE that was finished"
+
+
+@pytest.mark.parametrize(("method", "order", "rate"), [
+    ("rme", 2, 1e-6), ("bvi-er1", 2, 1e-6), ("bvi-er2", 2, 1e-6), ("vae-more", None, 1e-6),
+    ("iaf", 1, 5e-4), ("hf", 1, 5e-4), ("me", 2, 5e-4),
+])  # fmt: skip
+def test_the_rate_of_a_stage_is_the_methods_own_unless_said_and_makes_no_other_parent(method, order, rate) -> None:
+    run = spec(method, order=order)
+    assert run.rate == rate and run.canonical["stage_learning_rate"] == rate
+    other = spec(method, order=order, stage_learning_rate=3e-5)
+    assert other.rate == 3e-5 and other.key != run.key and other.parent.key == run.parent.key
+    assert run.parent.rate == 5e-4
+    assert spec(method, order=order, stage_learning_rate=rate).key == run.key, "said or left out, a default is one"
+
+
+def test_every_method_that_starts_from_a_vae_and_trains_reads_the_fields_of_a_stage() -> None:
+    for method in methods.registry().values():
+        if method.starts_from is not None and method.trains:
+            run = spec(method.name, order=min(method.orders) if method.orders else None)
+            for field in ("stage_epochs", "stage_learning_rate", "stage_patience"):
+                assert run.model_copy(update={field: CHANGES[field]}).key != run.key, (method.name, field)
+
+
+def test_patience_of_a_stage_is_its_parents_unless_said() -> None:
+    assert (rme(patience=7).own_patience, rme(patience=7).parent.own_patience) == (7, 7)
+    apart = rme(patience=7, stage_patience=3)
+    assert (apart.own_patience, apart.parent.own_patience) == (3, 7)
+    assert rme(patience=7, stage_patience=7).key == rme(patience=7).key
+    assert rme(stage_patience=3).parent.key == rme().parent.key
 
 
 @pytest.mark.parametrize("field", CHANGES)
@@ -175,6 +229,11 @@ def test_children_that_differ_in_their_own_fields_share_a_parent() -> None:
     ({"options": {"beta": 4.0}}, ["options", "beta", "none"]),
     ({"precision": "bfloat16"}, ["precision", "'bfloat16'", "float32", "float64"]),
     ({"restarts": 0}, ["restarts=0"]),
+    ({"epochs": 5, "finish_epochs": 5}, ["finish_epochs=5", "fewer than epochs=5"]),
+    ({"epochs": 5, "finish_epochs": 1, "patience": 2}, ["patience=2", "finish_epochs=1", "stage_patience"]),
+    ({"keep": "first"}, ["keep", "'first'", "'best'", "'last'"]),
+    ({"patience": 0}, ["patience=0"]),
+    ({"variant": " "}, ["variant", "'kl 20'"]),
 ])  # fmt: skip
 def test_a_mistake_is_named_with_what_would_be_right(fields: dict, said: list[str]) -> None:
     with pytest.raises(SpecError) as error:

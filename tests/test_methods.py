@@ -22,14 +22,16 @@ from rme.noise import Noise
 from rme.step import Step
 
 
-def cases() -> list:
-    """Every method with its smallest order under both decoders, and with its largest; the dearest are slow.
+def cases(trained: bool = False) -> list:
+    """Every method, or those that are trained, with its smallest order under both decoders, and with its largest.
 
-    So are the largest orders of a file's second method, which shares the code of the first.
+    The dearest are slow. So are the largest orders of a file's second method, which shares the code of the first.
     """
     out = []
     files: set[str] = set()
     for method in [*methods.registry().values(), Template]:
+        if trained and not method.trains:
+            continue
         variant = method.__module__ in files
         files.add(method.__module__)
         orders = sorted(method.orders) if method.orders else [None]
@@ -42,6 +44,7 @@ def cases() -> list:
 
 
 every_method = pytest.mark.parametrize(("method", "order", "decoder"), cases())
+every_trained_method = pytest.mark.parametrize(("method", "order", "decoder"), cases(trained=True))
 
 
 @pytest.fixture(autouse=True)
@@ -64,12 +67,11 @@ def state(engine: Engine) -> dict[str, Tensor]:
 def test_it_declares_itself(method: type[Method], order: int | None, decoder: str) -> None:
     assert re.fullmatch(r"[a-z0-9][a-z0-9-]*", method.name) and method.label
     assert set(method.decoders) <= {"conv", "fc"} and method.decoders
-    assert set(method.fields) | {method.rate_field} <= set(RunSpec.model_fields)
+    assert set(method.fields) <= set(RunSpec.model_fields) and 0 < method.stage_rate < 1
     if method.orders is not None:
         assert method.order_means and all(o > 0 for o in method.orders)
     if method.starts_from is not None:
         assert method.starts_from in methods.registry()
-        assert method.rate_field in {"learning_rate", *method.fields}, "the rate that it learns at is part of its key"
 
 
 # ---------------------------------------------------------------------- the posterior
@@ -102,10 +104,11 @@ def test_posterior_shapes_and_draws(tiny, spec) -> None:
 
 
 @every_method
-def test_the_density_belongs_to_the_draws(tiny, spec) -> None:
+def test_the_density_belongs_to_the_draws(tiny, spec, method: type[Method]) -> None:
     """E_q[f / q] is the integral of f: with f a Gaussian fitted to the draws, the mean ratio must be one."""
     engine = tiny.engine(spec(seed=1, precision="float64", dim=1))
-    engine.train_epoch()
+    if method.trains:
+        engine.train_epoch()
     draws = 20_000
     with torch.no_grad():
         noise = Noise([torch.Generator().manual_seed(0)], torch.float64)
@@ -120,7 +123,7 @@ def test_the_density_belongs_to_the_draws(tiny, spec) -> None:
 
 
 # ---------------------------------------------------------------------- the updates
-@every_method
+@every_trained_method
 def test_an_update_changes_what_it_names_and_nothing_else(tiny, spec) -> None:
     engine = tiny.engine([spec(seed=s, precision="float64") for s in (1, 2)])
     names = [u.name for u in engine.updates]
@@ -159,7 +162,7 @@ def trained(engine: Engine, steps: int = 3) -> tuple[Engine, Tensor]:
     return engine, torch.stack(losses)
 
 
-@every_method
+@every_trained_method
 @pytest.mark.parametrize("precision", ["float64", "float32"])
 def test_an_array_of_three_equals_three_alone(tiny, spec, precision: str) -> None:
     specs = [spec(seed=s, precision=precision) for s in (1, 2, 3)]
@@ -176,7 +179,7 @@ def test_an_array_of_three_equals_three_alone(tiny, spec, precision: str) -> Non
     assert not torch.isclose(losses[..., 0], losses[..., 1]).any()
 
 
-@every_method
+@every_trained_method
 def test_restarts_are_trained_apart(tiny, spec) -> None:
     """A run of two restarts: the first equals a run of one, the second is another."""
     _, losses = trained(tiny.engine(spec(precision="float64", restarts=2)), 2)
@@ -186,7 +189,7 @@ def test_restarts_are_trained_apart(tiny, spec) -> None:
 
 
 # ---------------------------------------------------------------------- going on
-@every_method
+@every_trained_method
 def test_interrupted_equals_uninterrupted_bit_for_bit(tiny, spec, tmp_path: Path) -> None:
     specs = [spec(seed=s) for s in (1, 2)]
     whole = tiny.engine(specs)
@@ -213,7 +216,7 @@ def test_interrupted_equals_uninterrupted_bit_for_bit(tiny, spec, tmp_path: Path
 
 
 # ---------------------------------------------------------------------- small things that break
-@every_method
+@every_trained_method
 def test_a_last_batch_of_one_image_is_trained_on(tiny, spec) -> None:
     images = Images(tiny.images.train[:19], tiny.images.test)  # 17 for training: 16 and 1
     engine = tiny.engine(spec(), images)
@@ -223,7 +226,7 @@ def test_a_last_batch_of_one_image_is_trained_on(tiny, spec) -> None:
     assert engine.iteration == 2
 
 
-@every_method
+@every_trained_method
 def test_training_lowers_the_loss(tiny, digits, spec) -> None:
     """The last update's, which is of the whole model, on real images. Its ELBO is not what every method is after."""
     engine = tiny.engine(spec(precision="float64", batch_size=8), digits)

@@ -29,12 +29,12 @@ def test_a_driver_killed_at_random_moments_costs_nothing(tmp_path, ray_folder, h
     # each start may train so many epochs of a run, which over all of the starts are fewer than a VAE and its RME have:
     # however fast the machine is, the sweep does not end before its last kill
     epochs = 30
-    longer = {"epochs": epochs * KILLS - 3 * epochs, "stage_epochs": 5 * epochs}
+    longer = {"epochs": epochs * KILLS - 3 * epochs, "finish_epochs": 5 * epochs, "stage_epochs": 5 * epochs}
     rows = [{"method": "vae"}, {"method": "rme", "order": 2}]
     dataset = str(write_npz(tmp_path / "spots.npz"))
     grid = write_grid(tmp_path / "spots.yaml", rows, dataset=dataset, seed="0-2", **longer)
     undisturbed, until_training, training = timed(Sweep(tmp_path / "undisturbed", grid, ray_folder))
-    all_of_them = training * epochs / sum(longer.values())
+    all_of_them = training * epochs / (longer["epochs"] + longer["stage_epochs"])
     seed = random.SystemRandom().randrange(10**6)
     print(f"seed of the moments: {seed}")
     moments = random.Random(seed)

@@ -42,7 +42,7 @@ from rme.result import MARKER
 pytestmark = pytest.mark.slow
 
 ROWS = [{"method": "vae"}, {"method": "rme", "order": 2}]
-SETTINGS = {"epochs": 150, "stage_epochs": 30}
+SETTINGS = {"epochs": 150, "finish_epochs": 40, "stage_epochs": 30}
 
 
 @pytest.fixture(scope="module")

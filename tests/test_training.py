@@ -176,8 +176,8 @@ def test_a_result_survives_its_files(finished: dict[str, Result], method: str, t
     assert again.spec == result.spec and again.spec.key == result.spec.key
     for name in ("chosen", "updates", "environment", "inference_ms", "train_s"):
         assert getattr(again, name) == getattr(result, name)
-    for name in ("val_iwae", "val_elbo", "test_iwae", "test_elbo", "losses", "history_elbo", "finished_at",
-                 "reconstructions", "samples", "test_images"):  # fmt: skip
+    for name in ("val_iwae", "val_elbo", "kept_epochs", "test_iwae", "test_elbo", "losses", "history_elbo",
+                 "finished_at", "reconstructions", "samples", "test_images"):  # fmt: skip
         found, wanted = getattr(again, name), getattr(result, name)
         assert found.dtype == wanted.dtype
         torch.testing.assert_close(found, wanted, rtol=0, atol=0, equal_nan=True)

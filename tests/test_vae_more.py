@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from rme import noise
+from rme.config import RunSpec
 from rme.noise import Noise
 from rme.step import Step
 
@@ -27,10 +28,19 @@ def test_it_begins_as_the_finished_vae_and_goes_on_as_one(tiny) -> None:
     assert torch.equal(loss(engine.method), loss(vae.method))
 
 
-def test_its_rate_and_its_own_length_are_part_of_the_key(tiny) -> None:
+def test_its_rate_is_its_stages_and_its_parent_is_at_the_vaes(tiny) -> None:
     spec = tiny.spec("vae-more")
-    assert spec.rate == 1e-3 and tiny.spec("vae-more", learning_rate=2e-3).rate == 2e-3
-    keys = {s.key for s in (spec, tiny.spec("vae-more", learning_rate=2e-3), tiny.spec("vae-more", stage_epochs=7))}
+    assert spec.rate == 1e-3 and tiny.spec("vae-more", stage_learning_rate=2e-3).rate == 2e-3
+    assert tiny.spec("vae-more", stage_learning_rate=2e-3).parent.key == spec.parent.key
+    keys = {
+        s.key for s in (spec, tiny.spec("vae-more", stage_learning_rate=2e-3), tiny.spec("vae-more", stage_epochs=7))
+    }
     assert len(keys) == 3
-    assert tiny.spec("vae-more", stage_learning_rate=1e-5).key == spec.key
     assert tiny.spec("vae-more", stage_epochs=2).key == spec.key, "its default length is the VAE's"
+
+
+def test_its_default_is_rmes_rate() -> None:
+    """As equal terms with RME want it."""
+    control, rme = (RunSpec(method=m, order=o, dataset="digits", dim=3) for m, o in (("vae-more", None), ("rme", 2)))
+    assert control.rate == rme.rate == 1e-6
+    assert control.method_class.control and not rme.method_class.control

@@ -30,6 +30,7 @@ class Template(Method):
     label: ClassVar[str] = "Template"  # what tables print
     orders: ClassVar[tuple[int, ...] | None] = None  # e.g. (1, 2, 4, 8), with order_means = "flows"
     starts_from: ClassVar[str | None] = None  # "vae": encoder and decoder start from the finished VAE's
+    stage_rate: ClassVar[float] = 5e-4  # of such a start: Adam's rate from there on, unless a grid says another
     options: ClassVar[dict[str, float]] = {"beta": 1.0}  # `--set options.beta=4`; read as self.beta below
 
     def __init__(self, spec, image_shape, members) -> None:

@@ -1,0 +1,263 @@
+"""What a training keeps: its best measured epoch or its last, with patience or without, alone and beside others."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from rme import evaluate, noise, training
+from rme.checkpoint import Checkpoints
+from rme.engine import Engine, member_parameters
+from rme.kept import Kept
+from rme.training import is_measured, results, train, trained
+
+UP_AND_DOWN = [3.0, 5.0, 4.0, math.nan, 4.5, 6.0, 1.0]
+
+
+def kept_of(elbos: list[list[float]], keep: str = "best", patience: int | None = None) -> tuple[Kept, Tensor]:
+    """After epochs of these ELBOs, where epoch e's parameters are e; and what is put back at the end."""
+    by_epoch = torch.tensor(elbos, dtype=torch.float64).T
+    model = {"weight": torch.zeros(len(elbos), 2)}
+    kept = Kept(model, keep, patience)  # type: ignore[arg-type]
+    for epoch, elbo in enumerate(by_epoch, 1):
+        model["weight"].fill_(epoch)
+        kept.measured(epoch, elbo, model)
+    kept.put_back(model)
+    return kept, model["weight"][:, 0]
+
+
+# ---------------------------------------------------------------------- by hand
+def test_the_best_epoch_is_kept_member_by_member() -> None:
+    falling = [9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0]
+    never = [math.nan] * 7
+    kept, weights = kept_of([UP_AND_DOWN, falling, never])
+    assert weights.tolist() == [6, 1, 7], "where nothing was a number, the last stays"
+    assert kept.epochs(7).tolist() == [6, 1, 7]
+    assert kept.elbo.tolist() == [6.0, 9.0, -math.inf]
+
+
+def test_of_two_equal_epochs_the_first_is_kept() -> None:
+    _, weights = kept_of([[1.0, 2.0, 2.0]])
+    assert weights.tolist() == [2]
+
+
+@pytest.mark.parametrize(("patience", "best", "end"), [(1, 2, 3), (2, 2, 4), (3, 2, 5), (4, 6, 0), (9, 6, 0)])
+def test_patience_ends_a_member_once_its_best_is_that_old(patience: int, best: int, end: int) -> None:
+    kept, weights = kept_of([UP_AND_DOWN], patience=patience)
+    assert (weights.item(), kept.finished.item()) == (best, end)
+
+
+def test_with_keep_last_patience_keeps_the_epoch_at_which_it_ended() -> None:
+    kept, weights = kept_of([UP_AND_DOWN], "last", patience=2)
+    assert weights.tolist() == [4] and kept.epochs(7).tolist() == [4]
+    kept, weights = kept_of([UP_AND_DOWN], "last")
+    assert weights.tolist() == [7] and kept.epochs(7).tolist() == [7]
+
+
+# ---------------------------------------------------------------------- how often it is measured
+@pytest.mark.parametrize(("fields", "measured"), [
+    ({"epochs": 8}, [1, 2, 3, 4, 5, 6, 7, 8]),
+    ({"epochs": 205}, [*range(4, 205, 4), 205]),
+    ({"epochs": 205, "patience": 3}, [*range(3, 205, 3), 205]),
+    ({"epochs": 207, "finish_epochs": 3}, [*range(4, 205, 4), 205, 206, 207]),
+])  # fmt: skip
+def test_the_elbo_is_measured_some_fifty_times_and_in_few_epochs_at_each(tiny, fields, measured) -> None:
+    spec = tiny.spec(**fields)
+    assert [epoch for epoch in range(1, spec.epochs + 1) if is_measured(spec, epoch)] == measured
+
+
+# ---------------------------------------------------------------------- in a training
+CASES = {
+    "vae": ("vae", None, {"epochs": 6, "learning_rate": 0.005}),
+    "vae, a finish": (
+        "vae", None, {"epochs": 6, "learning_rate": 0.005, "finish_epochs": 2, "finish_learning_rate": 1e-4}
+    ),
+    "vae, patience": ("vae", None, {"epochs": 9, "learning_rate": 0.005, "patience": 2}),
+    "vae, the last": ("vae", None, {"epochs": 4, "learning_rate": 0.005, "keep": "last"}),
+    "rme": ("rme", 2, {"epochs": 2, "stage_epochs": 5, "stage_learning_rate": 5e-3}),
+}  # fmt: skip
+every_case = pytest.mark.parametrize("case", CASES)
+
+
+def runs(tiny, case: str, seeds=(1, 2, 3), **more):
+    method, order, fields = CASES[case]
+    return [tiny.spec(method, order, seed=s, precision="float64", **{**fields, **more}) for s in seeds]
+
+
+def watched(engine: Engine) -> list[dict[str, Tensor]]:
+    """Train to the end; the parameters after each epoch."""
+    after = []
+    train(engine, on_epoch=lambda e: after.append({n: v.clone() for n, v in e.method.state_dict().items()}))
+    return after
+
+
+@every_case
+def test_each_member_ends_with_its_best_epochs_parameters(tiny, case: str) -> None:
+    """Against every epoch's, and validation ELBOs computed anew from them."""
+    engine = tiny.engine(runs(tiny, case))
+    after = watched(engine)
+    scores = []
+    for parameters in after:
+        engine.method.load_state_dict(parameters)
+        streams = [noise.generator(m.spec.seed, m.restart, noise.EVALUATE) for m in engine.members]
+        found = evaluate.scores(engine.method, engine.pixels, engine.val_index, samples=1, generators=streams)
+        scores.append(found.elbo.mean(-1))
+    by_epoch = torch.stack(scores)
+    engine.keep()
+    best = []
+    for i, member in enumerate(trained(engine)):
+        epochs = len(after) if not engine.kept.finished[i] else int(engine.kept.finished[i])
+        chosen = int(by_epoch[:epochs, i].argmax()) if engine.spec.keep == "best" else epochs - 1
+        best.append(chosen + 1)
+        assert member.kept_epoch == chosen + 1
+        for name, value in member.model.items():
+            assert torch.equal(value, after[chosen][name][i]), name
+    if case == "vae":
+        assert min(best) < len(after), "or nothing was shown"
+    if case == "vae, patience":
+        assert (engine.kept.finished > 0).any() and engine.kept.finished.unique().numel() > 1, "or nothing was shown"
+
+
+@every_case
+def test_what_a_member_keeps_does_not_depend_on_who_trains_beside_it(tiny, case: str) -> None:
+    specs = runs(tiny, case)
+    together = tiny.engine(specs)
+    train(together)
+    for member, own in zip(trained(together), specs, strict=True):
+        alone = tiny.engine(own)
+        train(alone)
+        (single,) = trained(alone)
+        assert single.kept_epoch == member.kept_epoch
+        for name in ("losses", "history_elbo"):
+            torch.testing.assert_close(
+                getattr(member, name), getattr(single, name), rtol=1e-11, atol=1e-11, equal_nan=True
+            )
+        torch.testing.assert_close(member.val_iwae, single.val_iwae, rtol=1e-11, atol=1e-11)
+        for name, value in single.model.items():
+            assert (value - member.model[name]).norm() <= 1e-10 * max(1.0, value.norm().item()), name
+
+
+@every_case
+@pytest.mark.parametrize("cut", [1, 3])
+def test_gone_on_with_it_ends_with_the_very_same(tiny, case: str, cut: int, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(training, "CHECKPOINT_SHARE", 1e9)  # after every epoch
+    specs = runs(tiny, case)
+    whole = tiny.engine(specs)
+    train(whole)
+
+    class PulledPlug(Exception):
+        pass
+
+    def pull(engine: Engine) -> None:
+        if engine.epoch == cut:
+            raise PulledPlug
+
+    with pytest.raises(PulledPlug):
+        train(tiny.engine(specs), Checkpoints(tmp_path), pull)
+    again = tiny.engine(specs)
+    train(again, Checkpoints(tmp_path))
+    for a, b in zip(trained(whole), trained(again), strict=True):
+        assert a.kept_epoch == b.kept_epoch and torch.equal(a.val_iwae, b.val_iwae)
+        assert all(torch.equal(a.model[name], b.model[name]) for name in a.model)
+        assert torch.equal(a.losses.nan_to_num(-1), b.losses.nan_to_num(-1))
+
+
+def test_an_array_ends_with_its_last_member_and_says_nothing_of_those_that_ended_before(tiny) -> None:
+    engine = tiny.engine(runs(tiny, "vae, patience", seeds=(1, 2, 3, 4)))
+    train(engine)
+    ends = engine.kept.finished
+    if (ends > 0).all():
+        assert engine.epoch == ends.max()
+    for i, member in enumerate(trained(engine)):
+        end = int(ends[i]) or engine.epoch
+        assert member.losses[:end].isfinite().all() and member.losses[end:].isnan().all()
+        assert member.history_elbo[end:].isnan().all()
+        assert len(member.losses) == len(member.finished_at) == 9
+        assert (member.finished_at[end - 1 :] == member.finished_at[end - 1]).all()
+
+
+def test_a_member_that_diverges_is_lost_though_it_was_good_once(tiny) -> None:
+    """As when it trains alone, where its training is broken off."""
+    engine = tiny.engine(runs(tiny, "vae", seeds=(1, 2)))
+
+    def spoil(e: Engine) -> None:
+        if e.epoch == 3:
+            for parameter in e.method.parameters():
+                parameter[1] = math.nan
+
+    train(engine, on_epoch=spoil)
+    good, bad = trained(engine)
+    assert good.val_iwae.isfinite() and bad.val_iwae.isnan()
+    found = results(engine)
+    assert [type(each).__name__ for each in found.values()] == ["Result", "DivergedError"]
+
+
+def test_what_becomes_of_a_member_after_its_patience_is_not_asked(tiny) -> None:
+    engine = tiny.engine(runs(tiny, "vae, patience"))
+    quiet = tiny.engine(engine.specs)
+    train(quiet)
+    first = int((quiet.kept.finished > 0).int().argmax())
+    assert 0 < quiet.kept.finished[first] < quiet.epoch, "or nothing was shown"
+
+    def spoil(e: Engine) -> None:
+        if e.epoch == e.kept.finished[first]:
+            for parameter in e.method.parameters():
+                parameter[first] = math.nan
+
+    train(engine, on_epoch=spoil)
+    a, b = trained(quiet)[first], trained(engine)[first]
+    assert torch.equal(a.val_iwae, b.val_iwae) and a.kept_epoch == b.kept_epoch
+    assert all(torch.equal(a.model[name], b.model[name]) for name in a.model)
+
+
+# ---------------------------------------------------------------------- a finish
+def stage_like_a_finish(tiny, fresh: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """A VAE of 2 + 2 epochs whose last 2 are at a lower rate; and one of 2, trained on as `vae-more`.
+
+    `fresh`: the first one's optimiser is emptied at its finish. The second goes on with the random streams of its VAE.
+    """
+    fields = {"precision": "float64", "keep": "last"}
+    whole = tiny.engine(tiny.spec(epochs=4, finish_epochs=2, finish_learning_rate=1e-4, **fields))
+    for _ in range(2):
+        whole.train_epoch()
+    streams = {name: value for name, value in whole.state().items() if name.startswith("stream.")}
+    parents = {name: value.clone() for name, value in whole.method.state_dict().items()}
+    if fresh:
+        for adam in whole.optimisers:
+            adam.load_state_dict({"state": {}, "param_groups": adam.state_dict()["param_groups"]})
+    more = tiny.spec("vae-more", epochs=2, stage_epochs=2, stage_learning_rate=1e-4, **fields)
+    split = training.data.get("digits").split(tiny.images, more.seed)
+    stage = Engine([more], tiny.images, [split], parents=parents)
+    for name, value in streams.items():
+        purpose = stage.order_streams if "order" in name else stage.noise.generators
+        purpose[0].set_state(value)
+    for _ in range(2):
+        whole.train_epoch()
+        stage.train_epoch()
+    return member_parameters(whole.method, 0), member_parameters(stage.method, 0)
+
+
+def test_a_finish_is_the_control_of_as_many_epochs_at_that_rate(tiny) -> None:
+    """Where both begin with an empty optimiser and the same draws, to the last bit.
+
+    In use three things differ: a finish goes on with what Adam has gathered, and with its training's random streams,
+    where a stage begins both anew; and with `keep: best` a stage begins from the VAE's best epoch, a finish from where
+    the training stands.
+    """
+    finish, control = stage_like_a_finish(tiny, fresh=True)
+    assert all(torch.equal(finish[name], control[name]) for name in finish)
+    finish, control = stage_like_a_finish(tiny, fresh=False)
+    assert not torch.equal(finish["decoder.logvar"], control["decoder.logvar"]), "Adam's state goes on"
+
+
+def test_the_finish_learns_at_its_own_rate(tiny) -> None:
+    """Adam's first steps move each parameter by about the rate; at a thousandth of it the model all but stands."""
+    engine = tiny.engine(tiny.spec(epochs=3, finish_epochs=1, finish_learning_rate=1e-9, keep="last"))
+    after = watched(engine)
+    moved = [max((b[n] - a[n]).abs().max().item() for n in a) for a, b in pairwise(after)]
+    assert moved[0] > 1e-4 and 0 < moved[1] < 1e-7
