@@ -264,9 +264,9 @@ def _collect_all(options: argparse.Namespace) -> tuple[pd.DataFrame, pd.DataFram
     for path in options.runs:
         sources.append((read_runs(path, checked=False), read_points(curves_path(path)) if draw else points_of([])))
     for folder in options.storage:
-        from analysis.stored import stored_points, stored_runs  # torch, which no other source needs
+        from analysis.stored import stored  # torch, which no other source needs
 
-        sources.append((stored_runs(folder), stored_points(folder) if draw else points_of([])))
+        sources.append(stored(folder))
     if options.experiment:
         runs = collect(options.tracking_uri, options.experiment, where)
         found = curves(options.tracking_uri, options.experiment, runs=runs) if draw else points_of([])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from safetensors import SafetensorError, safe_open
 
 from analysis.curve_frame import is_curve, points_of, split
 from analysis.runs import CollectError, frame_of, newest, row_of
@@ -15,34 +17,28 @@ from rme.config import RunSpec, SpecError
 from rme.result import MARKER, Result, as_method
 from rme.timing import Timing
 
+log = logging.getLogger(__name__)
 
-def stored_runs(folder: Path) -> pd.DataFrame:
-    """The finished runs of a storage, as `analysis.collect.collect` gives them; their commit and command are unknown.
+
+def stored(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The finished runs of a storage, and the points of their training curves.
 
     Args:
         folder: the storage (`--storage` of a sweep): results are in `runs/KEY/`.
 
+    Returns:
+        the runs as `analysis.collect.collect` gives them, whatever they differ in, their commit and command unknown;
+        the points as in `analysis.curve_frame`. A result of an earlier version of the code, whose key is another now,
+        is passed over, which the log says.
+
     Raises:
         CollectError: no such folder, or a result that is damaged or of another version.
     """
-    return frame_of(newest([_row(result) for result in _results(folder)]))
-
-
-def stored_points(folder: Path) -> pd.DataFrame:
-    """The points of their training curves (`analysis.curve_frame`). Raises as `stored_runs`."""
-    rows: list[dict[str, Any]] = []
+    rows, points = [], []
     for result in _results(folder):
-        if isinstance(result, Timing):
-            continue
-        measured = {"val_elbo": result.history_elbo, **result.diagnostics}
-        elbo = result.history_elbo[:, result.chosen]
-        epochs = elbo.isfinite().nonzero().flatten().tolist()
-        for name, values in measured.items():
-            if is_curve(name):
-                metric, component = split(name)
-                about = {"run_key": result.spec.key, "metric": metric, "component": component}
-                rows += [about | {"epoch": epoch + 1, "value": values[epoch, result.chosen].item()} for epoch in epochs]
-    return points_of(rows)
+        rows.append(_row(result))
+        points += _points(result)
+    return frame_of(newest(rows)), points_of(points)
 
 
 def _results(folder: Path) -> Iterator[Result | Timing]:
@@ -50,13 +46,38 @@ def _results(folder: Path) -> Iterator[Result | Timing]:
         raise CollectError(f"{folder} is no storage of a sweep: it has no folder runs")
     for path in sorted((folder / "runs").glob(f"*/{MARKER}")):
         try:
-            tensors, _ = checkpoint.load(path)
-            kind = Timing if "vae_ms" in tensors else Result
-            yield kind.load(path.parent)
+            result = _kind(path).load(path.parent)
+            if result.spec.key == path.parent.name:
+                yield result
+            else:  # what its spec says now is not what was run then
+                log.warning("passed over: %s is of an earlier version of this code, or of other images", path)
         except checkpoint.CorruptFile as error:
             raise CollectError(f"{error}; the sweep makes it anew once it is removed") from error
         except (SpecError, KeyError, TypeError, ValueError) as error:
             raise CollectError(f"{path} is no result of this version: {error}") from error
+
+
+def _kind(path: Path) -> type[Result] | type[Timing]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return Timing if "vae_ms" in file.keys() else Result  # noqa: SIM118
+    except SafetensorError as error:
+        raise checkpoint.CorruptFile(f"{path} is damaged: {error}") from error
+
+
+def _points(result: Result | Timing) -> list[dict[str, Any]]:
+    """Of the chosen restart what was measured, at the epochs at which it was."""
+    if isinstance(result, Timing):
+        return []
+    chosen, elbo = result.chosen, result.history_elbo[:, result.chosen]
+    epochs = elbo.isfinite().nonzero().flatten().tolist()
+    found: list[dict[str, Any]] = []
+    for name, values in {"val_elbo": result.history_elbo, **result.diagnostics}.items():
+        if is_curve(name):
+            metric, component = split(name)
+            about = {"run_key": result.spec.key, "metric": metric, "component": component}
+            found += [about | {"epoch": epoch + 1, "value": values[epoch, chosen].item()} for epoch in epochs]
+    return found
 
 
 def _row(result: Result | Timing) -> dict[str, Any]:
@@ -75,12 +96,10 @@ def _row(result: Result | Timing) -> dict[str, Any]:
         tags["updates"] = str(len(result.updates))
         model = as_method(spec, result.models[result.chosen])
         tags["parameters"] = str(sum(parameter.numel() for parameter in model.parameters()))
-        kept = getattr(result, "kept_epochs", None)  # a result of before knows none
-        if kept is not None:
-            tags["kept_epoch"] = str(int(kept[result.chosen]))
-        if len(result.finished_at):
-            seconds = result.finished_at[0].item() - result.train_s / len(result.finished_at)
-            started = pd.Timestamp(int(1000 * seconds), unit="ms", tz="UTC")
+        tags["kept_epoch"] = str(int(result.kept_epochs[result.chosen]))
+        if len(result.finished_at):  # what was not trained has no time of its own
+            seconds = int(1000 * result.train_s / spec.training_epochs)
+            started = pd.Timestamp(int(1000 * result.finished_at[0].item()) - seconds, unit="ms", tz="UTC")
     row = row_of(params(spec), tags, result.metrics, spec.run_name)
     return row | {"mlflow_run_id": None, "mlflow_parent_id": None, "curves": (), "start_time": started}
 
@@ -90,6 +109,6 @@ def params(spec: RunSpec) -> dict[str, str]:
     values: dict[str, Any] = {**spec.canonical, "dataset": spec.dataset}
     del values["schema"]
     values |= {f"options.{name}": value for name, value in values.pop("options", {}).items()}
-    if (variant := getattr(spec, "variant", None)) is not None:
-        values["variant"] = variant
+    if spec.variant is not None:
+        values["variant"] = spec.variant
     return {name: str(value) for name, value in values.items()}
