@@ -32,7 +32,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """A sweep of ten runs, in which there is whatever a file could get wrong: commas, quotes, NaN, numbers of any size."""
+    """A sweep of nineteen runs, with whatever a file could get wrong: commas, quotes, NaN, numbers of any size."""
     store = Store(tmp_path_factory)
     rng = np.random.default_rng(3)
     for seed in range(6):
@@ -258,7 +258,7 @@ def test_a_storage_says_what_mlflow_says(swept, tmp_path):
     assert "elbo_q,1,2," in curves_path(of_storage).read_text()
     run = b.set_index("method_label").loc["RME(2), kl 5"]
     assert run["test_iwae"] == mixture.metrics["test/iwae"] and run["kept_epoch"] == mixture.kept_epochs[mixture.chosen]
-    assert (run["starts_from"], run["updates"]) == ("vae", 6)
+    assert (run["starts_from"], run["updates"]) == ("vae", 4)  # q_0, q_1, its impact, the decoder
     assert run["parameters"] == sum(parameter.numel() for parameter in mixture.model.parameters())
     svi = b.set_index("method_label").loc["SVI(10)"]
     assert (svi["updates"], svi["kept_epoch"]) == (0, 0) and pd.isna(svi["stage_epochs"])
