@@ -1,4 +1,8 @@
-"""The paper's claims, each held, not held, or not to be told yet; those over the VAE also against `vae-more`."""
+"""The paper's claims, each held or not, or not to be told yet; and whether what holds is more than training longer.
+
+A row of the paper's methods starts from a finished VAE and trains on. So a claim that it is above others says little
+unless it is also above its control, the VAE trained as long at the same rate (`analysis.trainings.equal_control`).
+"""
 
 from __future__ import annotations
 
@@ -10,21 +14,24 @@ import numpy as np
 import pandas as pd
 
 from analysis.paper import published_scores, published_times
-from analysis.signed_rank import location, smallest_p, wilcoxon_greater
+from analysis.signed_rank import LEVEL, location, paired, smallest_p, wilcoxon_greater
 from analysis.stats import CELL, COLUMN, summarise
-from analysis.tables import DATASETS, METHODS, fullest, place
+from analysis.tables import DATASETS, METHODS, fullest, method_of_label, place
 from analysis.time_tables import summarise_times
+from analysis.trainings import CONTROL, NO_CONTROL, Key, equal_control, key_of, of_key, trainings
 
-HELD, NOT_HELD, TOO_FEW = "held", "not held", "not enough runs"
+HELD, NOT_HELD = "held", "not held"
+NOT_ABOVE = "held, but not above its control"
+TOO_FEW, NOT_RUN = "not enough runs", "not run"
+
+STATUSES = (HELD, NOT_ABOVE, NOT_HELD, TOO_FEW, NOT_RUN)
+"""What can be said of a claim. It is told, one of the first three, by as many runs as a test needs, or not at all."""
 
 UNKNOWN = "–"
 """Where the paper has no such column, or does not give its numbers, or they are not legible."""
 
 STRONG = 0.01
 """The p up to which the paper's tables call a difference strongly distinguished."""
-
-CONTROL = "vae-more"
-"""The VAE trained for as long as those that start from a finished one: not in the paper."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +40,12 @@ class Claim:
 
     Attributes:
         statement: what is claimed; where: of which data set, dim and decoder; source: where the paper says it.
-        status: `HELD`, `NOT_HELD` or `TOO_FEW`, by our runs.
+        status: one of `STATUSES`, by our runs.
         evidence: the numbers behind the status.
         published: what the paper's own means and times say of it: `HELD`, `NOT_HELD` or `UNKNOWN`.
         control: whether it is the fair counterpart of a claim over the VAE, which the paper does not make.
         dataset: name of the data set that it is of.
+        in_paper: whether the paper has the column that it is of.
     """
 
     statement: str
@@ -48,16 +56,24 @@ class Claim:
     published: str = UNKNOWN
     control: bool = False
     dataset: str = ""
+    in_paper: bool = False
+
+
+def title(claims: list[Claim]) -> str:
+    """`The paper's claims`, and `Claims` where no column is one of the paper's."""
+    return "The paper's claims" if any(claim.in_paper for claim in claims) else "Claims"
 
 
 def count(claims: list[Claim]) -> str:
-    """`The paper's claims, asked of these columns: 7 held, 3 not held.`, and the same of the controls."""
+    """`The paper's claims, asked of these columns: 7 held, 3 not held.`, and the same of those over the control."""
     said = []
-    subjects = {False: "The paper's claims, asked of these columns", True: "Controls, which the paper does not have"}
+    of_paper = any(claim.in_paper for claim in claims)
+    controls = "Against the control" + (", which the paper does not have" if of_paper else "")
+    subjects = {False: f"{title(claims)}, asked of these columns", True: controls}
     for control, subject in subjects.items():
         statuses = Counter(claim.status for claim in claims if claim.control == control)
         if statuses:
-            parts = [f"{statuses[status]} {status}" for status in (HELD, NOT_HELD, TOO_FEW) if statuses[status]]
+            parts = [f"{statuses[status]} {status}" for status in STATUSES if statuses[status]]
             said.append(f"{subject}: {', '.join(parts)}.")
     return " ".join(said)
 
@@ -66,8 +82,9 @@ def count(claims: list[Claim]) -> str:
 def score_claims(runs: pd.DataFrame, score: str = "test_iwae", expected_seeds: int | None = None) -> list[Claim]:
     """The claims about log-likelihood: Tables 7-11, and section 3 (Table 5) for fully connected decoders.
 
-    A claim is told only where every cell it speaks of has all its runs, and, where it speaks of a p, enough of them
-    for one of .01. Rows of the paper that were not run are no rivals; the evidence says how many there were.
+    A claim is told only where every cell it speaks of has all its runs, and enough of them for the p that it speaks
+    of, or else for one of .05. Rows of the paper that were not run are no rivals; the evidence says how many there
+    were. What holds, but not against the control of the row that it is about, is `NOT_ABOVE`.
 
     Args:
         runs: one row for each run, as `analysis.collect.collect` gives them.
@@ -77,13 +94,17 @@ def score_claims(runs: pd.DataFrame, score: str = "test_iwae", expected_seeds: i
     expected = expected_seeds or fullest(runs)
     columns = [_Scores(column, score, expected) for _, column in runs.groupby(COLUMN)]
     columns.sort(key=lambda c: (c.decoder, place(c.dataset, DATASETS), c.dim))
-    claims = [replace(claim, dataset=column.dataset) for column in columns for claim in _of_column(column)]
+    claims = [
+        replace(claim, dataset=column.dataset, in_paper=bool(column.paper))
+        for column in columns
+        for claim in _of_column(column)
+    ]
     convolutional = {(c.dataset, c.dim): c for c in columns if c.decoder == "conv"}
     for column in columns:
         other = convolutional.get((column.dataset, column.dim))
         if column.decoder == "fc" and other is not None:
             both = _vae_above_vlae(other, column), _convolutional_above(other, column)
-            claims += [replace(claim, dataset=column.dataset) for claim in both]
+            claims += [replace(claim, dataset=column.dataset, in_paper=bool(column.paper)) for claim in both]
     return claims
 
 
@@ -96,7 +117,7 @@ def _of_column(column: _Scores) -> Iterator[Claim]:
     else:
         yield column.highest("vlae", "Section 3, Table 5")
         yield column.better("rme", "vae", "Section 3, Table 5")
-    yield column.better("rme", CONTROL, "control", control=True)
+    yield column.above_control("rme")
 
 
 class _Scores:
@@ -108,29 +129,31 @@ class _Scores:
         self.where = f"{first['dataset_label']} dim {self.dim}" + ("" if self.decoder == "conv" else ", FC decoder")
         cells = summarise(runs, score)
         self.expected = expected
-        self.cells = {_key(cell): cell for cell in cells.to_dict("records")}
-        self.scores = {_key(cell): runs[_same(runs, cell)].set_index("seed")[score] for cell in self.cells.values()}
+        self.cells = {key_of(cell): cell for cell in cells.to_dict("records")}
+        self.scores = {key: of_key(runs, key).set_index("seed")[score] for key in self.cells}
+        known = trainings(runs)
+        self.controls = {key: equal_control(key, known) for key in self.cells}
         theirs = published_scores()
         at = (theirs["dataset"] == self.dataset) & (theirs["dim"] == self.dim) & (theirs["decoder"] == self.decoder)
-        self.paper = {_key(cell): float(cell["mean"]) for cell in theirs[at].to_dict("records")}
-        self.published = {method for method, _ in self.paper}
+        self.paper = {key_of(cell): float(cell["mean"]) for cell in theirs[at].to_dict("records")}
+        self.published = {key[0] for key in self.paper}
 
     def has(self, method: str) -> bool:
-        return any(name == method for name, _ in self.cells)
+        return any(key[0] == method for key in self.cells)
 
-    def label(self, key: tuple) -> str:
+    def label(self, key: Key) -> str:
         return self.cells[key]["method_label"]
 
-    def of(self, method: str) -> list[tuple]:
+    def of(self, method: str) -> list[Key]:
         """The rows of a method."""
         return [key for key in self.cells if key[0] == method]
 
-    def best(self, method: str) -> tuple | None:
+    def best(self, method: str) -> Key | None:
         """The row of a method with the highest mean."""
         scored = [key for key in self.of(method) if self.cells[key]["n"]]
         return max(scored, key=lambda key: self.cells[key]["mean"], default=None)
 
-    def incomplete(self, keys: list[tuple]) -> str:
+    def incomplete(self, keys: list[Key]) -> str:
         """`RME(2) n=3/10`, and so on; empty if none is."""
         few = [k for k in keys if self.cells[k]["n"] < self.expected]
         shown = ", ".join(f"{self.label(k)} n={self.cells[k]['n']}/{self.expected}" for k in few[:3])
@@ -142,48 +165,108 @@ class _Scores:
         rivals = [key for key in rows if key[0] != method]
         published = _published(self.paper, method, lambda name: name != method)
         ours = self.best(method)
-        if ours is None or not rivals:
-            missing = f"{method.upper()} was not run" if ours is None else "nothing to compare with was run"
-            return Claim(statement, self.where, source, TOO_FEW, missing, published)
+
+        def claim(status: str, evidence: str) -> Claim:
+            return Claim(statement, self.where, source, status, evidence, published)
+
+        if not self.of(method) or not rivals:
+            ran = bool(self.of(method))
+            return claim(NOT_RUN, "nothing to compare with was run" if ran else f"{method.upper()} was not run")
         incomplete = self.incomplete(rows)
-        if incomplete:
-            return Claim(statement, self.where, source, TOO_FEW, incomplete, published)
+        if ours is None or incomplete:
+            return claim(TOO_FEW, incomplete)
         rival = max(rivals, key=lambda key: self.cells[key]["mean"])
         mean, other = (self.cells[key]["mean"] for key in (ours, rival))
         evidence = f"{self.label(ours)} {mean:.1f}, best of the others {self.label(rival)} {other:.1f} nats"
         if self.paper:
             evidence += f"; {len(set(rows) & set(self.paper))} of the paper's {len(self.paper)} rows were run"
-        return Claim(statement, self.where, source, HELD if mean > other else NOT_HELD, evidence, published)
+        few = self.too_few(ours, [rival], LEVEL)
+        if few:
+            return claim(TOO_FEW, f"{few}; {evidence}")
+        if mean <= other:
+            return claim(NOT_HELD, evidence)
+        control = self.controls[ours]
+        if control is None:
+            return claim(HELD, f"{evidence}; {NO_CONTROL}")
+        if control in rows:  # then it is one of those that were compared
+            return claim(HELD, evidence)
+        if incomplete := self.incomplete([control]) or self.too_few(ours, [control], LEVEL):
+            return claim(TOO_FEW, f"{evidence}; of its control, {incomplete}")
+        evidence += f"; its control {self.label(control)} {self.cells[control]['mean']:.1f}"
+        return claim(HELD if mean > self.cells[control]["mean"] else NOT_ABOVE, evidence)
 
-    def better(self, method: str, rival: str, source: str, control: bool = False) -> Claim:
+    def better(self, method: str, rival: str, source: str) -> Claim:
         """The method's best row against every row of the rival, by the one-sided Wilcoxon test, paired by seed."""
         statement = f"{method.upper()} is better than {self._name(rival)} (p ≤ {STRONG})"
-        published = UNKNOWN if control else _published(self.paper, method, lambda name: name == rival)
+        published = _published(self.paper, method, lambda name: name == rival)
         ours, rows = self.best(method), self.of(rival)
 
         def claim(status: str, evidence: str) -> Claim:
-            return Claim(statement, self.where, source, status, evidence, published, control)
+            return Claim(statement, self.where, source, status, evidence, published)
 
-        if ours is None or not rows:
-            return claim(TOO_FEW, f"{method.upper() if ours is None else self._name(rival)} was not run")
+        if not self.of(method) or not rows:
+            return claim(NOT_RUN, f"{self._name(rival) if self.of(method) else method.upper()} was not run")
         incomplete = self.incomplete([*self.of(method), *rows])
+        if ours is None or incomplete:
+            return claim(TOO_FEW, incomplete)
+        few = self.too_few(ours, rows, STRONG)
+        if few:
+            return claim(TOO_FEW, f"{few}; {self._difference(ours, self.best(rival))}")
+        hardest, p, shown = self.hardest(ours, rows)
+        evidence = f"{self._difference(ours, hardest)}, {shown}"
+        if not p <= STRONG:
+            return claim(NOT_HELD, evidence)
+        control = self.controls[ours]
+        if control is None:
+            return claim(HELD, f"{evidence}; {NO_CONTROL}")
+        if all(key == control or self.controls[key] == control for key in rows):
+            return claim(HELD, evidence)  # they were trained alike: the comparison is fair by itself
+        if incomplete := self.incomplete([control]) or self.too_few(ours, [control], STRONG):
+            return claim(TOO_FEW, f"{evidence}; of its control, {incomplete}")
+        _, p, shown = self.hardest(ours, [control])
+        evidence += f"; over its control {self._difference(ours, control)}, {shown}"
+        return claim(HELD if p <= STRONG else NOT_ABOVE, evidence)
+
+    def above_control(self, method: str) -> Claim:
+        """The method's best row against its equal control, which the paper does not have."""
+        statement = f"{method.upper()} is better than its control (p ≤ {STRONG})"
+        ours = self.best(method)
+
+        def claim(status: str, evidence: str) -> Claim:
+            return Claim(statement, self.where, "control", status, evidence, control=True)
+
+        if ours is None:
+            if not self.of(method):
+                return claim(NOT_RUN, f"{method.upper()} was not run")
+            return claim(TOO_FEW, self.incomplete(self.of(method)))
+        control = self.controls[ours]
+        if control is None:
+            return claim(NOT_RUN, f"{NO_CONTROL} for {self.label(ours)}")
+        incomplete = self.incomplete([*self.of(method), control])
         if incomplete:
             return claim(TOO_FEW, incomplete)
+        if few := self.too_few(ours, [control], STRONG):
+            return claim(TOO_FEW, f"{few}; {self._difference(ours, control)}")
+        _, p, shown = self.hardest(ours, [control])
+        return claim(HELD if p <= STRONG else NOT_HELD, f"{self._difference(ours, control)}, {shown}")
+
+    def too_few(self, ours: Key, rows: list[Key], level: float) -> str:
+        """Why the seeds that both have cannot tell these rows apart at this level; empty if they can."""
+        found = (_few_pairs(self.scores[ours], self.scores[key], level) for key in rows)
+        return next(filter(None, found), "")
+
+    def hardest(self, ours: Key, rows: list[Key]) -> tuple[Key, float, str]:
+        """The row that ours is least told apart from, the p of that, and the p in words."""
         tests = {key: wilcoxon_greater(self.scores[ours], self.scores[key]) for key in rows}
-        pairs = min(test.n_pairs for test in tests.values())
-        if smallest_p(pairs) > STRONG:
-            least = f"the smallest p that {pairs} pair{'' if pairs == 1 else 's'} can give is {smallest_p(pairs):.2g}"
-            return claim(TOO_FEW, f"{least}; {self._difference(ours, self.best(rival))}")
-        hardest = max(rows, key=lambda key: 1.0 if np.isnan(tests[key].p) else tests[key].p)
-        p = tests[hardest].p
-        shown = tests[hardest].note if np.isnan(p) else f"p = {p:.2g}"
-        return claim(HELD if p <= STRONG else NOT_HELD, f"{self._difference(ours, hardest)}, {shown}")
+        row = max(rows, key=lambda key: 1.0 if np.isnan(tests[key].p) else tests[key].p)
+        p = tests[row].p
+        return row, p, tests[row].note if np.isnan(p) else f"p = {p:.2g}"
 
     def _name(self, method: str) -> str:
         keys = self.of(method)
-        return self.label(keys[0]).partition("(")[0] if keys else {"vae-more": "VAE-more"}.get(method, method.upper())
+        return method_of_label(self.label(keys[0])) if keys else method.upper()
 
-    def _difference(self, ours: tuple, rival: tuple | None) -> str:
+    def _difference(self, ours: Key, rival: Key | None) -> str:
         """`RME(5) - VAE: +12.1 nats [+10.2, +14.0]`: the Hodges-Lehmann estimate, paired by seed."""
         if rival is None:
             return ""
@@ -192,10 +275,18 @@ class _Scores:
         return f"{self.label(ours)} − {self.label(rival)}: {found.estimate:+.1f} nats{interval}"
 
 
-def _published(means: dict[tuple, float], method: str, is_rival: Callable[[str], bool]) -> str:
+def _few_pairs(a: pd.Series, b: pd.Series, level: float = LEVEL) -> str:
+    """`the smallest p that 6 pairs can give is 0.016`, where that is above the level; else empty."""
+    pairs = len(paired(a, b))
+    if smallest_p(pairs) <= level:
+        return ""
+    return f"the smallest p that {pairs} pair{'' if pairs == 1 else 's'} can give is {smallest_p(pairs):.2g}"
+
+
+def _published(means: dict[Key, float], method: str, is_rival: Callable[[str], bool]) -> str:
     """Whether the method's best mean is above every rival's in the paper's table."""
-    ours = [mean for (name, _), mean in means.items() if name == method]
-    rivals = [mean for (name, _), mean in means.items() if is_rival(name)]
+    ours = [mean for (name, *_), mean in means.items() if name == method]
+    rivals = [mean for (name, *_), mean in means.items() if is_rival(name)]
     if not ours or not rivals or np.isnan(ours).any():
         return UNKNOWN
     if (np.array(rivals) >= max(ours)).any():  # one that is legible suffices
@@ -206,17 +297,19 @@ def _published(means: dict[tuple, float], method: str, is_rival: Callable[[str],
 def _vae_above_vlae(conv: _Scores, fc: _Scores) -> Claim:
     """Section 3: the best VLAE's scores are below the VAE's with a convolutional decoder."""
     statement = "The VAE with a convolutional decoder is above the best VLAE with a fully connected one"
-    theirs = [mean for (name, _), mean in fc.paper.items() if name == "vlae"]
-    published = _holds(conv.paper[("vae", None)] > max(theirs)) if theirs and ("vae", None) in conv.paper else UNKNOWN
+    theirs, their_vae = [mean for (name, *_), mean in fc.paper.items() if name == "vlae"], ("vae", None, None)
+    published = _holds(conv.paper[their_vae] > max(theirs)) if theirs and their_vae in conv.paper else UNKNOWN
     vae, vlae, where = conv.best("vae"), fc.best("vlae"), conv.where
-    if vae is None or vlae is None:
-        missing = "VAE" if vae is None else "VLAE"
-        return Claim(statement, where, "Section 3", TOO_FEW, f"{missing} was not run", published)
-    incomplete = conv.incomplete([vae]) or fc.incomplete(fc.of("vlae"))
-    if incomplete:
+    if not conv.of("vae") or not fc.of("vlae"):
+        missing = "VLAE" if conv.of("vae") else "VAE"
+        return Claim(statement, where, "Section 3", NOT_RUN, f"{missing} was not run", published)
+    incomplete = conv.incomplete(conv.of("vae")) or fc.incomplete(fc.of("vlae"))
+    if vae is None or vlae is None or incomplete:
         return Claim(statement, where, "Section 3", TOO_FEW, incomplete, published)
     means = conv.cells[vae]["mean"], fc.cells[vlae]["mean"]
     evidence = f"VAE {means[0]:.1f}, {fc.label(vlae)} {means[1]:.1f} nats"
+    if few := _few_pairs(conv.scores[vae], fc.scores[vlae]):
+        return Claim(statement, where, "Section 3", TOO_FEW, f"{few}; {evidence}", published)
     return Claim(statement, where, "Section 3", _holds(means[0] > means[1]), evidence, published)
 
 
@@ -228,13 +321,15 @@ def _convolutional_above(conv: _Scores, fc: _Scores) -> Claim:
     both = sorted(conv.cells.keys() & fc.cells.keys(), key=str)
     both = [key for key in both if key[0] != CONTROL]
     if not both:
-        return Claim(statement, conv.where, "Section 3", TOO_FEW, "no row was run with both", published)
+        return Claim(statement, conv.where, "Section 3", NOT_RUN, "no row was run with both", published)
     incomplete = conv.incomplete(both) or fc.incomplete(both)
     if incomplete:
         return Claim(statement, conv.where, "Section 3", TOO_FEW, incomplete, published)
     gain = {key: conv.cells[key]["mean"] - fc.cells[key]["mean"] for key in both}
     least = min(both, key=lambda key: gain[key])
     evidence = f"least gain {gain[least]:+.1f} nats ({conv.label(least)}), of {len(both)} rows"
+    if few := next(filter(None, (_few_pairs(conv.scores[key], fc.scores[key]) for key in both)), ""):
+        return Claim(statement, conv.where, "Section 3", TOO_FEW, f"{few}; {evidence}", published)
     return Claim(statement, conv.where, "Section 3", _holds(gain[least] > 0), evidence, published)
 
 
@@ -259,9 +354,10 @@ def time_claims(runs: pd.DataFrame) -> list[Claim]:
             published = test(theirs)[0] if len(theirs) else None
             if applies == decoder and (published is not None or test(ours)[0] is not None):
                 holds, evidence = test(ours)
-                status = TOO_FEW if holds is None else _holds(holds)
+                status = NOT_RUN if holds is None else _holds(holds)
                 theirs_holds = UNKNOWN if published is None else _holds(published)
-                claims.append(Claim(statement, where, source, status, evidence, theirs_holds, dataset=first["dataset"]))
+                claim = Claim(statement, where, source, status, evidence, theirs_holds, dataset=first["dataset"])
+                claims.append(replace(claim, in_paper=len(theirs) > 0))
     return claims
 
 
@@ -343,12 +439,3 @@ def _shown(label: str, numbers: pd.Series, unit: str) -> str:
 
 def _holds(held: bool) -> str:
     return HELD if held else NOT_HELD
-
-
-def _key(cell: dict) -> tuple:
-    return cell["method"], None if pd.isna(cell["order"]) else int(cell["order"])
-
-
-def _same(runs: pd.DataFrame, cell: dict) -> pd.Series:
-    order = runs["order"].isna() if pd.isna(cell["order"]) else (runs["order"] == cell["order"]).fillna(False)
-    return (runs["method"] == cell["method"]) & order.astype(bool)

@@ -1,58 +1,53 @@
-"""From MLflow to one tidy data frame: a row for each finished run."""
+"""From MLflow to one tidy data frame, a row for each finished run; `python -m analysis.collect` writes it to a file."""
 
 from __future__ import annotations
 
-import re
+import argparse
 import sqlite3
+import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
-from mlflow.entities import Run
-from mlflow.tracking import MlflowClient
 
-IDENTITY = ["method", "order", "dataset", "dim", "decoder", "seed"]
-"""What makes two runs of one experiment the same run, unless their settings differ."""
+from analysis.curve_frame import CURVE_COLUMNS, CURVES, POINT, curve_frame, is_curve, points_of, split
+from analysis.evidence import curves_path, merge, read_points, read_runs, write_points, write_runs
+from analysis.runs import (
+    IDENTITY,
+    AmbiguousRuns,
+    CollectError,
+    check_one_setting_per_cell,
+    choose,
+    finite,
+    frame_of,
+    matching,
+    newest,
+    row_of,
+)
+from analysis.stats import CELL
 
-CELL = IDENTITY[:-1]
-"""One number of a table: runs that share these are repetitions of one another."""
+if TYPE_CHECKING:  # MLflow's client takes seconds to load, and what is read from files needs none
+    from mlflow.entities import Run
+    from mlflow.tracking import MlflowClient
 
-_INTEGERS = ["order", "dim", "seed", "restarts", "epochs", "chosen_restart"]
-_PARAMS = [*IDENTITY, "restarts", "epochs"]
-_TAGS = [
-    "run_key", "method_label", "dataset_label", "chosen_restart", "device", "git_commit", "torch_version", "command",
-]  # fmt: skip
-_METRICS = {
-    "val/iwae": "val_iwae",
-    "val/elbo": "val_elbo",
-    "test/iwae": "test_iwae",
-    "test/elbo": "test_elbo",
-    "time/inference_ms": "inference_ms",
-    "time/inference_ms_sd": "inference_ms_sd",
-    "time/ratio_to_vae": "ratio_to_vae",
-    "time/ratio_to_vae_sd": "ratio_to_vae_sd",
-    "time/train_s": "train_s",
-}
-_COLUMNS = [
-    "run_key", "method", "order", "method_label", "dataset", "dataset_label", "dim", "decoder", "seed", "restarts",
-    "epochs", "chosen_restart", *_METRICS.values(), "device", "git_commit", "torch_version", "command",
-    "mlflow_run_id", "mlflow_parent_id", "start_time", "curves",
-]  # fmt: skip
+__all__ = [
+    "CELL",
+    "CURVES",
+    "CURVE_COLUMNS",
+    "IDENTITY",
+    "AmbiguousRuns",
+    "CollectError",
+    "collect",
+    "curves",
+    "failures",
+]
+
 _PAGE = 5000  # each page sorts all runs anew
 _CONNECT_S = 10.0
-
-
-class CollectError(ValueError):
-    """The runs cannot be read; the message, one line, says what is wrong and what would be right."""
-
-
-class AmbiguousRuns(CollectError):
-    """One cell holds runs of more than one setting; the message says which, and how to choose."""
 
 
 def collect(tracking_uri: str, experiment: str, where: Mapping[str, str] | None = None) -> pd.DataFrame:
@@ -66,22 +61,23 @@ def collect(tracking_uri: str, experiment: str, where: Mapping[str, str] | None 
 
     Returns:
         One row for each run, ordered by cell and seed; an empty frame with the same columns if none has finished.
-        Columns: run_key, method, order (NA for a method that has none), method_label, dataset, dataset_label, dim,
-        decoder, seed, restarts, epochs, chosen_restart; val_iwae, val_elbo, test_iwae, test_elbo in nats per image
-        (NaN where it was not recorded); inference_ms, the milliseconds of a batch, and of a timing
-        ratio_to_vae, and inference_ms_sd and ratio_to_vae_sd over its repeats; train_s, seconds; device, git_commit,
-        torch_version, command, mlflow_run_id, mlflow_parent_id, start_time (UTC); curves, a tuple of the names of what
-        was recorded during training, for the function of that name; then every other param, as text.
+        Columns: run_key, method, order (NA for a method that has none), variant (NA for a row's usual settings),
+        method_label, dataset, dataset_label, dim, decoder, seed; starts_from ("vae" or "scratch"), restarts, epochs,
+        learning_rate, finish_epochs, finish_learning_rate, stage_epochs, stage_learning_rate, keep, patience and
+        stage_patience, each NA where it was not recorded; chosen_restart, and of that kept_epoch, updates (a training
+        step's) and parameters; val_iwae, val_elbo, test_iwae, test_elbo in nats per image (NaN where it was not
+        recorded); inference_ms, the milliseconds of a batch, and of a timing ratio_to_vae, and inference_ms_sd and
+        ratio_to_vae_sd over its repeats; train_s, seconds; device, git_commit, torch_version, command, start_time
+        (UTC), mlflow_run_id, mlflow_parent_id; curves, a tuple of the names of what was recorded during training, for
+        the function of that name; then every other param, as text.
 
     Raises:
         CollectError: no such store or experiment, a field of `where` that no run has, or a run that is incomplete.
         AmbiguousRuns: two settings in one cell.
     """
-    runs = _select(_read(tracking_uri, experiment, "FINISHED"), where)
-    # a repeated recording of the same run is no second sample: the newest stands
-    newest = {run.data.tags["run_key"]: run for run in sorted(runs, key=lambda run: run.info.start_time)}
-    frame = _frame([_row(run) for run in newest.values()], _COLUMNS)
-    _check_one_setting_per_cell(frame)
+    rows = choose(map(_row, _read(tracking_uri, experiment, "FINISHED")), where)
+    frame = frame_of(newest(rows))
+    check_one_setting_per_cell(frame)
     return frame
 
 
@@ -89,36 +85,28 @@ def failures(tracking_uri: str, experiment: str, where: Mapping[str, str] | None
     """Read the failed runs that no later attempt has finished.
 
     Returns:
-        One row for each run, ordered by cell and seed. Columns: run_key, method, order, method_label, dataset,
-        dataset_label, dim, decoder, seed, reason, device, git_commit, mlflow_run_id, start_time (UTC).
+        One row for each run, ordered by cell and seed. Columns: run_key, method, order, variant, method_label,
+        dataset, dataset_label, dim, decoder, seed, reason, device, git_commit, mlflow_run_id, start_time (UTC).
 
     Raises:
         CollectError: no such store or experiment, or a run that is incomplete.
     """
-    failed = [run for run in _read(tracking_uri, experiment, "FAILED") if _matches(run, where or {})]
-    newest = {run.data.tags["run_key"]: run for run in sorted(failed, key=lambda run: run.info.start_time)}
-    if newest:
-        for run in _read(tracking_uri, experiment, "FINISHED"):
-            newest.pop(run.data.tags["run_key"], None)
-    columns = [
-        "run_key", "method", "order", "method_label", "dataset", "dataset_label", "dim", "decoder", "seed", "reason",
-        "device", "git_commit", "mlflow_run_id", "start_time",
-    ]  # fmt: skip
-    rows = [_row(run) | {"reason": run.data.tags.get("failure", "no reason recorded")} for run in newest.values()]
-    return _frame(rows, columns)[columns]
+    read = _read(tracking_uri, experiment, "FAILED")
+    rows = [_row(run) | {"reason": run.data.tags.get("failure", "no reason recorded")} for run in read]
+    failed = newest(matching(rows, where))
+    if failed:
+        finished = {run.data.tags["run_key"] for run in _read(tracking_uri, experiment, "FINISHED")}
+        failed = [row for row in failed if row["run_key"] not in finished]
+    return frame_of(failed, FAILURE_COLUMNS)[FAILURE_COLUMNS]
 
 
-# ---------------------------------------------------------------------- training curves
-CURVES = ("val_elbo", "elbo_q", "alpha", "kl")
-"""Validation ELBO, nats; of each component its own ELBO, its mean weight, and its KL from those before it, nats."""
-
-_CURVE = re.compile(rf"val_elbo|({'|'.join(CURVES[1:])})_\d+")
-
-CURVE_COLUMNS = [
-    "run_key", *IDENTITY, "method_label", "dataset_label", "parent_epochs", "metric", "component", "epoch", "value",
+FAILURE_COLUMNS = [
+    "run_key", "method", "order", "variant", "method_label", "dataset", "dataset_label", "dim", "decoder", "seed",
+    "reason", "device", "git_commit", "mlflow_run_id", "start_time",
 ]  # fmt: skip
 
 
+# ---------------------------------------------------------------------- training curves
 def curves(
     tracking_uri: str,
     experiment: str,
@@ -140,9 +128,10 @@ def curves(
         metrics: names of `CURVES`.
 
     Returns:
-        One row for each run, metric and epoch. Columns: run_key, method, order, dataset, dim, decoder, seed, the
-        labels; parent_epochs: of the VAE that the run starts from, 0 from scratch; metric; component (NA for val_elbo);
-        epoch: of the run's own training, from 1; value (finite). Runs and metrics that have none are not in it.
+        One row for each run, metric and epoch. Columns: run_key, method, order, variant, dataset, dim, decoder, seed,
+        the labels; parent_epochs: of the VAE that the run starts from, 0 from scratch; metric; component (NA for
+        val_elbo); epoch: of the run's own training, from 1; value (finite). Runs and metrics that have none are not in
+        it.
 
     Raises:
         CollectError: as for `collect`.
@@ -152,30 +141,19 @@ def curves(
     wanted = set(metrics)
     rows: list[dict[str, Any]] = []
     try:
-        client = MlflowClient(tracking_uri)
+        client = _client(tracking_uri)
         for run in chosen.to_dict("records"):
-            about = {name: run[name] for name in CURVE_COLUMNS[: len(IDENTITY) + 3]}
-            about["parent_epochs"] = 0 if pd.isna(run.get("stage_epochs")) else int(run["epochs"])
             for name in run["curves"]:
-                metric, component = _split(name)
+                metric, component = split(name)
                 if metric not in wanted:
                     continue
                 points = client.get_metric_history(run["mlflow_run_id"], f"train/{name}")
-                newest = {point.step: _number(point.value) for point in sorted(points, key=lambda p: p.timestamp)}
-                rows += [
-                    about | {"metric": metric, "component": component, "epoch": epoch, "value": value}
-                    for epoch, value in sorted(newest.items())
-                ]
+                values = {point.step: finite(point.value) for point in sorted(points, key=lambda p: p.timestamp)}
+                about = {"run_key": run["run_key"], "metric": metric, "component": component}
+                rows += [about | {"epoch": epoch, "value": value} for epoch, value in sorted(values.items())]
     except Exception as error:  # MLflow lets its backends' own exceptions through
         raise CollectError(f"cannot read the MLflow store {tracking_uri!r}: {_first_line(error)}") from error
-    frame = pd.DataFrame(rows, columns=CURVE_COLUMNS).astype({"order": "Int64", "component": "Int64", "value": float})
-    return frame[np.isfinite(frame["value"])].reset_index(drop=True)
-
-
-def _split(name: str) -> tuple[str, int | None]:
-    """`kl_1` is the metric kl of component 1."""
-    metric, _, number = name.rpartition("_")
-    return (metric, int(number)) if number.isdecimal() else (name, None)
+    return curve_frame(points_of(rows), chosen)
 
 
 # ---------------------------------------------------------------------- reading the store
@@ -183,7 +161,7 @@ def _read(tracking_uri: str, experiment: str, status: str) -> list[Run]:
     """All runs of that status that have a run_key, page by page; a cell's summary run has none."""
     _check_reachable(tracking_uri)
     try:
-        client = MlflowClient(tracking_uri)
+        client = _client(tracking_uri)
         found = client.get_experiment_by_name(experiment)
         if found is not None and found.lifecycle_stage == "active":
             return list(_pages(client, found.experiment_id, f"attributes.status = '{status}' and tags.run_key != ''"))
@@ -191,6 +169,12 @@ def _read(tracking_uri: str, experiment: str, status: str) -> list[Run]:
     except Exception as error:  # MLflow lets its backends' own exceptions through
         raise CollectError(f"cannot read the MLflow store {tracking_uri!r}: {_first_line(error)}") from error
     raise CollectError(f"no experiment {experiment!r} in {tracking_uri}; there are {', '.join(names) or 'none'}")
+
+
+def _client(tracking_uri: str) -> MlflowClient:
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient(tracking_uri)
 
 
 def _pages(client: MlflowClient, experiment_id: str, query: str) -> Iterator[Run]:
@@ -228,94 +212,79 @@ def _first_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-# ---------------------------------------------------------------------- choosing runs
-def _select(runs: list[Run], where: Mapping[str, str] | None) -> list[Run]:
-    present = {field for run in runs for field in _fields(run)}
-    for name, wanted in (where or {}).items():
-        if runs and name not in present:
-            raise CollectError(f"where {name}={wanted}: no run has that field; there are {', '.join(sorted(present))}")
-    return [run for run in runs if _matches(run, where or {})]
-
-
-def _matches(run: Run, where: Mapping[str, str]) -> bool:
-    fields = _fields(run)
-    return all(_same(fields[name], str(wanted)) for name, wanted in where.items() if name in fields)
-
-
-def _fields(run: Run) -> dict[str, str]:
-    """What `where` can ask for."""
-    return {name: run.data.tags[name] for name in _TAGS if name in run.data.tags} | run.data.params
-
-
-def _same(recorded: str, wanted: str) -> bool:
-    try:
-        return float(recorded) == float(wanted)
-    except ValueError:
-        return recorded == wanted
-
-
 # ---------------------------------------------------------------------- one row for each run
 def _row(run: Run) -> dict[str, Any]:
-    params, tags = run.data.params, run.data.tags
-    missing = [name for name in IDENTITY if name not in params]
-    if missing:
-        raise CollectError(f"run {run.info.run_id} ({run.info.run_name}) has no param {', '.join(missing)}")
-    row: dict[str, Any] = {**params, **{name: tags.get(name) for name in _TAGS}}
-    for name in _INTEGERS:
-        try:
-            row[name] = None if row.get(name) in (None, "None", "") else int(row[name])
-        except ValueError as error:
-            raise CollectError(f"run {run.info.run_id} ({run.info.run_name}): {name}={row[name]!r}") from error
-    row["method_label"] = row["method_label"] or _label(row["method"], row["order"])
-    row["dataset_label"] = row["dataset_label"] or row["dataset"]
-    row |= {column: _number(run.data.metrics.get(metric)) for metric, column in _METRICS.items()}
+    tags = run.data.tags
+    row = row_of(run.data.params, tags, run.data.metrics, f"{run.info.run_id} ({run.info.run_name})")
     row["mlflow_run_id"] = run.info.run_id
     row["mlflow_parent_id"] = tags.get("mlflow.parentRunId")
     names = (name.removeprefix("train/") for name in sorted(run.data.metrics) if name.startswith("train/"))
-    row["curves"] = tuple(name for name in names if _CURVE.fullmatch(name))
+    row["curves"] = tuple(name for name in names if is_curve(name))
     row["start_time"] = pd.Timestamp(run.info.start_time, unit="ms", tz="UTC")
     return row
 
 
-def _label(method: str, order: int | None) -> str:
-    return method.upper() if order is None else f"{method.upper()}({order})"
+# ---------------------------------------------------------------------- command line
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; 0 when the file is written, 2 with a line on stderr when it cannot be."""
+    parser = argparse.ArgumentParser(
+        prog="python -m analysis.collect",
+        description="Write every finished run as a line of a CSV file, which `python -m analysis.report --runs` reads, "
+        "and the training curves beside it. Sources may be given together: a run of several counts once.",
+    )
+    parser.add_argument("--experiment", metavar="E", help="runs of this MLflow experiment (the grid's name)")
+    parser.add_argument("--tracking-uri", default="sqlite:///mlflow.db", metavar="URI", help="default: %(default)s")
+    parser.add_argument("--storage", type=Path, action="append", default=[], metavar="DIR",
+                        help="runs whose results lie there, without MLflow; can be given several times")  # fmt: skip
+    parser.add_argument("--runs", type=Path, action="append", default=[], metavar="A.csv",
+                        help="runs that were written before; can be given several times")  # fmt: skip
+    parser.add_argument("--where", type=assignment, action="append", default=[], metavar="FIELD=VALUE",
+                        help="only the runs with this param; can be given several times")  # fmt: skip
+    parser.add_argument("--no-curves", action="store_true", help="the runs alone, which is quicker")
+    parser.add_argument("--out", required=True, type=Path, metavar="RUNS.csv", help="file to write")
+    options = parser.parse_args(arguments)
+    if not (options.experiment or options.storage or options.runs):
+        parser.error("say what to collect: --experiment E, --storage DIR or --runs A.csv")
+    try:
+        runs, points = _collect_all(options)
+        write_runs(runs, options.out)
+        if not options.no_curves:
+            write_points(points, curves_path(options.out))
+    except (CollectError, OSError) as error:
+        print(f"analysis.collect: {error}", file=sys.stderr)
+        return 2
+    print(f"{len(runs)} run{'' if len(runs) == 1 else 's'} in {options.out}")
+    return 0
 
 
-def _number(value: float | None) -> float:
-    """NaN for what is missing or not finite; SQL stores keep an infinity as the largest double."""
-    return float(value) if value is not None and abs(value) < np.finfo(float).max else np.nan
+def _collect_all(options: argparse.Namespace) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The runs and the points of their curves, of all sources together."""
+    where, draw = dict(options.where), not options.no_curves
+    sources: list[tuple[pd.DataFrame, pd.DataFrame]] = []
+    for path in options.runs:
+        sources.append((read_runs(path, checked=False), read_points(curves_path(path)) if draw else points_of([])))
+    for folder in options.storage:
+        from analysis.stored import stored  # torch, which no other source needs
+
+        sources.append(stored(folder))
+    if options.experiment:
+        runs = collect(options.tracking_uri, options.experiment, where)
+        found = curves(options.tracking_uri, options.experiment, runs=runs) if draw else points_of([])
+        sources.append((runs, found[POINT]))
+    runs, points = merge(sources, where)
+    if runs.empty:
+        raise CollectError("no finished run was found" + (" that matches" if where else ""))
+    check_one_setting_per_cell(runs)
+    return runs, points
 
 
-def _frame(rows: list[dict[str, Any]], columns: list[str]) -> pd.DataFrame:
-    frame = pd.DataFrame(rows)
-    others = sorted(set(frame.columns) - set(columns))
-    frame = frame.reindex(columns=[*columns, *others])
-    for name in _INTEGERS:
-        if name in frame:
-            frame[name] = frame[name].astype("Int64")
-    return frame.sort_values(IDENTITY, ignore_index=True)
+def assignment(text: str) -> tuple[str, str]:
+    """An option's FIELD=VALUE."""
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"{text!r} is not FIELD=VALUE")
+    return name, value
 
 
-# ---------------------------------------------------------------------- one setting for each cell
-def _check_one_setting_per_cell(runs: pd.DataFrame) -> None:
-    """Runs of one cell are repetitions: apart from the seed, nothing may differ between them."""
-    settings = [name for name in runs.columns if name not in (*_COLUMNS, *CELL)] + ["restarts", "epochs"]
-    for _, cell in runs.groupby(CELL, dropna=False):
-        differing = [name for name in settings if cell[name].nunique(dropna=False) > 1]
-        repeated = cell.loc[cell["seed"].duplicated(), "seed"]
-        # under one summary run, a field that differs is one that the method does not read
-        one_parent = cell["mlflow_parent_id"].nunique(dropna=False) == 1 and cell["mlflow_parent_id"].notna().all()
-        if repeated.empty and (one_parent or not differing):
-            continue
-        first = cell.iloc[0]
-        seed = f"seed {repeated.iloc[0]} twice" if len(repeated) else "seeds of different settings"
-        name = f"{first['dataset_label']} d{first['dim']} {first['decoder']} {first['method_label']}"
-        if not differing:  # other code, or an option that was not recorded as a param
-            differing = [tag for tag in ("git_commit", "run_key") if cell[tag].nunique(dropna=False) > 1][:1]
-        values = {name: sorted({str(value) for value in cell[name]}) for name in differing}
-        listed = "; ".join(f"{field} {' or '.join(choices)}" for field, choices in values.items())
-        field, choices = next(iter(values.items()))
-        raise AmbiguousRuns(
-            f"{name} has {seed}, which differ in {listed}. Choose with where={{{field!r}: {choices[0]!r}}} "
-            f"or --where {field}={choices[0]}"
-        )
+if __name__ == "__main__":
+    sys.exit(main())

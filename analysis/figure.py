@@ -20,6 +20,7 @@ class Figure:
         name: of its files: `NAME.png`, `NAME.pdf`, `NAME.csv`.
         title: one line; caption: how to read it; alt: what it shows, in words, for who cannot see it. Plain text.
         dataset: the data set that it is of, for the page's filter; empty if it is of several.
+        finding: what it shows, as a sentence for the report's answer; empty if it says nothing that others do not.
         drawing: what matplotlib drew, at the size of a printed column.
         data: the numbers drawn, a row for each mark.
     """
@@ -31,6 +32,7 @@ class Figure:
     drawing: Drawing
     data: pd.DataFrame
     dataset: str = ""
+    finding: str = ""
 
     def png(self) -> bytes:
         """The drawing as a PNG file's bytes, 300 dots an inch."""

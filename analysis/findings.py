@@ -1,20 +1,21 @@
-"""What the numbers say, in sentences: who is best in each column, and whom that can be told apart from."""
+"""What the numbers say, in sentences: who is best in each column, and what its gain over the VAE is worth."""
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 
 import numpy as np
 import pandas as pd
 
+from analysis.gains import Gain, gain_words, gains, own_words
 from analysis.render import p_text
 from analysis.signed_rank import LEVEL
-from analysis.stats import COLUMN, compare_column
-from analysis.tables import DATASETS, SCORES, fullest, place, sort_rows
+from analysis.stats import compare_column
+from analysis.tables import SCORES, fullest, method_of_label, sort_rows, sorted_columns
+from analysis.trainings import BASELINE, NO_CONTROL, Key, key_of
 
-CONTROLS = ["vae", "vae-more"]
-"""Methods that every claim is tested against, where they were run: the VAE, and the VAE trained for as long."""
+SUBJECT = "rme"
+"""The paper's method: what is told of it wherever it was run, whoever is best."""
 
 _NAMED = 4
 
@@ -22,24 +23,20 @@ _NAMED = 4
 def findings(runs: pd.DataFrame, score: str = "test_iwae", expected_seeds: int | None = None) -> list[str]:
     """Sentences about the best of each column, in the paper's order; with several columns a summary comes first.
 
+    The best is that of all rows, controls included; and no gain over the VAE is told without that of its control.
+
     Args:
         runs: one row for each run, as `analysis.collect.collect` gives them; at least one.
         score: a key of `analysis.tables.SCORES`.
         expected_seeds: runs of a complete cell; by default as many as the fullest cell of `runs`.
     """
     expected = expected_seeds or fullest(runs)
-    compared = [compare_column(column, score) for _, column in runs.groupby(COLUMN)]
-    compared.sort(key=_place)
-    sentences = [_column_sentence(column, score, expected) for column in compared]
-    return sentences if len(compared) == 1 else [_summary(compared, score), *sentences]
+    columns = [(compare_column(column, score), gains(column, score)) for column in sorted_columns(runs)]
+    sentences = [_column_sentence(compared, found, score, expected) for compared, found in columns]
+    return sentences if len(columns) == 1 else [_summary(columns, score), *sentences]
 
 
-def _place(column: pd.DataFrame) -> tuple[str, str, int]:
-    first = column.iloc[0]
-    return place(first["dataset"], DATASETS), first["decoder"], first["dim"]
-
-
-def _column_sentence(column: pd.DataFrame, score: str, expected: int) -> str:
+def _column_sentence(column: pd.DataFrame, found: list[Gain], score: str, expected: int) -> str:
     first = column.iloc[0]
     decoder = "" if first["decoder"] == "conv" else f" with the {first['decoder'].upper()} decoder"
     where = f"On {first['dataset_label']} at dim {first['dim']}{decoder}"
@@ -49,17 +46,42 @@ def _column_sentence(column: pd.DataFrame, score: str, expected: int) -> str:
     sd = "" if np.isnan(first["sd"]) else f", sd {first['sd']:.1f}"
     n = f"{first['n']}" if first["n"] >= expected else f"{first['n']} of {expected}"
     over = f"{n} seed{'' if n == '1' else 's'}"
-    says = f"{where}, {first['method_label']} has the best {what} (mean {first['mean']:.1f} nats{sd}, over {over})"
+    is_control = any(gain.is_control for gain in found if gain.key == key_of(first))
+    label = first["method_label"] + (", a control," if is_control else "")
+    says = f"{where}, {label} has the best {what} of all rows (mean {first['mean']:.1f} nats{sd}, over {over})"
     others = column.iloc[1:]
     if others.empty:
         return f"{says}; there is nothing yet to compare it with."
-    rivals = others[others["method"].isin(CONTROLS)]
-    if rivals.empty:
-        rivals = others.head(1)
-    tests = ", ".join(f"against {rival['method_label']} {_p(rival)}" for _, rival in rivals.iterrows())
+    told = _told(found)
+    worth = [
+        f"; {words}" + (f" ({own})" if (own := own_words(gain)) else "") for gain in told if (words := gain_words(gain))
+    ]
+    tests = _tests(key_of(first), others, told)
     close = [row["method_label"] for _, row in sort_rows(others[others["p"] > LEVEL]).iterrows()]
     tail = f" It is not told apart (p > {LEVEL}) from {_listed(close)}." if close else ""
-    return f"{says}; {tests}.{tail}"
+    tested = f" {first['method_label']} against {tests}." if tests else ""
+    return f"{says}{''.join(worth)}.{tested}{tail}"
+
+
+def _told(found: list[Gain]) -> list[Gain]:
+    """The best of the rows that are no controls, and the best of the paper's method."""
+    methods = [gain for gain in found if not gain.is_control]
+    ours = [gain for gain in methods if gain.key[0] == SUBJECT]
+    return list({gain.key: gain for gain in [*methods[:1], *ours[:1]]}.values())
+
+
+def _tests(best: Key, others: pd.DataFrame, told: list[Gain]) -> str:
+    """Of the best row against the VAE and the controls of the rows told of; without these, against the next.
+
+    Its test against its own control has been told with its gain.
+    """
+    own = told[0].control if told and told[0].key == best else None
+    wanted = {(BASELINE, None, None), *(gain.control for gain in told)}
+    keys = [key_of(row) for _, row in others.iterrows()]
+    rivals = others[[key in wanted and key != own for key in keys]]
+    if rivals.empty and own is None:
+        rivals = others.head(1)
+    return ", ".join(f"{rival['method_label']}: {_p(rival)}" for _, rival in rivals.iterrows())
 
 
 def _p(rival: pd.Series) -> str:
@@ -73,20 +95,43 @@ def _listed(labels: list[str]) -> str:
     return ", ".join(labels[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def _summary(compared: list[pd.DataFrame], score: str) -> str:
-    """`RME has the best mean test log-likelihood in 3 of 4 columns (...), HF in 1. The best is better than ...`."""
+def _summary(columns: list[tuple[pd.DataFrame, list[Gain]]], score: str) -> str:
+    """`VAE-more has the best mean test log-likelihood of all rows in 3 of 4 columns (...), RME in 1; ...`."""
+    compared = [column for column, _ in columns]
     winners = [column["method_label"].iloc[0] for column in compared if column["is_best"].iloc[0]]
-    best = Counter(re.sub(r"\(\d+\)$", "", label) for label in winners)  # whatever the order
+    best = Counter(method_of_label(label) for label in winners)  # whatever the order
     what = SCORES[score][0].lower() + SCORES[score][1:]
     if not best:
         return f"No run has a {what}."
     (label, wins), *rest = best.most_common()
-    text = f"{label} has the best mean {what} in {wins} of {len(compared)} columns (data set, decoder and dim)"
-    text += "".join(f", {other} in {count}" for other, count in rest) + "."
-    rivals = pd.concat([column[(column["method"] == CONTROLS[0]) & column["p"].notna()] for column in compared])
-    if rivals.empty:
-        return text
-    better = int((rivals["p"] <= LEVEL).sum())
-    return (
-        f"{text} The best is better than the VAE (p ≤ {LEVEL}) in {better} of the {len(rivals)} columns that test it."
+    text = (
+        f"{label} has the best mean {what} of all rows in {wins} of {len(compared)} columns (data set, decoder and dim)"
     )
+    text += "".join(f", {other} in {count}" for other, count in rest)
+    text += _over_the_vae(compared)
+    return f"{text}; {_over_controls([_told(found)[0] for _, found in columns if _told(found)])}."
+
+
+def _over_the_vae(compared: list[pd.DataFrame]) -> str:
+    rivals = pd.concat([
+        column[(column["method"] == BASELINE) & column["variant"].isna() & column["p"].notna()] for column in compared
+    ])  # fmt: skip
+    if rivals.empty:
+        return ""
+    better = int((rivals["p"] <= LEVEL).sum())
+    return f"; the best is better than the VAE (p ≤ {LEVEL}) in {better} of the {len(rivals)} columns that test it"
+
+
+def _over_controls(best: list[Gain]) -> str:
+    """What the best row that is no control, of each column, has above its own control."""
+    having = [gain for gain in best if gain.control is not None and not np.isnan(gain.above_control)]
+    if not having:
+        return NO_CONTROL
+    above = sum(gain.above_control > 0 for gain in having)
+    surely = sum(gain.p <= LEVEL for gain in having)
+    text = (
+        f"the best of the methods is above its control, the VAE with equal training, in {above} of the {len(having)} "
+        f"columns that have one (p ≤ {LEVEL} in {surely})"
+    )
+    lacking = len(best) - len(having)
+    return text + (f"; in {lacking} more {NO_CONTROL}" if lacking else "")

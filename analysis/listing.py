@@ -8,20 +8,25 @@ import string
 from dataclasses import dataclass, field
 
 import numpy as np
+import pandas as pd
 from markupsafe import Markup
 from rich import box
 from rich.console import Console, Group
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from analysis.claims import HELD, NOT_HELD, TOO_FEW, UNKNOWN, Claim, count
+from analysis import trainings
+from analysis.claims import HELD, NOT_ABOVE, NOT_HELD, NOT_RUN, STATUSES, TOO_FEW, UNKNOWN, Claim, count
+from analysis.claims import title as title_of
+from analysis.gains import Gain, gains
 from analysis.ranks import RankComparison
 from analysis.render import escape_latex, escape_markdown, label_latex, p_text, source, templates
-from analysis.tables import DECODERS, slug
+from analysis.stats import CELL
+from analysis.tables import DECODERS, SCORES, slug, sort_rows, sorted_columns
 
 Value = str | float
 
-STYLES = {HELD: "held", NOT_HELD: "not-held", TOO_FEW: "too-few"}
+STYLES = {HELD: "held", NOT_ABOVE: "not-above", NOT_HELD: "not-held", TOO_FEW: "too-few", NOT_RUN: "not-run"}
 """Class of a claim's row in the page's style sheet."""
 
 
@@ -93,36 +98,119 @@ def claim_summary(claims: list[Claim]) -> Listing | None:
     """For each statement, in how many columns it holds, by our runs and by the paper's numbers; None without any."""
     if not claims:
         return None
+    of_paper = any(claim.in_paper for claim in claims)
     rows: list[list[Value]] = []
     for statement in dict.fromkeys(claim.statement for claim in claims):
         same = [claim for claim in claims if claim.statement == statement]
-        statuses = [str(sum(claim.status == status for claim in same)) for status in (HELD, NOT_HELD, TOO_FEW)]
+        row: list[Value] = [statement, *(str(sum(claim.status == status for claim in same)) for status in STATUSES)]
         theirs = [claim.published for claim in same if claim.published != UNKNOWN]
-        published = f"{theirs.count(HELD)} of {len(theirs)}" if theirs else UNKNOWN
-        rows.append([statement + (", a control" if same[0].control else ""), *statuses, published])
-    header = ["In how many columns", "Held", "Not held", "Not enough runs", "Held by the paper's numbers"]
-    return Listing("claims-counted", "The paper's claims", count(claims), header, rows)
+        row += [f"{theirs.count(HELD)} of {len(theirs)}" if theirs else UNKNOWN] if of_paper else []
+        rows.append(row)
+    header = ["In how many columns", *(status[0].upper() + status[1:] for status in STATUSES)]
+    header += ["Held by the paper's numbers"] if of_paper else []
+    return Listing("claims-counted", title_of(claims), count(claims), header, rows)
 
 
 def claim_listing(claims: list[Claim]) -> Listing | None:
-    """The claims with their status, by ours and by the paper's own numbers; None without any."""
+    """The claims with their status, by ours and by the paper's own numbers; None without any.
+
+    Where the paper has none of the columns, its numbers have no column here.
+    """
     if not claims:
         return None
+    of_paper = any(claim.in_paper for claim in claims)
     caption = (
-        "A claim has not enough runs where a cell it speaks of lacks some, or where they are too few "
-        "for a p of .01. The last column is what the paper's own means or times, taken alone, say of the claim."
+        "A claim has not enough runs where a cell it speaks of lacks some, or where they are too few for the p that it "
+        "speaks of, or for one of .05. It is held, but not above its control, where the VAE that was trained at the "
+        "same rate for as long does as well."
     )
+    if of_paper:
+        caption += " The last column is what the paper's own means or times, taken alone, say of the claim."
     rows: list[list[Value]] = [
-        [claim.status, claim.statement, claim.where, claim.evidence, claim.source, claim.published] for claim in claims
+        [
+            claim.status,
+            claim.statement,
+            claim.where,
+            claim.evidence,
+            claim.source,
+            *([claim.published] if of_paper else []),
+        ]
+        for claim in claims
     ]
     styles = [STYLES[claim.status] for claim in claims]
-    header = ["Status", "Claim", "Where", "Evidence", "Source", "By the paper's numbers"]
+    header = ["Status", "Claim", "Where", "Evidence", "Source", *(["By the paper's numbers"] if of_paper else [])]
     datasets = [claim.dataset for claim in claims]
-    return Listing("claims", "The paper's claims, column by column", caption, header, rows, styles, datasets=datasets)
+    title = f"{title_of(claims)}, column by column"
+    return Listing("claims", title, caption, header, rows, styles, datasets=datasets)
+
+
+def gain_listing(runs: pd.DataFrame, score: str = "test_iwae") -> Listing | None:
+    """Every row's gain over the VAE beside that of its equal control, and what is its own; None without a VAE.
+
+    Args:
+        runs: trainings, one row for each run, as `analysis.collect.collect` gives them.
+        score: a key of `analysis.tables.SCORES`, nats.
+    """
+    rows: list[list[Value]] = []
+    datasets = []
+    for column in sorted_columns(runs):
+        first = column.iloc[0]
+        decoder = "" if first["decoder"] == "conv" else f" {first['decoder']}"
+        found = {gain.key: gain for gain in gains(column, score)}
+        cells = sort_rows(column.drop_duplicates(CELL))
+        for key in (trainings.key_of(cell) for _, cell in cells.iterrows()):
+            gain = found.get(key)
+            if gain is not None and not np.isnan(gain.above_vae):
+                rows.append([f"{first['dataset_label']} d{first['dim']}{decoder}", *_gain_row(gain)])
+                datasets.append(str(first["dataset"]))
+    if not rows:
+        return None
+    header = ["Where", "Row", "Above the VAE", "Its control", "The control above the VAE", "Above its control",
+              "Interval", "p", "Pairs"]  # fmt: skip
+    caption = (
+        f"{SCORES[score]}, nats per image, paired by seed. Above the VAE: mean differences. A row's control is the VAE "
+        "trained for as many epochs at the same rate, from the same start: what it gains too is the training's. Above "
+        "its control: Hodges and Lehmann's estimate of what is the row's own, with its interval, and the p of the "
+        "one-sided Wilcoxon test that it is above 0; none where the pairs are too few."
+    )
+    return Listing(
+        "gains", "What each gain over the VAE is worth", caption, header, rows, datasets=datasets, labels=(1, 3)
+    )
+
+
+def _gain_row(gain: Gain) -> list[Value]:
+    if gain.is_control:
+        return [gain.label, gain.above_vae, "(a control)", np.nan, np.nan, "", "", str(gain.n)]
+    if gain.control is None:
+        return [gain.label, gain.above_vae, trainings.NO_CONTROL, np.nan, np.nan, "", "", ""]
+    low, high = gain.own.low, gain.own.high
+    interval = "" if np.isnan(low) else f"[{low:+.2f}, {high:+.2f}]"
+    return [
+        gain.label, gain.above_vae, gain.control_label, 0.0 if gain.control_is_vae else gain.control_above_vae,
+        gain.own.estimate, interval, "" if np.isnan(gain.p) else p_text(gain.p), str(gain.n_pairs),
+    ]  # fmt: skip
+
+
+def training_listing(runs: pd.DataFrame) -> Listing:
+    """How each row was trained: start, epochs, rate, finish, which epoch was kept, updates, parameters.
+
+    Args:
+        runs: trainings, one row for each run, as `analysis.collect.collect` gives them.
+    """
+    found = trainings.described(sort_rows(runs))
+    caption = (
+        "Epochs: of the training from scratch, and of the stage that starts from a finished VAE. Rate: Adam's in the "
+        "row's own training. Kept epoch: of the row's own training, by the validation ELBO if it says best; median, "
+        "and range over the runs. Updates a step: optimiser steps for each batch. Parameters: those that are trained. "
+        "What was not recorded is empty."
+    )
+    rows: list[list[Value]] = [list(words) for _, words in found]
+    return Listing("trainings", "How each row was trained", caption, trainings.HEADER, rows,
+                   labels=(1,), datasets=[dataset for dataset, _ in found])  # fmt: skip
 
 
 # ---------------------------------------------------------------------- renderings
-_RICH = {"held": "green", "not-held": "bold red", "too-few": "dim", "": ""}
+_RICH = {"held": "green", "not-above": "bold red", "not-held": "bold red", "too-few": "dim", "not-run": "dim", "": ""}
 
 
 def to_rich(listing: Listing) -> Group:

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from analysis.models import ModelError, Models, Note, Shown
+from analysis.stats import KEY_TYPES
 from rme import noise
 from rme.device import pick_device
 from rme.distributions import DiagonalGaussian, Mixture
@@ -31,7 +32,9 @@ from rme.posterior_grid import grids
 VERSION = 1
 """Raise it when what is computed changes, so that nothing older is read."""
 
-IDENTITY = ["dataset", "dataset_label", "dim", "decoder", "method", "order", "method_label", "seed", "run_key"]
+IDENTITY = [
+    "dataset", "dataset_label", "dim", "decoder", "method", "order", "variant", "method_label", "seed", "run_key",
+]  # fmt: skip
 """The columns that say of which run a row is."""
 
 _GAPS = ["log_p", "best_elbo", "elbo", "log_p_error", "best_elbo_error", "elbo_error"]
@@ -155,14 +158,14 @@ def identity(shown: Shown) -> dict[str, object]:
     return {
         "dataset": shown.column.dataset, "dataset_label": shown.column.dataset_label, "dim": shown.column.dim,
         "decoder": shown.column.decoder, "method": shown.row.method, "order": shown.row.order,
-        "method_label": shown.row.label, "seed": shown.seed, "run_key": shown.run_key,
+        "variant": shown.row.variant, "method_label": shown.row.label, "seed": shown.seed, "run_key": shown.run_key,
     }  # fmt: skip
 
 
 def _joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     if not frames:
         return pd.DataFrame(columns=IDENTITY)
-    joined = pd.concat([frame.astype({"order": "Int64"}) for frame in frames], ignore_index=True)
+    joined = pd.concat([frame.astype(KEY_TYPES) for frame in frames], ignore_index=True)
     return joined
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from analysis import listing, render
-from analysis.claims import HELD, NOT_HELD, TOO_FEW, Claim
+from analysis.claims import STATUSES, Claim
 from analysis.figure import Figure
 from analysis.listing import Listing
 from analysis.tables import DATASETS, SCORES, Table, place
@@ -43,6 +43,8 @@ def render_page(
     tables: Sequence[Table],
     against_paper: Sequence[Table] = (),
     ranks: Sequence[Listing] = (),
+    gains: Listing | None = None,
+    trainings: Listing | None = None,
     claims: Sequence[Claim] = (),
     claim_lists: Sequence[Listing] = (),
     figures: Sequence[tuple[Figure, bytes]] = (),
@@ -57,6 +59,8 @@ def render_page(
         tables: of scores and times.
         against_paper: ours next to the paper's.
         ranks: average ranks over all columns.
+        gains: what each row's gain over the VAE is worth.
+        trainings: how each row was trained.
         claims: the paper's.
         claim_lists: the same counted, and one by one.
         figures: each with its PNG file.
@@ -74,6 +78,9 @@ def render_page(
         n_tables=len(tables),
         against_paper=against_paper,
         ranks=ranks,
+        gains=gains,
+        trainings=trainings,
+        claims_title="Against the paper" if against_paper or any(claim.in_paper for claim in claims) else "Claims",
         claim_lists=claim_lists,
         statuses=_statuses(claims),
         figures=[Markup(drawing(figure, base64.b64encode(png).decode())) for figure, png in figures],
@@ -136,7 +143,7 @@ def pack(tables: Sequence[Table], files: Mapping[str, str | bytes]) -> str:
 
 def _statuses(claims: Sequence[Claim]) -> list[tuple[str, str, int]]:
     """(class of the rows, words, how many) of each status."""
-    counted = [(name, sum(claim.status == name for claim in claims)) for name in (HELD, NOT_HELD, TOO_FEW)]
+    counted = [(name, sum(claim.status == name for claim in claims)) for name in STATUSES]
     return [("", "all", len(claims)), *((listing.STYLES[name], name, count) for name, count in counted)]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.stats import CELL, summarise
+from analysis.stats import CELL, KEY_TYPES, summarise
 from analysis.tables import DECODERS, SCORES, Table, beside_table, fullest, slug, sort_rows, to_entry
 from analysis.time_tables import TIMES, summarise_times
 
@@ -20,15 +20,17 @@ _FOLDER = Path(__file__).parent / "published"
 def _read(name: str) -> pd.DataFrame:
     frame = pd.read_csv(_FOLDER / name).rename(columns={"std": "sd"})
     names = {column: frame[column].str.lower() for column in ("dataset", "method")}
-    return frame.assign(**names).astype({"order": "Int64"})
+    # the paper's rows have no variant, so that none of ours with one is set beside them
+    return frame.assign(**names, variant=None).astype(KEY_TYPES)
 
 
 def published_scores() -> pd.DataFrame:
     """Tables 5 and 7-11.
 
     Returns:
-        One row for each cell. Columns: table, dataset, decoder, dim, method, order (NA for the VAE), mean and sd in
-        nats per image; NaN where the paper gives none or it is not legible. Names are those of this project.
+        One row for each cell. Columns: table, dataset, decoder, dim, method, order (NA for the VAE), variant (NA),
+        mean and sd in nats per image; NaN where the paper gives none or it is not legible. Names are those of this
+        project.
     """
     return _read("log_likelihood.csv").copy()
 

@@ -12,10 +12,7 @@ import pandas as pd
 from scipy import stats
 
 from analysis.signed_rank import LEVEL
-from analysis.stats import COLUMN, summarise
-
-ROW = ["method", "order"]
-"""What is ranked: a row of the tables."""
+from analysis.stats import COLUMN, KEY_TYPES, ROW, summarise
 
 
 @dataclass(frozen=True)
@@ -40,7 +37,8 @@ class RankComparison:
     """The rows of a comparison by their average rank: the data of a critical-difference diagram.
 
     Attributes:
-        rows: best first. Columns: method, order, method_label, average_rank (1 = the highest mean in every column).
+        rows: best first. Columns: method, order, variant, method_label, average_rank (1 = the highest mean in every
+            column).
         columns: the columns that count: dataset, dim, decoder.
         left_out_rows, left_out_columns: what is incomplete, in words.
         friedman: whether the rows differ at all.
@@ -62,7 +60,7 @@ class RankComparison:
 def compare_ranks(
     runs: pd.DataFrame, score: str = "test_iwae", expected_seeds: int = 1, level: float = LEVEL
 ) -> RankComparison:
-    """Rank the rows (method and order) within each column by their mean score, and compare the average ranks.
+    """Rank the rows (method, order and variant) within each column by their mean score, and compare the average ranks.
 
     Ranks need every row in every column. So rows that are complete in no column are left out, then the columns in
     which one of the others is not; both are named.
@@ -87,7 +85,7 @@ def compare_ranks(
     missing = cells[COLUMN].drop_duplicates().merge(whole.index.to_frame(index=False), how="left", indicator=True)
     ranks = whole.rank(axis=1, ascending=False)
     labels = cells.drop_duplicates(ROW)[[*ROW, "method_label"]] if "method_label" in cells else kept
-    average = ranks.mean().rename("average_rank").reset_index()
+    average = ranks.mean().rename("average_rank").reset_index().astype(KEY_TYPES)
     rows = kept.merge(average, on=ROW).merge(labels, on=ROW).sort_values("average_rank", kind="stable")
     rows = rows[[*ROW, *(["method_label"] if "method_label" in rows else []), "average_rank"]].reset_index(drop=True)
     difference = critical_difference(len(rows), len(ranks), level)

@@ -44,8 +44,8 @@ _LATEX = {
     "yellow-orange": "YellowOrange", "orange": "Orange", "red-orange": "RedOrange", "untested": "gray",
 }  # fmt: skip
 _CSV = [
-    "table", "score", "dataset", "decoder", "dim", "method", "order", "label", "n", "expected", "mean", "sd", "rank",
-    "p", "p_holm", "n_pairs", "colour", "median", "estimate", "low", "high", "level", "restarts", "note",
+    "table", "score", "dataset", "decoder", "dim", "method", "order", "variant", "label", "n", "expected", "mean", "sd",
+    "rank", "p", "p_holm", "n_pairs", "colour", "median", "estimate", "low", "high", "level", "restarts", "note",
 ]  # fmt: skip
 _CSV_PAPER = ["published_mean", "published_sd", "difference", "difference_in_published_sd"]
 
@@ -218,7 +218,8 @@ def escape_markdown(text: str) -> str:
 def to_csv(table: Table) -> str:
     """Long form, a line for each cell that has runs, with every number at full precision; empty where there is none.
 
-    Columns: table, score, dataset, decoder, dim, method, order, label, n, expected, mean, sd, rank, p, p_holm,
+    Columns: table, score, dataset, decoder, dim, method, order, variant, label, n, expected, mean, sd, rank, p,
+    p_holm,
     n_pairs, colour, then of the paired difference median, estimate, low, high and level (see `analysis.tables.Entry`),
     restarts, note; against the paper also published_mean, published_sd, difference, difference_in_published_sd. The
     cells of parentheses have lines of their own, with their decoder.
@@ -233,7 +234,7 @@ def to_csv(table: Table) -> str:
             if entry is None:
                 continue
             about = {"table": table.name, "score": table.score, "dataset": column.dataset, "dim": column.dim}
-            about |= {"method": row.method, "order": row.order, "label": row.label}
+            about |= {"method": row.method, "order": row.order, "variant": row.variant, "label": row.label}
             writer.writerow(about | {"decoder": column.decoder} | _csv_numbers(table, entry))
             if entry.beside is not None:
                 writer.writerow(about | {"decoder": "conv"} | _csv_numbers(table, entry.beside))
@@ -328,9 +329,10 @@ def _latex_caption(table: Table) -> str:
 
 
 def label_latex(label: str) -> str:
-    """`RME(5)` as the paper sets it, with the order raised."""
-    name, order = re.fullmatch(r"(.*?)(\(\d+\))?", label, re.DOTALL).groups()  # type: ignore[union-attr]
-    return escape_latex(name) + (f"$^{{{order}}}$" if order else "")
+    """`RME(5)` as the paper sets it, with the order raised; a variant, `RME(5), kl 20`, stands behind it."""
+    parts = re.fullmatch(r"(.*?)(\(\d+\))?(, .*)?", label, re.DOTALL).groups()  # type: ignore[union-attr]
+    name, order, variant = parts
+    return escape_latex(name) + (f"$^{{{order}}}$" if order else "") + escape_latex(variant or "")
 
 
 def escape_latex(text: str) -> str:

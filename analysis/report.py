@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,18 +12,29 @@ import pandas as pd
 from rich.console import Console
 
 from analysis import listing, render
-from analysis.claims import CONTROL, Claim, score_claims, time_claims
-from analysis.collect import CELL, CollectError, collect, curves, failures
+from analysis.claims import Claim, score_claims, time_claims
+from analysis.collect import FAILURE_COLUMNS, CollectError, assignment, collect, curves, failures
+from analysis.curve_frame import curve_frame
+from analysis.evidence import curves_path, read_points, read_runs
 from analysis.figure import Figure
 from analysis.figures import figures
 from analysis.figures.curves import to_read
 from analysis.findings import findings
-from analysis.listing import Listing, claim_listing, claim_summary, rank_listing
+from analysis.listing import Listing, claim_listing, claim_summary, gain_listing, rank_listing, training_listing
 from analysis.page import render_page
 from analysis.paper import paper_ratio_tables, paper_tables
 from analysis.ranks import compare_ranks
-from analysis.stats import summarise
-from analysis.tables import Table, decoder_table, difference_tables, fullest, score_tables, sort_rows
+from analysis.runs import COLUMNS, SETTINGS, frame_of
+from analysis.stats import CELL, summarise
+from analysis.tables import (
+    Table,
+    control_tables,
+    decoder_table,
+    difference_tables,
+    fullest,
+    score_tables,
+    sort_rows,
+)
 from analysis.time_tables import is_timing, time_findings, time_tables
 
 SCORE = "test_iwae"
@@ -32,11 +43,7 @@ SCORE = "test_iwae"
 _WIDTH = 160
 _RENDERERS = {"md": render.to_markdown, "csv": render.to_csv, "tex": render.to_latex}
 _LIST_RENDERERS = {"md": listing.to_markdown, "csv": listing.to_csv, "tex": listing.to_latex}
-_NOT_SETTINGS = {
-    "run_key", *CELL, "method_label", "dataset_label", "seed", "chosen_restart", "val_iwae", "val_elbo", "test_iwae",
-    "test_elbo", "inference_ms", "inference_ms_sd", "ratio_to_vae", "ratio_to_vae_sd", "train_s", "device",
-    "git_commit", "torch_version", "command", "mlflow_run_id", "mlflow_parent_id", "start_time", "curves",
-}  # fmt: skip
+_NOT_SETTINGS = set(COLUMNS) - set(SETTINGS)
 
 
 @dataclass(frozen=True)
@@ -46,7 +53,8 @@ class Report:
     Attributes:
         tables: of scores and times; against_paper: ours next to the paper's.
         ranks: average ranks over all columns, one list for each decoder that has two complete columns.
-        claims: the paper's, and the controls.
+        gains: what each row's gain over the VAE is worth; trainings: how each row was trained. None without scores.
+        claims: the paper's, and whether ours is above its control.
         figures: what is drawn.
     """
 
@@ -56,6 +64,8 @@ class Report:
     tables: list[Table]
     against_paper: list[Table]
     ranks: list[Listing]
+    gains: Listing | None
+    trainings: Listing | None
     claims: list[Claim]
     figures: list[Figure]
 
@@ -69,33 +79,119 @@ def build_report(
     draw: bool = True,
     model_minutes: float | None = None,
 ) -> Report:
-    """Write `out/index.html`, each table and list as `out/tables/NAME.{md,csv,tex}`, and the figures.
-
-    These are `out/figures/NAME.{png,pdf,csv}`: the drawing, and the numbers that it shows.
-
-    An experiment of timings gets Tables 4 and 6, one of trainings all others.
+    """Read the runs of an MLflow experiment and write their report, as `report_of` does.
 
     Args:
         experiment: name of the MLflow experiment.
-        out: folder to write to; made if it is missing, files of the same name are replaced.
+        out: as for `report_of`.
         tracking_uri: the MLflow store.
         where: keeps the runs that have these values; see `analysis.collect.collect`.
-        expected_seeds: runs of a complete cell; by default as many as the fullest cell has.
-        draw: whether there are figures; they take most of the time.
+        expected_seeds: as for `report_of`.
+        draw: as for `report_of`.
         model_minutes: also draw what needs the trained models, and compute for so many minutes at most.
 
     Raises:
         CollectError: the runs cannot be read, or none has finished.
         OSError: `out` cannot be written.
     """
-    out = Path(out)
     runs = collect(tracking_uri, experiment, where)
     if runs.empty:
         chosen = " that matches" if where else ""
         raise CollectError(f"experiment {experiment!r} has no finished run{chosen} in {tracking_uri}")
-    failed = failures(tracking_uri, experiment, where)
+    return report_of(
+        runs,
+        out,
+        experiment,
+        failed=failures(tracking_uri, experiment, where),
+        read_curves=lambda chosen: curves(tracking_uri, experiment, runs=chosen),
+        draw_models=None
+        if model_minutes is None
+        else lambda trained: figures_of_models(trained, tracking_uri, Path(out), model_minutes),
+        where=where,
+        expected_seeds=expected_seeds,
+        draw=draw,
+    )
+
+
+def report_of_file(
+    path: str | Path,
+    out: str | Path,
+    title: str | None = None,
+    where: Mapping[str, str] | None = None,
+    expected_seeds: int | None = None,
+    draw: bool = True,
+) -> Report:
+    """Read the runs of a file that `python -m analysis.collect` wrote, and write their report, as `report_of` does.
+
+    The curves are those of the file beside it, where there is one. Of the same files the report is the same, byte for
+    byte.
+
+    Args:
+        path: the file of runs.
+        out: as for `report_of`.
+        title: by default the name of the file, or of its folder where that is just `runs.csv`.
+        where: keeps the runs that have these values; see `analysis.collect.collect`.
+        expected_seeds: as for `report_of`.
+        draw: as for `report_of`.
+
+    Raises:
+        CollectError: there is no such file, it is not what it should be, or it has no run that matches.
+        OSError: `out` cannot be written.
+    """
+    path = Path(path)
+    runs = read_runs(path, where)
+    if runs.empty:
+        raise CollectError(f"{path} has no run" + (" that matches" if where else ""))
+    points = read_points(curves_path(path))
+    name = path.stem if path.stem != "runs" else path.resolve().parent.name
+    return report_of(
+        runs,
+        out,
+        title or name,
+        read_curves=(lambda chosen: curve_frame(points, chosen)) if len(points) else None,
+        where=where,
+        expected_seeds=expected_seeds,
+        draw=draw,
+    )
+
+
+def report_of(
+    runs: pd.DataFrame,
+    out: str | Path,
+    title: str,
+    *,
+    failed: pd.DataFrame | None = None,
+    read_curves: Callable[[pd.DataFrame], pd.DataFrame] | None = None,
+    draw_models: Callable[[pd.DataFrame], list[Figure]] | None = None,
+    where: Mapping[str, str] | None = None,
+    expected_seeds: int | None = None,
+    draw: bool = True,
+) -> Report:
+    """Write `out/index.html`, each table and list as `out/tables/NAME.{md,csv,tex,txt}`, and the figures.
+
+    These are `out/figures/NAME.{png,pdf,csv}`: the drawing, and the numbers that it shows. The sentences of the answer
+    are `out/tables/answer.txt`. Timings get Tables 4 and 6, trainings all others.
+
+    Args:
+        runs: one row for each run, at least one, as `analysis.collect.collect` gives them.
+        out: folder to write to; made if it is missing, files of the same name are replaced.
+        title: of the page: the experiment's name.
+        failed: as `analysis.collect.failures` gives them; by default none has failed.
+        read_curves: gives the training curves of some of the runs, as `analysis.collect.curves` does; by default there
+            are none.
+        draw_models: gives the figures that need the models of the trainings.
+        where: what the runs were chosen by, for the page to say.
+        expected_seeds: runs of a complete cell; by default as many as the fullest cell has.
+        draw: whether there are figures; they take most of the time.
+
+    Raises:
+        OSError: `out` cannot be written.
+    """
+    out = Path(out)
+    failed = frame_of([], FAILURE_COLUMNS) if failed is None else failed
     timings, scored = runs[is_timing(runs)], runs[~is_timing(runs)]
     answer, tables, against, ranks, claims = [], [], [], [], []
+    gained, trained = None, None
     drawn: list[Figure] = []
     if len(scored):
         expected = expected_seeds or fullest(scored)
@@ -104,12 +200,14 @@ def build_report(
         against += paper_tables(scored, SCORE, expected)
         for decoder, of_decoder in scored.groupby("decoder"):
             ranks.append(rank_listing(compare_ranks(of_decoder, SCORE, expected), str(decoder)))
+        gained, trained = gain_listing(scored, SCORE), training_listing(scored)
         claims += score_claims(scored, SCORE, expected)
         if draw:
-            recorded = curves(tracking_uri, experiment, runs=to_read(scored))
+            recorded = read_curves(to_read(scored)) if read_curves is not None else None
             drawn += figures(scored, recorded, timings, SCORE, expected)
-        if model_minutes is not None:
-            drawn += figures_of_models(scored, tracking_uri, out, model_minutes)
+        if draw_models is not None:
+            drawn += draw_models(scored)
+            answer += [figure.finding for figure in drawn if figure.finding]
     if len(timings):
         answer += time_findings(timings)
         tables += time_tables(timings, expected_seeds)
@@ -118,21 +216,26 @@ def build_report(
     found = [item for item in ranks if item is not None]
     claimed = [item for item in (claim_summary(claims), claim_listing(claims)) if item is not None]
     written = {f"{t.name}.{suffix}": write(t) for t in [*tables, *against] for suffix, write in _RENDERERS.items()}
-    for item in [*found, *claimed]:
+    for item in filter(None, [*found, gained, trained, *claimed]):
         written |= {f"{item.name}.{suffix}": write(item) for suffix, write in _LIST_RENDERERS.items()}
     for folder in ("tables", "figures") if drawn else ("tables",):
         (out / folder).mkdir(parents=True, exist_ok=True)
-    for name, text in written.items():
-        (out / "tables" / name).write_text(text, encoding="utf-8")
+    alone = {"answer.txt": "\n".join(answer) + "\n"}
+    alone |= {f"{t.name}.txt": render.to_text(t) for t in [*tables, *against]}
+    alone |= {f"{i.name}.txt": listing.to_text(i) for i in filter(None, [*found, gained, trained, *claimed])}
+    for name, text in (written | alone).items():
+        (out / "tables" / name).write_text(text, encoding="utf-8", newline="")
     pictures = [path for figure in drawn for path in figure.save(out / "figures")]
     pdfs = {path.name: path.read_bytes() for path in pictures if path.suffix == ".pdf"}
     numbers = {path.name: path.read_text(encoding="utf-8") for path in pictures if path.suffix == ".csv"}
     page = render_page(
-        experiment=experiment,
+        experiment=title,
         answer=answer,
         tables=tables,
         against_paper=against,
         ranks=found,
+        gains=gained,
+        trainings=trained,
         claims=claims,
         claim_lists=claimed,
         figures=[(figure, (out / "figures" / f"{figure.name}.png").read_bytes()) for figure in drawn],
@@ -141,8 +244,8 @@ def build_report(
     )
     index = out / "index.html"
     index.write_text(page, encoding="utf-8")
-    files = [index, *(out / "tables" / name for name in written), *pictures]
-    return Report(index, files, answer, tables, against, found, claims, drawn)
+    files = [index, *(out / "tables" / name for name in written | alone), *pictures]
+    return Report(index, files, answer, tables, against, found, gained, trained, claims, drawn)
 
 
 def figures_of_models(runs: pd.DataFrame, tracking_uri: str, out: Path, minutes: float) -> list[Figure]:
@@ -169,7 +272,7 @@ def figures_of_models(runs: pd.DataFrame, tracking_uri: str, out: Path, minutes:
 def _score_tables(runs: pd.DataFrame, expected: int) -> list[Table]:
     """Those of one data set and decoder together; what both decoders were run with, at the end."""
     beside = difference_tables(runs, SCORE, expected)
-    beside += difference_tables(runs, SCORE, expected, CONTROL)
+    beside += control_tables(runs, SCORE, expected)
     beside += score_tables(runs, "val_elbo", expected)
     tables = [
         table
@@ -194,8 +297,8 @@ def _how_it_was_run(runs: pd.DataFrame, failed: pd.DataFrame, expected_seeds: in
     return {
         "n_runs": len(runs),
         "commands": list(runs.sort_values("start_time")["command"].dropna().unique()),
-        "first": f"{runs['start_time'].min():%Y-%m-%d}",
-        "last": f"{runs['start_time'].max():%Y-%m-%d}",
+        "first": _day(runs["start_time"].min()),
+        "last": _day(runs["start_time"].max()),
         "hours": None if trained.empty else trained["train_s"].sum() / 3600,
         "untimed": int(trained["train_s"].isna().sum()),
         "made_with": {
@@ -210,6 +313,10 @@ def _how_it_was_run(runs: pd.DataFrame, failed: pd.DataFrame, expected_seeds: in
         "failed": sort_rows(failed).to_dict("records"),
         "missing": _missing(runs, failed, expected_seeds),
     }
+
+
+def _day(time: pd.Timestamp) -> str:
+    return "at a time that was not recorded" if pd.isna(time) else f"{time:%Y-%m-%d}"
 
 
 def _missing(runs: pd.DataFrame, failed: pd.DataFrame, expected_seeds: int | None) -> list[dict[str, object]]:
@@ -234,13 +341,6 @@ def _natural(text: str) -> tuple[int, float, str]:
         return (1, 0.0, text)
 
 
-def _assignment(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not (name and equals):
-        raise argparse.ArgumentTypeError(f"{text!r} is not FIELD=VALUE")
-    return name, value
-
-
 def _seeds(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seeds, 1 or more")
@@ -260,11 +360,12 @@ def _minutes(text: str) -> float:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; 0 when the report is written, 2 with a line on stderr when it cannot be."""
     parser = argparse.ArgumentParser(prog="python -m analysis.report", description=__doc__)
-    parser.add_argument("--experiment", required=True, metavar="E", help="name of the MLflow experiment (the grid)")
+    parser.add_argument("--experiment", metavar="E", help="name of the MLflow experiment (the grid)")
+    parser.add_argument("--runs", type=Path, metavar="RUNS.csv", help="instead: runs that analysis.collect wrote")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to write the report to")
     parser.add_argument("--tracking-uri", default="sqlite:///mlflow.db", metavar="URI", help="default: %(default)s")
     parser.add_argument(
-        "--where", type=_assignment, action="append", default=[], metavar="FIELD=VALUE",
+        "--where", type=assignment, action="append", default=[], metavar="FIELD=VALUE",
         help="only the runs with this param; can be given several times",
     )  # fmt: skip
     parser.add_argument(
@@ -278,24 +379,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "CelebA; begins no further run after MINUTES (10), and goes on there the next time",
     )  # fmt: skip
     options = parser.parse_args(arguments)
+    if options.runs is None and options.experiment is None:
+        parser.error("say of what: --experiment E, or --runs RUNS.csv")
+    if options.runs is not None and options.models is not None:
+        parser.error("--models needs the models, which are in MLflow: say --experiment E without --runs")
     try:
-        report = build_report(
-            options.experiment, options.out, options.tracking_uri, dict(options.where), options.expected_seeds,
-            draw=not options.no_figures,
-            model_minutes=options.models,
-        )  # fmt: skip
+        report = _build(options)
     except (CollectError, OSError) as error:
         print(f"analysis.report: {error}", file=sys.stderr)
         return 2
     console = Console(width=None if sys.stdout.isatty() else _WIDTH, highlight=False, markup=False)
     for table in [*report.tables, *report.against_paper]:
         console.print(render.to_rich(table))
-    for item in [*report.ranks, claim_summary(report.claims)]:
+    for item in [*report.ranks, report.trainings, report.gains, claim_summary(report.claims)]:
         if item is not None:
             console.print(listing.to_rich(item))
     console.print("\n".join(report.answer), soft_wrap=True)
     console.print(f"\nreport: {report.index}", soft_wrap=True)
     return 0
+
+
+def _build(options: argparse.Namespace) -> Report:
+    where, draw = dict(options.where), not options.no_figures
+    if options.runs is not None:
+        return report_of_file(options.runs, options.out, options.experiment, where, options.expected_seeds, draw)
+    return build_report(
+        options.experiment, options.out, options.tracking_uri, where, options.expected_seeds, draw, options.models
+    )
 
 
 if __name__ == "__main__":

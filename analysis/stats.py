@@ -1,11 +1,12 @@
 """The statistics of the tables: means over seeds, and who is told apart from the best (supplement, section 1.4).
 
-The functions take plain data frames with one row for each run: the columns method, order, dataset, dim, decoder, seed
-and a score in nats, where more is better. A score that is not finite counts as missing.
+The functions take plain data frames with one row for each run: the columns method, order, variant, dataset, dim,
+decoder, seed and a score in nats, where more is better. A score that is not finite counts as missing.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,14 @@ import pandas as pd
 
 from analysis.signed_rank import LEVEL, holm, location, smallest_p, wilcoxon_greater
 
-CELL = ["method", "order", "dataset", "dim", "decoder"]
+ROW = ["method", "order", "variant"]
+"""One row of a table; a variant names settings that differ from the row's usual ones, NA where they do not."""
+
+CELL = [*ROW, "dataset", "dim", "decoder"]
 """One number in a table."""
+
+KEY_TYPES = {"order": "Int64", "variant": "str"}
+"""Of the columns of `ROW` that may be NA: with these, NA is a value like any other in groups and merges."""
 
 COLUMN = ["dataset", "dim", "decoder"]
 """One column of a table: the cells that are compared with one another."""
@@ -30,7 +37,7 @@ def summarise(runs: pd.DataFrame, score: str = "test_iwae") -> pd.DataFrame:
     """Mean and standard deviation of each cell.
 
     Returns:
-        One row for each cell, in the order of its names. Columns: method, order, dataset, dim, decoder, the labels
+        One row for each cell, in the order of its names. Columns: those of `CELL`, the labels
         that `runs` has, n (runs with a score), mean and sd in nats (sd with n - 1; NaN for n = 1), seeds (a tuple),
         restarts (of each of those seeds, which restart validation chose; empty where `runs` does not say).
 
@@ -50,7 +57,7 @@ def summarise(runs: pd.DataFrame, score: str = "test_iwae") -> pd.DataFrame:
             | {"restarts": _restarts(cell, values.index)}
         )
     frame = pd.DataFrame(rows, columns=[*CELL, *labels, "n", "mean", "sd", "seeds", "restarts"])
-    return frame.astype({"order": "Int64", "mean": float, "sd": float})
+    return frame.astype({**KEY_TYPES, "mean": float, "sd": float})
 
 
 def compare_column(runs: pd.DataFrame, score: str = "test_iwae") -> pd.DataFrame:
@@ -107,28 +114,57 @@ def colour_of(p: float) -> str:
 
 
 def paired_difference(runs: pd.DataFrame, score: str = "test_iwae", baseline: str = "vae") -> pd.DataFrame:
-    """Each cell's difference from the baseline method of the same column, paired by seed.
+    """Each cell's difference from the baseline of the same column, paired by seed.
+
+    The baseline is the method's row without a variant; where it has none, its first (`of_baseline`).
 
     Returns:
         One row for each cell but the baseline's own. Columns: those of the cell and its labels, n (seeds that both
         have), mean and sd of the differences in nats (positive: better than the baseline; NaN without a pair), and
         of the same differences median, estimate, low, high and level (`analysis.signed_rank.location`).
     """
-    labels = [name for name in LABELS if name in runs]
     rows = []
     for _, column in runs.groupby(COLUMN, dropna=False):
-        reference = _scores(column[column["method"] == baseline], score)
-        for key, cell in _cells(column[column["method"] != baseline]):
-            scores = _scores(cell, score)
-            difference = (scores - reference).dropna()
-            rows.append(
-                dict(zip(CELL, key, strict=True))
-                | {name: cell[name].iloc[0] for name in labels}
-                | {"n": len(difference), "mean": difference.mean(), "sd": difference.std(ddof=1)}
-                | _difference(scores, reference)
-            )
+        is_reference = of_baseline(column, baseline)
+        reference = column[is_reference]
+        rows += [difference_row(cell, reference, score) for _, cell in _cells(column[~is_reference])]
+    return difference_frame(runs, rows)
+
+
+def difference_row(cell: pd.DataFrame, reference: pd.DataFrame, score: str) -> dict[str, Any]:
+    """A row of `paired_difference`: the runs of one cell against those of another."""
+    ours, theirs = _scores(cell, score), _scores(reference, score)
+    difference = (ours - theirs).dropna()
+    names = [*CELL, *(name for name in LABELS if name in cell)]
+    return (
+        {name: cell[name].iloc[0] for name in names}
+        | {"n": len(difference), "mean": difference.mean(), "sd": difference.std(ddof=1)}
+        | _difference(ours, theirs)
+    )
+
+
+def difference_frame(runs: pd.DataFrame, rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """The frame of `difference_row`'s rows, with the labels that `runs` has."""
+    labels = [name for name in LABELS if name in runs]
     frame = pd.DataFrame(rows, columns=[*CELL, *labels, "n", "mean", "sd", *DIFFERENCE])
-    return frame.astype({"order": "Int64", "mean": float, "sd": float})
+    return frame.astype({**KEY_TYPES, "mean": float, "sd": float})
+
+
+def of_baseline(column: pd.DataFrame, method: str) -> pd.Series:
+    """Which runs of a column are the baseline's: the method's without a variant, else those of its first variant."""
+    of_method = column["method"] == method
+    plain = of_method & column["variant"].isna()
+    if plain.any() or not of_method.any():
+        return plain
+    return of_method & (column["variant"] == min(column.loc[of_method, "variant"], key=natural))
+
+
+def natural(text: object) -> list[tuple[bool, float, str]]:
+    """A key that sorts words and the numbers in them, these by size; NA first."""
+    if pd.isna(text):  # type: ignore[call-overload]
+        return []
+    parts = re.split(r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?)", str(text))
+    return [(i % 2 == 0, 0.0 if i % 2 == 0 else float(part), part) for i, part in enumerate(parts)]
 
 
 def _difference(a: Any, b: Any) -> dict[str, float]:
@@ -145,7 +181,7 @@ def _restarts(cell: pd.DataFrame, seeds: pd.Index) -> tuple[int, ...]:
 
 def _cells(runs: pd.DataFrame) -> list[tuple[tuple, pd.DataFrame]]:
     """The runs of each cell; a method without order is a cell like any other."""
-    return [(tuple(key), cell) for key, cell in runs.astype({"order": "Int64"}).groupby(CELL, dropna=False)]
+    return [(tuple(key), cell) for key, cell in runs.astype(KEY_TYPES).groupby(CELL, dropna=False)]
 
 
 def _cell_key(key: tuple) -> tuple:

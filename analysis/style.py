@@ -25,17 +25,18 @@ COLOURS = {
     "bvi-er1": "#cc79a7",
     "bvi-er2": "#7a1f6a",
     "vlae": "#6b4c00",
+    "svi": "#8800dd",
 }
 """Okabe and Ito's palette and, where it ends, colours that the colour-blind tell from it and from one another."""
 
 MARKERS = {
     "vae": "o", "vae-more": "s", "sa": "v", "iaf": "^", "hf": "<", "me": "D", "rme": "*", "bvi-er1": "P",
-    "bvi-er2": "X", "vlae": ">",
+    "bvi-er2": "X", "vlae": ">", "svi": "8",
 }  # fmt: skip
 """So that no method is told by its colour alone."""
 
 _SPARE_COLOURS = ("#332288", "#117733", "#999933", "#661100", "#6699cc")
-_SPARE_MARKERS = ("h", "p", "d", "8", "H")
+_SPARE_MARKERS = ("h", "p", "d", "H")
 _DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 
 

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.gains import control_differences
 from analysis.signed_rank import smallest_p
-from analysis.stats import CELL, COLUMN, compare_column, paired_difference
+from analysis.stats import CELL, COLUMN, compare_column, natural, paired_difference
 
 METHODS = ["vae", "sa", "iaf", "hf", "me", "rme", "bvi-er1", "bvi-er2", "vlae"]
 """The paper's order of rows; other methods follow by name."""
@@ -32,11 +33,22 @@ DECODERS = {"conv": "convolutional decoder", "fc": "fully connected decoder"}
 
 @dataclass(frozen=True)
 class Row:
-    """A method at one order."""
+    """A method at one order, with other settings than usual if it has a variant."""
 
     method: str
     order: int | None
     label: str
+    variant: str | None = None
+
+    @property
+    def place(self) -> tuple:
+        """What rows are sorted by: the paper's order, and after a row its variants."""
+        return place(self.method, METHODS), self.order or 0, natural(self.variant), self.label
+
+    @property
+    def family(self) -> str:
+        """`RME` of `RME(5), kl 20`."""
+        return method_of_label(self.label)
 
 
 @dataclass(frozen=True, order=True)
@@ -204,6 +216,26 @@ def difference_tables(
     return _build(differences[paired], score, title, caption, expected, f"-minus-{slug(baseline)}", signed=True)
 
 
+def control_tables(runs: pd.DataFrame, score: str = "test_iwae", expected_seeds: int | None = None) -> list[Table]:
+    """The mean difference in score from each row's own equal control of the same seed, nats.
+
+    The control is the VAE trained as long at the same rate (`analysis.trainings.equal_control`); rows without one, and
+    rows whose control is the VAE of `difference_tables`, are left out.
+
+    Args:
+        runs: one row for each run, as `analysis.collect.collect` gives them.
+        score: a key of `SCORES`.
+        expected_seeds: pairs that a complete cell has; by default as many as the fullest cell of `runs`.
+    """
+    title = f"{SCORES[score]}, difference from the control"
+    caption = (
+        f"{title}, in nats per image: each row minus the VAE that was trained at the same rate for as long. Mean and "
+        "standard deviation of the differences between runs of the same seed."
+    )
+    differences = control_differences(runs, score)
+    return _build(differences, score, title, caption, expected_seeds or fullest(runs), "-minus-control", signed=True)
+
+
 def decoder_table(runs: pd.DataFrame, score: str = "test_iwae", expected_seeds: int | None = None) -> Table | None:
     """Table 5: the fully connected decoder, and in parentheses the convolutional one; None without the former.
 
@@ -258,7 +290,7 @@ def _axes(entries: dict[tuple[Row, Column], Entry]) -> tuple[list[Row], list[Col
     """Rows in the paper's order, columns by data set as they come and by dim."""
     datasets = list(dict.fromkeys(column.dataset for _, column in entries))
     columns = sorted({column for _, column in entries}, key=lambda column: (datasets.index(column.dataset), column.dim))
-    rows = sorted({row for row, _ in entries}, key=lambda row: (place(row.method, METHODS), row.order or 0, row.label))
+    rows = sorted({row for row, _ in entries}, key=lambda row: row.place)
     return rows, columns
 
 
@@ -268,14 +300,28 @@ def place(name: str, known: list[str]) -> str:
 
 
 def sort_rows(frame: pd.DataFrame) -> pd.DataFrame:
-    """Rows of cells in the paper's order: data set, decoder, method, order, dim; what the paper lacks, by name."""
+    """Rows of cells in the paper's order: data set, decoder, method, order, variant, dim; what it lacks, by name."""
+    frame = frame.reset_index(drop=True)
+    variants = {variant: i for i, variant in enumerate(sorted(frame["variant"].dropna().unique(), key=natural), 1)}
     keys = frame.assign(
         dataset=[place(name, DATASETS) for name in frame["dataset"]],
         method=[place(name, METHODS) for name in frame["method"]],
         order=frame["order"].fillna(0),
+        variant=[0 if pd.isna(variant) else variants[variant] for variant in frame["variant"]],
     )
-    by = ["dataset", "decoder", "method", "order", "dim"]
+    by = ["dataset", "decoder", "method", "order", "variant", "dim"]
     return frame.loc[keys.sort_values(by, kind="stable").index].reset_index(drop=True)
+
+
+def sorted_columns(runs: pd.DataFrame) -> list[pd.DataFrame]:
+    """The runs of each column, in the paper's order."""
+    columns = [column for _, column in runs.groupby(COLUMN)]
+    columns.sort(key=lambda column: _place_of_column(column.iloc[0]))
+    return columns
+
+
+def _place_of_column(first: pd.Series) -> tuple[str, str, int]:
+    return place(first["dataset"], DATASETS), first["decoder"], int(first["dim"])
 
 
 def compare_columns(runs: pd.DataFrame, score: str = "test_iwae") -> pd.DataFrame:
@@ -333,7 +379,13 @@ def _build(
 
 def to_row(cell: pd.Series) -> Row:
     """The row of a cell; the cell is a row of a frame that has `CELL` and the labels."""
-    return Row(cell["method"], None if pd.isna(cell["order"]) else int(cell["order"]), cell["method_label"])
+    order, variant = (None if pd.isna(cell[name]) else cell[name] for name in ("order", "variant"))
+    return Row(cell["method"], None if order is None else int(order), cell["method_label"], variant)
+
+
+def method_of_label(label: str) -> str:
+    """`RME` of `RME(5)`, of `RME(5), kl 20` and of `RME, kl 20`."""
+    return re.sub(r"(\(\d+\))?(, .*)?$", "", label, count=1, flags=re.DOTALL)
 
 
 def to_column(cell: pd.Series) -> Column:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from analysis.stats import CELL, LABELS
-from analysis.tables import DECODERS, Entry, Table, beside_table, fullest, slug, sort_rows, to_entry
+from analysis.stats import CELL, KEY_TYPES, LABELS, ROW
+from analysis.tables import DECODERS, Entry, Table, beside_table, fullest, method_of_label, slug, sort_rows, to_entry
 
 TIMES = {
     "inference_ms": ("Inference time", "in milliseconds of a batch; mean", 1),
@@ -27,7 +27,7 @@ def summarise_times(runs: pd.DataFrame, score: str = "inference_ms") -> pd.DataF
         score: a key of `TIMES`.
 
     Returns:
-        One row for each cell and device: method, order, dataset, dim, decoder, the labels, device, n (timings), mean
+        One row for each cell and device: those of `CELL`, the labels, device, n (timings), mean
         and sd. The sd is over the timings where there are several, else that of the one timing's own repeats (NaN if
         it was not recorded). Milliseconds of a batch, or no unit for ratio_to_vae.
     """
@@ -40,7 +40,7 @@ def summarise_times(runs: pd.DataFrame, score: str = "inference_ms") -> pd.DataF
             cell.iloc[0][[*CELL, *LABELS, "device"]].to_dict() | {"n": len(values), "mean": values.mean(), "sd": sd}
         )
     frame = pd.DataFrame(rows, columns=[*CELL, *LABELS, "device", "n", "mean", "sd"])
-    return sort_rows(frame.astype({"order": "Int64", "mean": float, "sd": float}))
+    return sort_rows(frame.astype({**KEY_TYPES, "mean": float, "sd": float}))
 
 
 def time_tables(runs: pd.DataFrame, expected_seeds: int | None = None) -> list[Table]:
@@ -82,7 +82,7 @@ def _of_device(
         return to_entry(cell, expected)
 
     full, rest = cells[cells["decoder"] == "fc"], cells[cells["decoder"] != "fc"]
-    parentheses = full[["method", "order", "dataset", "dim"]].merge(rest, how="inner")
+    parentheses = full[[*ROW, "dataset", "dim"]].merge(rest, how="inner")
     found = []
     for _, group in rest.groupby(["decoder", "dim"], sort=False):
         decoder, dim = group[["decoder", "dim"]].iloc[0]
@@ -113,7 +113,7 @@ def time_findings(runs: pd.DataFrame) -> list[str]:
             continue
         parts = []
         for _, method in others.groupby("method", sort=False):
-            label = method["method_label"].iloc[0].partition("(")[0]
+            label = method_of_label(method["method_label"].iloc[0])
             low, high = f"{method['mean'].min():.2g}", f"{method['mean'].max():.2g}"
             parts.append(f"{label} {low if low == high else f'{low} to {high}'}")
         sentences.append(f"On {device}, inference takes these multiples of the VAE's time: {', '.join(parts)}.")

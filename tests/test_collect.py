@@ -17,6 +17,9 @@ from mlflow.tracking import MlflowClient
 from analysis import collect as collecting
 from analysis.collect import AmbiguousRuns, CollectError, collect, failures
 
+STAGE = {"stage_epochs": 5, "stage_learning_rate": 1e-6}
+"""Of the methods that start from a finished VAE."""
+
 LABELS = {"vae": "VAE", "vae-more": "VAE-more", "sa": "SA", "rme": "RME", "bvi-er1": "BVI-ER1", "vlae": "VLAE"}
 
 
@@ -60,15 +63,18 @@ class Store:
         commit: str = "abc1234",
         method_label: str | None = None,
         parent: str | None = None,
+        tags: dict[str, str] | None = None,
         **params: object,
     ) -> str:
-        method_label = method_label or (LABELS[method] if order is None else f"{LABELS[method]}({order})")
+        variant = f", {params['variant']}" if "variant" in params else ""
+        method_label = method_label or (LABELS[method] if order is None else f"{LABELS[method]}({order})") + variant
         params = {
             "method": method, "order": order, "dataset": dataset, "dim": dim, "decoder": decoder, "seed": seed,
-            "restarts": 3, "epochs": 20, "batch_size": 128, "kl_max": 500.0, **params,
+            "restarts": 3, "epochs": 20, "learning_rate": 5e-4, "batch_size": 128, "kl_max": 500.0,
+            **(STAGE if method in ("rme", "bvi-er1", "vae-more") else {}), **params,
         }  # fmt: skip
         cell = f"{label} d{dim} {method_label}"
-        tags = {
+        tags = (tags or {}) | {
             "run_key": hashlib.sha256(repr(params).encode()).hexdigest()[:16], "cell": cell, "device": "cpu",
             "method_label": method_label, "dataset_label": label, "git_commit": commit, "torch_version": "2.14.1",
             "chosen_restart": "1",
@@ -114,6 +120,37 @@ def test_a_run_comes_back_as_it_was_recorded(store):
     assert rme["start_time"].tzinfo is not None and rme["start_time"].year >= 2024
     assert rme["kl_max"] == "500.0" and rme["batch_size"] == "128"
     assert pd.isna(vae["order"]) and vae["method_label"] == "VAE"
+
+
+def test_how_it_was_trained_comes_back_too(store):
+    tags = {"starts_from": "vae", "kept_epoch": "7", "updates": "4", "parameters": "123456"}
+    store.run("trained", "rme", 2, 0, 1.0, tags=tags, variant="kl 20", keep="best", stage_epochs=8,
+              stage_learning_rate=2e-5, finish_epochs=3, finish_learning_rate=1e-5, patience=10)  # fmt: skip
+    store.run("trained", "vae", None, 0, 1.0)
+    rme, vae = (collect(store.uri, "trained").set_index("method").loc[name] for name in ("rme", "vae"))
+    names = [
+        "variant", "method_label", "starts_from", "kept_epoch", "updates", "parameters", "learning_rate",
+        "stage_epochs", "stage_learning_rate", "finish_epochs", "finish_learning_rate", "keep", "patience",
+    ]  # fmt: skip
+    assert rme[names].tolist() == [
+        "kl 20", "RME(2), kl 20", "vae", 7, 4, 123456, 5e-4, 8, 2e-5, 3, 1e-5, "best", 10,
+    ]  # fmt: skip
+    # of a run that was recorded before there were such
+    assert vae[[name for name in names if name not in ("method_label", "learning_rate")]].isna().all()
+
+
+def test_variants_are_cells_of_their_own(store):
+    for kl_max, more in ((500.0, {}), (20.0, {"variant": "kl 20"}), (100.0, {"variant": "kl 100"})):
+        for seed in range(2):
+            store.run("variants", "rme", 2, seed, kl_max + seed, kl_max=kl_max, **more)
+    frame = collect(store.uri, "variants")
+    labels = ["RME(2)", "RME(2), kl 20", "RME(2), kl 100"]  # the numbers in them by size
+    assert frame["method_label"].unique().tolist() == labels
+    assert collect(store.uri, "variants", {"variant": "kl 20"})["test_iwae"].tolist() == [20.0, 21.0]
+    assert collect(store.uri, "variants", {"variant": "None"})["test_iwae"].tolist() == [500.0, 501.0]
+    store.run("variants", "rme", 2, 0, 1.0, kl_max=30.0, variant="kl 20")
+    with pytest.raises(AmbiguousRuns, match=r"RME\(2\), kl 20 has seed 0 twice, which differ in kl_max 20.0 or 30.0"):
+        collect(store.uri, "variants")
 
 
 def test_types(store):
@@ -162,7 +199,7 @@ def test_two_settings_in_one_cell_have_to_be_chosen_from(store):
     message = str(raised.value)
     for part in ("MNIST d10 conv RME(2)", "seed 4", "kl_max 100.0 or 500.0", "where={'kl_max': '100.0'}", "--where"):
         assert part in message
-    assert "batch_size" not in message
+    assert "batch_size" not in message and message.endswith("a grid tells two settings of one row apart by a `variant`")
     assert collect(store.uri, "two", where={"kl_max": "500.0"})["test_iwae"].tolist() == [500.0]
     assert collect(store.uri, "two", where={"kl_max": "100"})["test_iwae"].tolist() == [100.0]
 

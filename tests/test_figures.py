@@ -56,13 +56,13 @@ def made(rows=SMALL, dims=(10, 50), seeds=range(8), dataset="mnist", decoder="co
                 }
                 for seed in seeds
             ]  # fmt: skip
-    return pd.DataFrame(records).astype({"order": "Int64"})
+    return pd.DataFrame(records).assign(variant=None).astype({"order": "Int64"})
 
 
 def made_curves(runs, epochs=40):
     """Curves of those runs in the form of `curves`: a stage of RME has two components and starts from a VAE."""
     rng = np.random.default_rng(8)
-    shared = ["method", "order", "dataset", "dim", "decoder", "seed", "method_label", "dataset_label"]
+    shared = ["method", "order", "variant", "dataset", "dim", "decoder", "seed", "method_label", "dataset_label"]
     parts = []
     for run in runs.to_dict("records"):
         kept = {name: run[name] for name in shared}
@@ -128,6 +128,42 @@ def test_scores_by_dim():
             assert drawn(level, [10, 50], by_dim["mean"], style.colour(name))
     frame = figure.data.set_index(["method", "order", "dim"])
     assert np.allclose(frame["mean"], means["mean"].reindex(frame.index))
+
+
+def test_variants_are_drawn_beside_their_row():
+    runs = made()
+    other = made([("rme", 2), ("vae-more", None)]).assign(
+        variant="kl 20", method_label=lambda r: r["method_label"] + ", kl 20"
+    )
+    both = pd.concat([runs, other], ignore_index=True)
+    (figure,) = score_figures(both)
+    level, *panels = [axes for axes in figure.drawing.axes if axes.axison]
+    assert [panel.get_title("left") for panel in panels] == ["SA(1, 8)", "RME(2, 2 kl 20, 5)"]
+    means = other[other["method"] == "rme"].groupby("dim")["test_iwae"].mean()
+    assert drawn(level, [10, 50], means, style.colour("rme"))
+    styles = {line.get_linestyle() for line in panels[1].get_lines() if to_hex(line.get_color()) == style.colour("rme")}
+    assert len(styles - {"None"}) == 3
+    labels = {"RME(2)", "RME(2), kl 20", "RME(5)", "VAE-MORE", "VAE-MORE, kl 20"}
+    for found in (
+        difference_figures(both),
+        rank_figures(both),
+        time_figures(both),
+        curve_figures(made_curves(both), both),
+    ):
+        assert labels <= set(found[0].data["method_label"])
+    (one,) = score_figures(both[both["dim"] == 10])
+    assert [text.get_text() for text in one.drawing.axes[0].get_yticklabels()] == [
+        "VAE", "SA(1)", "SA(8)", "RME(2)", "RME(2), kl 20", "RME(5)", "VAE-MORE", "VAE-MORE, kl 20",
+    ]  # fmt: skip
+
+
+def test_the_baseline_of_differences_is_the_row_without_a_variant():
+    runs = made(dims=(10,))
+    finish = made([("vae", None)], dims=(10,)).assign(variant="finish", method_label="VAE, finish")
+    (figure,) = difference_figures(pd.concat([finish, runs], ignore_index=True))
+    vae, other = (frame[frame["method"] == "vae"].set_index("seed")["test_iwae"] for frame in (runs, finish))
+    data = figure.data[figure.data["method_label"] == "VAE, finish"].set_index("seed")
+    assert np.allclose(data["difference"], other - vae) and "VAE" not in set(figure.data["method_label"])
 
 
 def test_scores_of_one_dim_are_dots_with_intervals():

@@ -104,6 +104,17 @@ def test_the_numbers_agree_with_one_another(drawn) -> None:
     assert (posteriors["kl"] >= -1e-3).all() and (posteriors["q_outside"] < 0.1).all()
 
 
+def test_the_gaps_are_told_in_a_sentence(drawn) -> None:
+    figure = drawn[0][0]
+    data = figure.data.set_index("method_label")
+    low, high = (f"{end(data['amortisation']):.1f}" for end in (min, max))
+    assert f"and {low} to {high} the encoder's (the amortisation gap): " in figure.finding
+    for label, row in data.iterrows():
+        assert f"{label} {row['approximation']:.1f} and {row['amortisation']:.1f}" in figure.finding
+    assert figure.finding.endswith("; means over 5 test images of one run each.")
+    assert not any(other.finding for other in drawn[0][1:])
+
+
 def test_a_second_report_computes_nothing(recorded, runs, drawn, monkeypatch) -> None:
     monkeypatch.setattr(measures, "_compute", lambda *_: pytest.fail("computed again"))
     again = measure(shown_models(recorded[0].uri, runs), BUDGET, drawn[2])
@@ -154,6 +165,7 @@ def test_the_report_writes_them_where_asked(recorded, drawn, tmp_path, monkeypat
         f"{figure.name}.{suffix}" for figure in drawn[0] for suffix in ("png", "pdf", "csv")
     }
     assert all(path.stat().st_size > 0 for path in report.files)
+    assert drawn[0][0].finding in report.answer and "the amortisation gap" in report.index.read_text()
 
 
 def test_levels_hold_the_mass() -> None:

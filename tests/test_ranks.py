@@ -108,7 +108,7 @@ def runs(drop=(), decoder="conv"):
         for seed in range(2)
         if (label, dataset, dim, seed) not in drop
     ]  # fmt: skip
-    return pd.DataFrame(rows).astype({"order": "Int64"})
+    return pd.DataFrame(rows).assign(variant=None).astype({"order": "Int64"})
 
 
 def test_average_ranks_by_hand():

@@ -74,8 +74,9 @@ class Page(HTMLParser):
 
 def test_opens_with_the_answer(demo):
     assert demo.answer == [
-        "On digits at dim 10, RME(3) has the best test log-likelihood (mean 515.8 nats, sd 2.8, over 6 seeds); "
-        "against VAE the one-sided Wilcoxon test gives p = 0.016."
+        "On digits at dim 10, RME(3) has the best test log-likelihood of all rows (mean 515.8 nats, sd 2.8, over 6 "
+        "seeds); RME(3) is 23.2 nats above the VAE; no control with equal training was run. RME(3) against VAE: the "
+        "one-sided Wilcoxon test gives p = 0.016."
     ]
     page = Page(demo.index.read_text())
     assert page.words.index(demo.answer[0]) < page.words.index("dim(z)")
@@ -121,8 +122,12 @@ def test_tables_are_written_as_files(demo):
     assert names == {"index.html"} | {
         f"{table}-digits-conv.{suffix}"
         for table in ("test_iwae", "test_iwae-minus-vae", "val_elbo")
-        for suffix in ("md", "csv", "tex")
-    } | {f"{name}.{suffix}" for name in ("claims", "claims-counted") for suffix in ("md", "csv", "tex")}
+        for suffix in ("md", "csv", "tex", "txt")
+    } | {
+        f"{name}.{suffix}"
+        for name in ("claims", "claims-counted", "gains", "trainings")
+        for suffix in ("md", "csv", "tex", "txt")
+    } | {"answer.txt"}
     frame = pd.read_csv(demo.index.parent / "tables" / "test_iwae-digits-conv.csv").set_index("label")
     assert frame.loc["VAE", "mean"] == 492.5 and frame.loc["VAE", "p"] == 1 / 64
     assert frame.loc["RME(2)", ["n", "expected"]].tolist() == [4, 6]
@@ -171,7 +176,7 @@ def test_the_report_lists_the_claims(complete):
     assert statuses["RME has the highest mean", "MNIST dim 20"] == "held"
     assert statuses["RME has the highest mean", "MNIST dim 50"] == "not enough runs"
     assert statuses["RME is better than SA (p ≤ 0.01)", "MNIST dim 50"] == "not enough runs"
-    assert statuses["RME is better than VAE-more (p ≤ 0.01)", "MNIST dim 50"] == "held"
+    assert statuses["RME is better than its control (p ≤ 0.01)", "MNIST dim 50"] == "held"
     page = complete.index.read_text()
     assert page.count('<tr class="held"') == sum(claim.status == "held" for claim in complete.claims)
     assert "SA(1) n=7/8" in Page(page).words
@@ -180,7 +185,7 @@ def test_the_report_lists_the_claims(complete):
 def test_the_latex_is_well_formed(complete):
     """Where there is no TeX to compile it: closed, of one width, and of characters that every TeX knows."""
     texts = [path.read_text() for path in complete.files if path.suffix == ".tex"]
-    assert len(texts) == len(complete.files) // 3
+    assert len(texts) == sum(path.suffix == ".csv" for path in complete.files) == 10
     for text in texts:
         assert text.isascii() and text.count("{") == text.count("}") and text.count("$") % 2 == 0
         begun, ended = (re.findall(rf"\\{word}{{(\w+)}}", text) for word in ("begin", "end"))
@@ -205,14 +210,24 @@ def test_differences_from_the_control_are_in_the_report(complete):
     assert names[:3] == [
         "test_iwae-mnist-conv",
         "test_iwae-minus-vae-mnist-conv",
-        "test_iwae-minus-vae-more-mnist-conv",
+        "test_iwae-minus-control-mnist-conv",
     ]
+    table = complete.tables[2]
+    assert [row.label for row in table.rows] == ["RME(2)", "BVI-ER1(2)"]  # SA(1) had no more training than the VAE
+    # 697.2 + .1 * 2 * seed against 690 + .1 * .5 * seed, whose seeds have the mean 3.5
+    assert table.entries[table.rows[0], table.columns[0]].mean == pytest.approx(7.2 + 0.15 * 3.5)
+    rows = {tuple(row[:2]): row[2:] for row in complete.gains.rows}
+    above_vae, control, control_above, own, _, p, pairs = rows["MNIST d10", "RME(2)"]
+    assert above_vae == pytest.approx(12.1 + 0.15 * 3.5) and control_above == pytest.approx(4.9)
+    assert own == pytest.approx(7.2 + 0.15 * 3.5) and (control, p, pairs) == ("VAE-more", "0.0039", "8")  # 1 of 2^8
+    assert rows["MNIST d10", "SA(1)"][1:3] == ["VAE", 0.0] and rows["MNIST d10", "VAE-more"][1] == "(a control)"
 
 
 def test_a_best_mean_over_too_few_seeds_says_so(sweep):
     runs = collect(sweep.uri, "sweep")
     runs = runs[~((runs["method"] == "rme") & (runs["seed"] > 2))]
     assert "over 3 of 8 seeds" in findings(runs)[1] and "no test is possible (3 pairs cannot give" in findings(runs)[1]
+    assert "(RME(2) − VAE-more: +7.4 nats, too few pairs (3) for a test)" in findings(runs)[1]
 
 
 def test_several_columns_begin_with_a_summary(store):
@@ -220,24 +235,81 @@ def test_several_columns_begin_with_a_summary(store):
         for seed in range(6):
             store.run("wide", "vae", None, seed, 100 + seed, dim=dim)
             store.run("wide", "rme", 2, seed, (110 if dim < 50 else 99) + 2 * seed, dim=dim)
-            store.run("wide", "vae-more", None, seed, 90 + seed, dim=dim)
+            store.run("wide", "vae-more", None, seed, (90 if dim < 50 else 104) + seed, dim=dim)
     sentences = findings(collect(store.uri, "wide"))
     assert sentences[0] == (
-        "RME has the best mean test log-likelihood in 3 of 3 columns (data set, decoder and dim). "
-        "The best is better than the VAE (p ≤ 0.05) in 2 of the 3 columns that test it."
+        "RME has the best mean test log-likelihood of all rows in 2 of 3 columns (data set, decoder and dim), VAE-more "
+        "in 1; the best is better than the VAE (p ≤ 0.05) in 3 of the 3 columns that test it; the best of the methods "
+        "is above its control, the VAE with equal training, in 2 of the 3 columns that have one (p ≤ 0.05 in 2)."
     )
     assert [s.split(",")[0] for s in sentences[1:]] == [f"On MNIST at dim {dim}" for dim in (10, 20, 50)]
-    assert "against VAE the one-sided" in sentences[1] and "against VAE-more the one-sided" in sentences[1]
-    # RME(2) - VAE at dim 50: -1, 0, 1, 2, 3, 4: the zero is left out, W+ = 1.5 + 3 + 4 + 5, 2 of 32 patterns reach it
-    assert sentences[3].endswith("It is not told apart (p > 0.05) from VAE.")
-    assert "against VAE the one-sided Wilcoxon test gives p = 0.094" in sentences[3]
+    assert "RME(2) against VAE: the one-sided Wilcoxon test gives p = 0.016" in sentences[1]
+    # RME(2) - VAE-more at dim 10: 20, 21, ..., 25; all six positive: 1 of 64
+    assert "(RME(2) − VAE-more: +22.5 nats [+20.0, +25.0], p = 0.016)" in sentences[1]
+    assert sentences[3].startswith(
+        "On MNIST at dim 50, VAE-more, a control, has the best test log-likelihood of all rows (mean 106.5 nats, sd "
+        "1.9, over 6 seeds); RME(2) is 1.5 nats above the VAE; the VAE that trained on at the same rate for as long is "
+        "4.0 above it (RME(2) − VAE-more: -2.5 nats [-5.0, +0.0], p = 1)."
+    )
+
+
+def test_a_gain_without_a_control_with_equal_training_says_so(store):
+    """The control that is there was trained otherwise: at another rate, for another time, or keeping another epoch."""
+    for i, setting in enumerate([{"stage_learning_rate": 5e-4}, {"stage_epochs": 8}, {"keep": "last"}]):
+        for seed in range(6):
+            store.run(f"unequal-{i}", "vae", None, seed, 100 + seed, keep="best")
+            store.run(f"unequal-{i}", "rme", 2, seed, 110 + seed, keep="best")
+            store.run(f"unequal-{i}", "vae-more", None, seed, 120 + seed, **{"keep": "best", **setting})
+        opening = findings(collect(store.uri, f"unequal-{i}"))[0]
+        assert "; RME(2) is 10.0 nats above the VAE; no control with equal training was run." in opening
+        assert "VAE-more, a control, has the best" in opening
+
+
+def test_from_scratch_the_control_has_the_same_finish(store):
+    """Of SA, whose last 5 of 20 epochs were at another rate: the VAE with that finish, else one with that stage."""
+    finish = {"finish_epochs": 5, "finish_learning_rate": 1e-6}
+    for seed in range(6):
+        store.run("finish", "vae", None, seed, 100 + seed, epochs=15)
+        store.run("finish", "sa", 1, seed, 110 + seed, **finish)
+        store.run("finish", "vae-more", None, seed, 104 + seed, epochs=15)
+    staged = findings(collect(store.uri, "finish"))[0]
+    assert "SA(1) is 10.0 nats above the VAE; the VAE that trained on at the same rate for as long is 4.0" in staged
+    for seed in range(6):
+        store.run("finish", "vae", None, seed, 103 + seed, variant="finish", **finish)
+    scratch = findings(collect(store.uri, "finish"))[0]
+    assert "the VAE that was trained at the same rate for as long is 3.0 above it (SA(1) − VAE, finish: +7.0" in scratch
+
+
+def test_variants_are_rows_of_the_report(store, tmp_path):
+    for seed in range(2):
+        store.run("ablation", "vae", None, seed, 100 + seed, dataset="digits", label="digits")
+        store.run("ablation", "vae-more", None, seed, 105 + seed, dataset="digits", label="digits")
+        store.run("ablation", "rme", 2, seed, 101 + seed, dataset="digits", label="digits")
+        for kl in (20, 100):
+            store.run("ablation", "rme", 2, seed, 103 - kl / 20 + seed, dataset="digits", label="digits", kl_max=kl,
+                      variant=f"kl {kl}")  # fmt: skip
+    report = build_report("ablation", tmp_path, store.uri)
+    labels = ["VAE", "RME(2)", "RME(2), kl 20", "RME(2), kl 100", "VAE-more"]
+    assert [row.label for row in report.tables[0].rows] == labels
+    assert [row[1] for row in report.trainings.rows] == labels
+    assert {claim.status for claim in report.claims} == {"not enough runs"}
+    words = Page(report.index.read_text()).words
+    assert "Against the paper" not in words and "paper's" not in words
+    assert "RME(2), kl 20 is 2.0 nats above the VAE; the VAE that trained on" in report.answer[0]
+    scores = pd.read_csv(tmp_path / "tables" / "test_iwae-digits-conv.csv").set_index("label")
+    assert scores.loc["RME(2), kl 20", "variant"] == "kl 20" and scores["n"].tolist() == [2] * 5
+    latex = (tmp_path / "tables" / "test_iwae-digits-conv.tex").read_text()
+    assert "RME$^{(2)}$, kl 20 & " in latex
 
 
 def test_findings_without_much_to_say(store):
     store.run("lone", "vae", None, 0, 5.0)
     assert findings(collect(store.uri, "lone"))[0].endswith("over 1 seed); there is nothing yet to compare it with.")
     store.run("lone", "sa", 1, 0, 6.0)
-    assert "against VAE no test is possible (1 pair cannot give p ≤ 0.05" in findings(collect(store.uri, "lone"))[0]
+    assert findings(collect(store.uri, "lone"))[0].endswith(
+        "SA(1) is 1.0 nats above the VAE, which was trained at the same rate for as long (SA(1) − VAE: +1.0 nats, too "
+        "few pairs (1) for a test)."
+    )
     store.run("blank", "vae", None, 0)
     assert findings(collect(store.uri, "blank")) == ["On MNIST at dim 10, no run has a test log-likelihood."]
 
@@ -276,6 +348,7 @@ def test_command_line(store, tmp_path):
     done = subprocess.run([*command, "--out", tmp_path / "out"], cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "RME(3)" in done.stdout and "515.8 ± 2.8 *" in done.stdout and "p = 0.016" in done.stdout
+    assert "; no control with equal training was run." in done.stdout and "How each row was trained" in done.stdout
     assert done.stdout.rstrip().endswith(f"report: {tmp_path / 'out' / 'index.html'}")
     assert (tmp_path / "out" / "index.html").is_file()
 

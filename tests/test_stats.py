@@ -10,7 +10,7 @@ import pytest
 import scipy.stats
 
 from analysis.signed_rank import smallest_p, wilcoxon_greater
-from analysis.stats import colour_of, compare_column, paired_difference, summarise
+from analysis.stats import colour_of, compare_column, natural, paired_difference, summarise
 
 
 def by_seed(values):
@@ -25,7 +25,7 @@ def runs_of(cells, dim=10, dataset="mnist", decoder="conv"):
             for (m, o), scores in cells.items()
             for s, v in (scores if isinstance(scores, dict) else by_seed(scores)).items()
         ]
-    )
+    ).assign(variant=None)
 
 
 # ---------------------------------------------------------------------- Wilcoxon
@@ -244,3 +244,31 @@ def test_the_chosen_restarts_stand_in_the_order_of_the_seeds():
     runs = runs_of({("vae", None): {3: 1.0, 1: 2.0, 2: np.nan}}).assign(chosen_restart=[0, 2, 1])
     assert summarise(runs).loc[0, "restarts"] == (2, 0)
     assert summarise(runs.drop(columns="chosen_restart")).loc[0, "restarts"] == ()
+
+
+# ---------------------------------------------------------------------- variants
+def with_variants(**means):
+    """A VAE at 0 and at 1, and RME(2)s of these names: runs of seeds 0 to 5."""
+    parts = [runs_of({("vae", None): np.zeros(6)}), runs_of({("vae", None): np.ones(6)}).assign(variant="finish")]
+    parts += [runs_of({("rme", 2): np.full(6, mean)}).assign(variant=name) for name, mean in means.items()]
+    return pd.concat(parts, ignore_index=True)
+
+
+def test_a_variant_is_a_cell_of_its_own():
+    cells = summarise(with_variants(a=2.0, b=3.0)).set_index(["method", "variant"])
+    assert cells.loc[("rme", "a"), "mean"] == 2 and cells.loc[("rme", "b"), "mean"] == 3
+    assert cells["n"].tolist() == [6] * 4
+    best = compare_column(with_variants(a=2.0, b=3.0)).iloc[0]
+    assert (best["method"], best["variant"], best["is_best"]) == ("rme", "b", True)
+
+
+def test_differences_are_from_the_row_without_a_variant():
+    found = paired_difference(with_variants(a=2.0)).set_index(["method", "variant"])["mean"]
+    assert found.to_dict() == {("rme", "a"): 2.0, ("vae", "finish"): 1.0}
+    named = with_variants(a=2.0).dropna(subset="variant")  # where there is none, the first that is there
+    assert paired_difference(named).set_index(["method", "variant"])["mean"].to_dict() == {("rme", "a"): 1.0}
+
+
+def test_variants_stand_in_the_order_of_the_numbers_in_them():
+    names = ["kl 100", "5e-4", None, "kl 20", "2e-5, long", "2e-5", "kl", "1e-6"]
+    assert sorted(names, key=natural) == [None, "1e-6", "2e-5", "2e-5, long", "5e-4", "kl", "kl 20", "kl 100"]

@@ -32,7 +32,7 @@ def runs_of(cells, dataset="mnist", label="MNIST", decoder="conv"):
         for (method, order, name, dim), scores in cells.items()
         for seed, value in enumerate(scores)
     ]  # fmt: skip
-    return pd.DataFrame(rows).astype({"order": "Int64"})
+    return pd.DataFrame(rows).assign(variant=None).astype({"order": "Int64"})
 
 
 SPREAD = np.linspace(-1, 1, 10)
@@ -160,7 +160,7 @@ def test_sort_rows():
         [("svhn", "vae", None, 10), ("mnist", "zzz", None, 10), ("mnist", "rme", 10, 10), ("mnist", "rme", 2, 50),
          ("mnist", "rme", 2, 10), ("mnist", "aaa", 1, 10), ("mnist", "vae", None, 10)],
         columns=["dataset", "method", "order", "dim"],
-    ).assign(decoder="conv").astype({"order": "Int64"})  # fmt: skip
+    ).assign(decoder="conv", variant=None).astype({"order": "Int64"})  # fmt: skip
     ordered = sort_rows(frame)[["dataset", "method", "dim"]].agg(lambda row: " ".join(map(str, row)), axis=1).tolist()
     assert ordered == [
         "mnist vae 10", "mnist rme 10", "mnist rme 50", "mnist rme 10", "mnist aaa 10", "mnist zzz 10", "svhn vae 10",

@@ -134,8 +134,8 @@ def test_the_report_of_a_timing_experiment(store, tmp_path, capsys):
         f"{name}.{suffix}"
         for name in ("inference_ms-conv-d50", "inference_ms-fc", "ratio_to_vae-conv-d50", "ratio_to_vae-fc",
                      "ratio_to_vae-against-paper", "claims", "claims-counted")
-        for suffix in ("md", "csv", "tex")
-    }  # fmt: skip
+        for suffix in ("md", "csv", "tex", "txt")
+    } | {"answer.txt"}  # fmt: skip
 
 
 def test_a_timing_that_failed_is_missing(store, tmp_path):

@@ -13,8 +13,8 @@ from matplotlib.lines import Line2D
 
 from analysis import style
 from analysis.figure import Figure
-from analysis.stats import CELL
-from analysis.tables import DATASETS, DECODERS, METHODS, Row, place, slug, to_row
+from analysis.stats import CELL, ROW
+from analysis.tables import DATASETS, DECODERS, Row, place, slug, to_row
 
 BASELINES = ("vae", "vae-more")
 """What the others are held against; they stand in every panel instead of having one."""
@@ -55,9 +55,9 @@ def subjects(frame: pd.DataFrame) -> Iterator[Subject]:
 
 
 def rows_of(frame: pd.DataFrame) -> list[Row]:
-    """The methods and orders of a frame that has method, order and method_label, in the paper's order."""
-    first = frame.drop_duplicates(["method", "order"])
-    return sorted((to_row(row) for _, row in first.iterrows()), key=lambda r: (place(r.method, METHODS), r.order or 0))
+    """The rows of a frame that has method, order, variant and method_label, in the paper's order."""
+    first = frame.drop_duplicates(ROW)
+    return sorted((to_row(row) for _, row in first.iterrows()), key=lambda row: row.place)
 
 
 def dims_of(frame: pd.DataFrame) -> list[int]:
@@ -68,26 +68,24 @@ def dims_of(frame: pd.DataFrame) -> list[int]:
 def of_row(frame: pd.DataFrame, row: Row) -> pd.DataFrame:
     """The part of a frame that belongs to a row."""
     same = frame["order"].isna() if row.order is None else frame["order"] == row.order
-    return frame[(frame["method"] == row.method) & same.fillna(False).astype(bool)]
-
-
-def family(row: Row) -> str:
-    """`RME` of `RME(5)`."""
-    return row.label.partition("(")[0]
+    also = frame["variant"].isna() if row.variant is None else frame["variant"] == row.variant
+    return frame[(frame["method"] == row.method) & same.fillna(False).astype(bool) & also.fillna(False).astype(bool)]
 
 
 def representatives(rows: list[Row], most: int) -> list[Row]:
-    """All rows where they are few enough to be told apart in one panel; else each method's largest order."""
+    """All rows where they are few enough to be told apart in one panel; else each method's largest order.
+
+    A row without a variant stands for those that have one.
+    """
     if len(rows) <= most:
         return rows
-    return list(
-        {row.method: row for row in sorted(rows, key=lambda r: (place(r.method, METHODS), r.order or 0))}.values()
-    )
+    best = {row.method: row for row in sorted(rows, key=lambda row: (row.variant is None, row.place))}
+    return sorted(best.values(), key=lambda row: row.place)
 
 
 def dashes_of(row: Row, rows: Iterable[Row]) -> Any:
-    """The row's line style: by the place of its order among those of its method."""
-    return style.dashes(sorted(r.order or 0 for r in rows if r.method == row.method).index(row.order or 0))
+    """The row's line style: by its place among the rows of its method."""
+    return style.dashes(sorted((r for r in rows if r.method == row.method), key=lambda r: r.place).index(row))
 
 
 def same_cell(frame: pd.DataFrame, cell: pd.Series) -> pd.DataFrame:
@@ -101,7 +99,7 @@ def same_cell(frame: pd.DataFrame, cell: pd.Series) -> pd.DataFrame:
 
 def method_handles(rows: Iterable[Row], marked: bool = True) -> list[Line2D]:
     """Entries of a legend, one for each method."""
-    names = {row.method: family(row) for row in rows}
+    names = {row.method: row.family for row in rows}
     return [
         Line2D([], [], color=style.colour(name), marker=style.marker(name) if marked else None, label=label)
         for name, label in names.items()

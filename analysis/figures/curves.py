@@ -15,7 +15,6 @@ from analysis.figures.common import (
     Subject,
     dashes_of,
     dims_of,
-    family,
     listed,
     mark,
     of_row,
@@ -141,7 +140,7 @@ def _validation(subject: Subject, data: pd.DataFrame, rows: list[Row], left_out:
     several = len({row.method for row in rows}) < len(rows)
     handles = [
         Line2D(
-            [], [], label=row.label if several else family(row), **mark(row.method, 2.2) | {"ls": dashes_of(row, rows)}
+            [], [], label=row.label if several else row.family, **mark(row.method, 2.2) | {"ls": dashes_of(row, rows)}
         )
         for row in rows
     ]

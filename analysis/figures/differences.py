@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from analysis import style
 from analysis.figure import Figure
 from analysis.figures.common import Subject, dims_of, of_row, rows_of, some, subjects
-from analysis.stats import CELL, LABELS, paired_difference
+from analysis.stats import CELL, COLUMN, KEY_TYPES, LABELS, of_baseline, paired_difference
 from analysis.tables import SCORES, Row, slug
 
 PANELS_ACROSS = 4
@@ -33,7 +33,7 @@ def difference_figures(runs: pd.DataFrame, score: str = "test_iwae", baseline: s
     for subject in subjects(runs):
         data = differences_by_seed(subject.rows, score, baseline)
         if len(data):
-            label = subject.rows.loc[subject.rows["method"] == baseline, "method_label"].iloc[0]
+            label = subject.rows.loc[of_baseline(subject.rows, baseline), "method_label"].iloc[0]
             found.append(_draw(subject, data, score, baseline, label))
     return found
 
@@ -44,11 +44,14 @@ def differences_by_seed(runs: pd.DataFrame, score: str = "test_iwae", baseline: 
     cells = paired_difference(runs, score, baseline)
     cells = cells[cells["n"] > 0].drop(columns=["mean", "sd", "median"])
     finite = runs[np.isfinite(runs[score].to_numpy(dtype=float, na_value=np.nan))]
-    column = ["dataset", "dim", "decoder", "seed"]
-    reference = finite[finite["method"] == baseline][[*column, score]].rename(columns={score: "reference"})
-    paired_runs = finite[finite["method"] != baseline].merge(reference, on=column)
+    # the baseline's row is that of all runs of the column, whichever have a score
+    masks = [of_baseline(column, baseline) for _, column in runs.groupby(COLUMN)]
+    is_reference = pd.concat(masks)[finite.index] if masks else pd.Series(dtype=bool)
+    column = [*COLUMN, "seed"]
+    reference = finite[is_reference][[*column, score]].rename(columns={score: "reference"})
+    paired_runs = finite[~is_reference].merge(reference, on=column)
     paired_runs = paired_runs.assign(difference=paired_runs[score] - paired_runs["reference"])
-    merged = paired_runs[[*CELL, "seed", "difference"]].astype({"order": "Int64"}).merge(cells, on=CELL)
+    merged = paired_runs[[*CELL, "seed", "difference"]].astype(KEY_TYPES).merge(cells, on=CELL)
     return merged[columns].sort_values([*CELL, "seed"], ignore_index=True)
 
 

@@ -16,7 +16,6 @@ from analysis.figures.common import (
     dashes_of,
     dim_axis,
     dims_of,
-    family,
     incomplete_words,
     mark,
     method_handles,
@@ -35,8 +34,8 @@ PANELS_ACROSS = 2
 def score_figures(runs: pd.DataFrame, score: str = "test_iwae", expected_seeds: int | None = None) -> list[Figure]:
     """A figure for each data set and decoder that has a score; over one dim alone, dots with intervals.
 
-    Over several dims: above, the means in nats per image; below, a panel for each method with its orders as line
-    styles, in nats above the mean of the VAE of the same dim, bands of ± one standard deviation over the seeds.
+    Over several dims: above, the means in nats per image; below, a panel for each method with its orders and variants
+    as line styles, in nats above the mean of the VAE of the same dim, bands of ± one standard deviation over the seeds.
 
     Args:
         runs: one row for each run, as `analysis.collect.collect` gives them.
@@ -154,8 +153,9 @@ def _line(panel: Axes, cells: pd.DataFrame, height: str, dashes: object, *, thin
 
 
 def _title(panel: Axes, rows: list[Row]) -> None:
-    orders = ", ".join(str(row.order) for row in rows if row.order is not None)
-    title = f"{family(rows[0])}({orders})" if orders else rows[0].label
+    words = [" ".join(str(part) for part in (row.order, row.variant) if part is not None) for row in rows]
+    orders = ", ".join(word for word in words if word)
+    title = f"{rows[0].family}({orders})" if orders else rows[0].label
     panel.set_title(title, loc="left", color=style.colour(rows[0].method), pad=2, fontweight="bold", fontsize=6.5)
 
 

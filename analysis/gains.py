@@ -1,0 +1,150 @@
+"""What a gain over the VAE is worth: how much of it the VAE has too when it is trained as long at the same rate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from analysis.signed_rank import LEVEL, Location, location, paired, smallest_p, wilcoxon_greater
+from analysis.stats import COLUMN, difference_frame, difference_row, of_baseline, summarise
+from analysis.trainings import BASELINE, CONTROLS, NO_CONTROL, Key, equal_control, key_of, of_key, trainings
+
+
+@dataclass(frozen=True)
+class Gain:
+    """One row of a column against the VAE and against its equal control.
+
+    Attributes:
+        key, label: which row; n: runs that have a score; mean: of them, nats.
+        above_vae: mean paired difference from the VAE of the same seed, nats; NaN without a pair.
+        control, control_label: the equal control; None and empty without one.
+        control_is_vae: whether that is the VAE itself, which had the same training.
+        control_above_vae: as above_vae, of the control.
+        above_control: mean paired difference from the control, nats; NaN without one or a pair.
+        own: the paired difference from the control; p: of the one-sided Wilcoxon test that it is above it, NaN where
+            no p of .05 is possible; n_pairs: of that.
+    """
+
+    key: Key
+    label: str
+    n: int
+    mean: float
+    above_vae: float
+    control: Key | None
+    control_label: str
+    control_is_vae: bool
+    control_above_vae: float
+    above_control: float
+    own: Location
+    p: float
+    n_pairs: int
+
+    @property
+    def is_control(self) -> bool:
+        """Whether it has the VAE's own posterior and objective."""
+        return self.key[0] in CONTROLS
+
+
+def gains(column: pd.DataFrame, score: str = "test_iwae") -> list[Gain]:
+    """Every row of a column but the VAE's own, best mean first.
+
+    Args:
+        column: runs of one (dataset, dim, decoder), as `analysis.collect.collect` gives them.
+        score: more is better.
+    """
+    cells = {key_of(cell): cell for cell in summarise(column, score).to_dict("records")}
+    known = trainings(column)
+    scores = {key: of_key(column, key).set_index("seed")[score] for key in cells}
+    reference = column[of_baseline(column, BASELINE)]
+    vae = key_of(reference.iloc[0]) if len(reference) else None
+    found = []
+    for key, cell in cells.items():
+        if key == vae or not cell["n"]:
+            continue
+        control = equal_control(key, known)
+        own = location(scores[key], scores[control]) if control else location({}, {})
+        test = wilcoxon_greater(scores[key], scores[control]) if control else None
+        usable = test is not None and smallest_p(test.n_pairs - test.n_zero) <= LEVEL
+        found.append(
+            Gain(
+                key=key,
+                label=_label(cell),
+                n=int(cell["n"]),
+                mean=float(cell["mean"]),
+                above_vae=_mean(scores[key], scores[vae]) if vae else np.nan,
+                control=control,
+                control_label=_label(cells[control]) if control else "",
+                control_is_vae=control is not None and control == vae,
+                control_above_vae=_mean(scores[control], scores[vae]) if control and vae else np.nan,
+                above_control=_mean(scores[key], scores[control]) if control else np.nan,
+                own=own,
+                p=test.p if test is not None and usable else np.nan,
+                n_pairs=own.n_pairs,
+            )
+        )
+    return sorted(found, key=lambda gain: -gain.mean)
+
+
+def control_differences(runs: pd.DataFrame, score: str = "test_iwae") -> pd.DataFrame:
+    """Each cell's difference from its own equal control, in the columns of `analysis.stats.paired_difference`.
+
+    A cell that has none, or whose control is the VAE that it is compared with anyway, is not in it.
+    """
+    rows = []
+    for _, column in runs.groupby(COLUMN):
+        known = trainings(column)
+        vae = column[of_baseline(column, BASELINE)]
+        for key in known:
+            control = equal_control(key, known)
+            if control is not None and (vae.empty or control != key_of(vae.iloc[0])):
+                rows.append(difference_row(of_key(column, key), of_key(column, control), score))
+    return difference_frame(runs, rows)
+
+
+def _label(cell: dict) -> str:
+    label = cell.get("method_label")
+    return str(label if label is not None else cell["method"])
+
+
+def _mean(a: pd.Series, b: pd.Series) -> float:
+    difference = paired(a, b)
+    return float(difference.mean()) if len(difference) else np.nan
+
+
+# ---------------------------------------------------------------------- in words
+def gain_words(gain: Gain) -> str:
+    """`RME(2) is 12.1 nats above the VAE; the VAE that trained on at the same rate for as long is 13.1 above it`.
+
+    Without a control it says so instead. Empty where there is no VAE to compare with.
+    """
+    if np.isnan(gain.above_vae):
+        return ""
+    above = f"{gain.label} is {_above(gain.above_vae, ' nats')} the VAE"
+    if gain.control is None:
+        return f"{above}; {NO_CONTROL}"
+    if gain.control_is_vae:
+        return f"{above}, which was trained at the same rate for as long"
+    who = "the VAE that trained on" if gain.control[0] != BASELINE else "the VAE that was trained"
+    if np.isnan(gain.control_above_vae):
+        return f"{above}; {who} at the same rate for as long has no seed in common with it"
+    return f"{above}; {who} at the same rate for as long is {_above(gain.control_above_vae)} it"
+
+
+def own_words(gain: Gain) -> str:
+    """`RME(2) − VAE-more: -1.0 nats [-1.4, -0.6], p = 0.98`; empty without a control."""
+    if gain.control is None or gain.own.n_pairs == 0:
+        return ""
+    interval = "" if np.isnan(gain.own.low) else f" [{gain.own.low:+.1f}, {gain.own.high:+.1f}]"
+    p = f", p = {gain.p:.2g}" if not np.isnan(gain.p) else f", too few pairs ({gain.n_pairs}) for a test"
+    return f"{gain.label} − {gain.control_label}: {_signed(gain.own.estimate)} nats{interval}{p}"
+
+
+def _above(difference: float, unit: str = "") -> str:
+    """`12.1 nats above`, `0.3 nats below`."""
+    return f"{abs(difference):.1f}{unit} {'below' if round(difference, 1) < 0 else 'above'}"
+
+
+def _signed(value: float) -> str:
+    return f"{round(value, 1) + 0.0:+.1f}"

@@ -1,0 +1,192 @@
+"""The data frame of runs that all of `analysis` takes: its columns, who may stand in it, and how it is made of records.
+
+A record is what MLflow has of a run: params, tags and metrics, by name. A result on a storage is brought to the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.stats import CELL, KEY_TYPES, natural
+
+IDENTITY = [*CELL, "seed"]
+"""What makes two runs of one experiment the same run, unless their settings differ."""
+
+INTEGERS = [
+    "order", "dim", "seed", "restarts", "epochs", "finish_epochs", "stage_epochs", "patience", "stage_patience",
+    "chosen_restart", "kept_epoch", "updates", "parameters",
+]  # fmt: skip
+RATES = ["learning_rate", "finish_learning_rate", "stage_learning_rate"]
+SETTINGS = [
+    "restarts", "epochs", "learning_rate", "finish_epochs", "finish_learning_rate", "stage_epochs",
+    "stage_learning_rate", "keep", "patience", "stage_patience",
+]  # fmt: skip
+"""Params that every frame has a column for; NA in runs recorded before there were such, or of methods without."""
+
+TAGS = [
+    "run_key", "method_label", "dataset_label", "starts_from", "chosen_restart", "kept_epoch", "updates", "parameters",
+    "device", "git_commit", "torch_version", "command",
+]  # fmt: skip
+METRICS = {
+    "val/iwae": "val_iwae",
+    "val/elbo": "val_elbo",
+    "test/iwae": "test_iwae",
+    "test/elbo": "test_elbo",
+    "time/inference_ms": "inference_ms",
+    "time/inference_ms_sd": "inference_ms_sd",
+    "time/ratio_to_vae": "ratio_to_vae",
+    "time/ratio_to_vae_sd": "ratio_to_vae_sd",
+    "time/train_s": "train_s",
+}
+NUMBERS = [*RATES, *METRICS.values()]
+PLACE = ["mlflow_run_id", "mlflow_parent_id", "curves"]
+"""Where MLflow has it; a run from elsewhere has none of these."""
+
+COLUMNS = [
+    "run_key", "method", "order", "variant", "method_label", "dataset", "dataset_label", "dim", "decoder", "seed",
+    "starts_from", *SETTINGS, "chosen_restart", "kept_epoch", "updates", "parameters", *METRICS.values(), "device",
+    "git_commit", "torch_version", "command", "start_time", *PLACE,
+]  # fmt: skip
+"""The columns that every frame has; every other param is a column after them, as text."""
+
+_NEEDED = [name for name in IDENTITY if name != "variant"]
+
+
+class CollectError(ValueError):
+    """The runs cannot be read; the message, one line, says what is wrong and what would be right."""
+
+
+class AmbiguousRuns(CollectError):
+    """One cell holds runs of more than one setting; the message says which, and how to choose."""
+
+
+def row_of(params: Mapping[str, str], tags: Mapping[str, str], metrics: Mapping[str, float], name: str) -> dict:
+    """A row of the frame from a run's record.
+
+    Args:
+        params: every field that the run's method reads, as text.
+        tags: those of `TAGS` that were recorded.
+        metrics: by MLflow's names.
+        name: of the run, for messages.
+
+    Raises:
+        CollectError: a param that identifies the run is missing, or a number is none.
+    """
+    missing = [field for field in _NEEDED if field not in params]
+    if missing:
+        raise CollectError(f"run {name} has no param {', '.join(missing)}")
+    row: dict[str, Any] = {**params, **{tag: tags.get(tag) for tag in TAGS}}
+    for kind, names in ((int, INTEGERS), (float, RATES)):
+        for field in names:
+            try:
+                row[field] = None if row.get(field) in (None, "None", "") else kind(row[field])
+            except ValueError as error:
+                raise CollectError(f"run {name}: {field}={row[field]!r} is no number") from error
+    row["variant"] = None if row.get("variant") in (None, "None", "") else row["variant"]
+    row["method_label"] = row["method_label"] or _label(row["method"], row["order"], row["variant"])
+    row["dataset_label"] = row["dataset_label"] or row["dataset"]
+    return row | {column: finite(metrics.get(metric)) for metric, column in METRICS.items()}
+
+
+def _label(method: str, order: int | None, variant: str | None) -> str:
+    return method.upper() + ("" if order is None else f"({order})") + ("" if variant is None else f", {variant}")
+
+
+def finite(value: float | None) -> float:
+    """NaN for what is missing or not finite; SQL stores keep an infinity as the largest double."""
+    return float(value) if value is not None and abs(value) < np.finfo(float).max else np.nan
+
+
+def frame_of(rows: Iterable[Mapping[str, Any]], columns: Iterable[str] = COLUMNS) -> pd.DataFrame:
+    """The frame of rows: `columns`, then every other field by name; ordered by cell and seed."""
+    frame = pd.DataFrame(list(rows))
+    columns = list(columns)
+    frame = frame.reindex(columns=[*columns, *sorted(set(frame.columns) - set(columns))])
+    frame = frame.astype({name: "Int64" for name in INTEGERS if name in frame})
+    frame = frame.astype({name: float for name in NUMBERS if name in frame})
+    frame = frame.astype({name: kind for name, kind in KEY_TYPES.items() if name in frame})
+    frame["start_time"] = pd.to_datetime(frame["start_time"], utc=True)
+    return frame.sort_values(IDENTITY, key=_places, ignore_index=True)
+
+
+def _places(values: pd.Series) -> pd.Series:
+    """Variants by the numbers in them, after the row that has none; all else as it is."""
+    if values.name != "variant":
+        return values
+    known = {variant: i for i, variant in enumerate(sorted(values.dropna().unique(), key=natural), 1)}
+    return values.map(known).fillna(0)
+
+
+def newest(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """One row for each run_key: a repeated recording of the same run is no second sample."""
+    by_time = sorted(rows, key=lambda row: -np.inf if pd.isna(row["start_time"]) else row["start_time"].timestamp())
+    return list({row["run_key"]: row for row in by_time}.values())
+
+
+# ---------------------------------------------------------------------- choosing runs
+def choose(rows: Iterable[Mapping[str, Any]], where: Mapping[str, str] | None) -> list[Mapping[str, Any]]:
+    """The rows whose fields have these values; a row that lacks a field is kept, for it does not concern it.
+
+    Raises:
+        CollectError: a field that no row has.
+    """
+    rows = list(rows)
+    present = {name for row in rows for name in _fields(row)}
+    for name, wanted in (where or {}).items():
+        if rows and name not in present:
+            raise CollectError(f"where {name}={wanted}: no run has that field; there are {', '.join(sorted(present))}")
+    return matching(rows, where)
+
+
+def matching(rows: Iterable[Mapping[str, Any]], where: Mapping[str, str] | None) -> list[Mapping[str, Any]]:
+    """As `choose`, but a field that no row has concerns none."""
+    fields = [(row, _fields(row)) for row in rows]
+    wanted = {name: str(value) for name, value in (where or {}).items()}
+    return [row for row, has in fields if all(_same(has[n], value) for n, value in wanted.items() if n in has)]
+
+
+def _fields(row: Mapping[str, Any]) -> dict[str, str]:
+    """What `where` can ask for; a method without order, and a row without variant, have None."""
+    hidden = {*METRICS.values(), *PLACE, "start_time"}
+    known = {name: str(value) for name, value in row.items() if name not in hidden and not pd.isna(value)}
+    return dict.fromkeys(IDENTITY, "None") | known
+
+
+def _same(recorded: str, wanted: str) -> bool:
+    try:
+        return float(recorded) == float(wanted)
+    except ValueError:
+        return recorded == wanted
+
+
+# ---------------------------------------------------------------------- one setting for each cell
+def check_one_setting_per_cell(runs: pd.DataFrame) -> None:
+    """Runs of one cell are repetitions: apart from the seed, nothing may differ between them.
+
+    Raises:
+        AmbiguousRuns: two settings in one cell.
+    """
+    settings = [name for name in runs.columns if name not in COLUMNS] + SETTINGS
+    for _, cell in runs.groupby(CELL, dropna=False):
+        differing = [name for name in settings if cell[name].nunique(dropna=False) > 1]
+        repeated = cell.loc[cell["seed"].duplicated(), "seed"]
+        # under one summary run, a field that differs is one that the method does not read
+        one_parent = cell["mlflow_parent_id"].nunique(dropna=False) == 1 and cell["mlflow_parent_id"].notna().all()
+        if repeated.empty and (one_parent or not differing):
+            continue
+        first = cell.iloc[0]
+        seed = f"seed {repeated.iloc[0]} twice" if len(repeated) else "seeds of different settings"
+        name = f"{first['dataset_label']} d{first['dim']} {first['decoder']} {first['method_label']}"
+        if not differing:  # other code, or an option that was not recorded as a param
+            differing = [tag for tag in ("git_commit", "run_key") if cell[tag].nunique(dropna=False) > 1][:1]
+        values = {name: sorted({str(value) for value in cell[name]}) for name in differing}
+        listed = "; ".join(f"{field} {' or '.join(choices)}" for field, choices in values.items())
+        field, choices = next(iter(values.items()))
+        raise AmbiguousRuns(
+            f"{name} has {seed}, which differ in {listed}. Choose with where={{{field!r}: {choices[0]!r}}} "
+            f"or --where {field}={choices[0]}; a grid tells two settings of one row apart by a `variant`"
+        )

@@ -1,0 +1,114 @@
+"""From a storage's results to the frame of runs, without MLflow. Needs torch, for results are safetensors files."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from safetensors import SafetensorError, safe_open
+
+from analysis.curve_frame import is_curve, points_of, split
+from analysis.runs import CollectError, frame_of, newest, row_of
+from rme import checkpoint, data
+from rme.config import RunSpec, SpecError
+from rme.result import MARKER, Result, as_method
+from rme.timing import Timing
+
+log = logging.getLogger(__name__)
+
+
+def stored(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The finished runs of a storage, and the points of their training curves.
+
+    Args:
+        folder: the storage (`--storage` of a sweep): results are in `runs/KEY/`.
+
+    Returns:
+        the runs as `analysis.collect.collect` gives them, whatever they differ in, their commit and command unknown;
+        the points as in `analysis.curve_frame`. A result of an earlier version of the code, whose key is another now,
+        is passed over, which the log says.
+
+    Raises:
+        CollectError: no such folder, or a result that is damaged or of another version.
+    """
+    rows, points = [], []
+    for result in _results(folder):
+        rows.append(_row(result))
+        points += _points(result)
+    return frame_of(newest(rows)), points_of(points)
+
+
+def _results(folder: Path) -> Iterator[Result | Timing]:
+    if not (folder / "runs").is_dir():
+        raise CollectError(f"{folder} is no storage of a sweep: it has no folder runs")
+    for path in sorted((folder / "runs").glob(f"*/{MARKER}")):
+        try:
+            result = _kind(path).load(path.parent)
+            if result.spec.key == path.parent.name:
+                yield result
+            else:  # what its spec says now is not what was run then
+                log.warning("passed over: %s is of an earlier version of this code, or of other images", path)
+        except checkpoint.CorruptFile as error:
+            raise CollectError(f"{error}; the sweep makes it anew once it is removed") from error
+        except (SpecError, KeyError, TypeError, ValueError) as error:
+            raise CollectError(f"{path} is no result of this version: {error}") from error
+
+
+def _kind(path: Path) -> type[Result] | type[Timing]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return Timing if "vae_ms" in file.keys() else Result  # noqa: SIM118
+    except SafetensorError as error:
+        raise checkpoint.CorruptFile(f"{path} is damaged: {error}") from error
+
+
+def _points(result: Result | Timing) -> list[dict[str, Any]]:
+    """Of the chosen restart what was measured, at the epochs at which it was."""
+    if isinstance(result, Timing):
+        return []
+    chosen, elbo = result.chosen, result.history_elbo[:, result.chosen]
+    epochs = elbo.isfinite().nonzero().flatten().tolist()
+    found: list[dict[str, Any]] = []
+    for name, values in {"val_elbo": result.history_elbo, **result.diagnostics}.items():
+        if is_curve(name):
+            metric, component = split(name)
+            about = {"run_key": result.spec.key, "metric": metric, "component": component}
+            found += [about | {"epoch": epoch + 1, "value": values[epoch, chosen].item()} for epoch in epochs]
+    return found
+
+
+def _row(result: Result | Timing) -> dict[str, Any]:
+    spec, environment = result.spec, result.environment
+    tags = {
+        "run_key": spec.key,
+        "method_label": spec.method_label,
+        "dataset_label": data.label(spec.dataset),
+        "device": environment["device"],
+        "torch_version": environment["torch"],
+    }
+    started: Any = pd.NaT
+    if isinstance(result, Result):
+        tags["chosen_restart"] = str(result.chosen)
+        tags["starts_from"] = spec.method_class.starts_from or "scratch"
+        tags["updates"] = str(len(result.updates))
+        model = as_method(spec, result.models[result.chosen])
+        tags["parameters"] = str(sum(parameter.numel() for parameter in model.parameters()))
+        tags["kept_epoch"] = str(int(result.kept_epochs[result.chosen]))
+        if len(result.finished_at):  # what was not trained has no time of its own
+            seconds = int(1000 * result.train_s / spec.training_epochs)
+            started = pd.Timestamp(int(1000 * result.finished_at[0].item()) - seconds, unit="ms", tz="UTC")
+    row = row_of(params(spec), tags, result.metrics, spec.run_name)
+    return row | {"mlflow_run_id": None, "mlflow_parent_id": None, "curves": (), "start_time": started}
+
+
+def params(spec: RunSpec) -> dict[str, str]:
+    """Every field that the run's method reads, and its variant, as text: what MLflow has of it."""
+    values: dict[str, Any] = {**spec.canonical, "dataset": spec.dataset}
+    del values["schema"]
+    values |= {f"options.{name}": value for name, value in values.pop("options", {}).items()}
+    if spec.variant is not None:
+        values["variant"] = spec.variant
+    return {name: str(value) for name, value in values.items()}

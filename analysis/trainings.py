@@ -1,0 +1,206 @@
+"""How each row was trained, and which row is its equal control: the VAE trained as long, at the same rate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.stats import CELL, KEY_TYPES, ROW, natural
+
+BASELINE, CONTROL = "vae", "vae-more"
+"""The VAE, and the VAE trained on for as long as those that start from it, which is not in the paper."""
+
+CONTROLS = (BASELINE, CONTROL)
+"""What all others are held against: they have the VAE's own posterior and objective."""
+
+Key = tuple[str, int | None, str | None]
+"""Method, order and variant: a row of one column."""
+
+NO_CONTROL = "no control with equal training was run"
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a row was trained; None is what was not recorded.
+
+    Attributes:
+        staged: whether it starts from a finished VAE.
+        epochs: of the training from scratch: its own, or that of the VAE that it starts from.
+        learning_rate: Adam's in those.
+        finish_epochs, finish_rate: how many of them, the last, were at another rate, and which; 0 and None if none.
+        stage_epochs, stage_rate: of the stage; 0 and None without one.
+        keep: which epoch's parameters are kept; patience, stage_patience: epochs, None for never.
+        rest: what else two trainings must share to be compared: restarts, batch size, precision.
+    """
+
+    staged: bool
+    epochs: int | None
+    learning_rate: float | None
+    finish_epochs: int
+    finish_rate: float | None
+    stage_epochs: int
+    stage_rate: float | None
+    keep: str
+    patience: int | None
+    stage_patience: int | None
+    rest: tuple[str | None, ...]
+
+    @property
+    def rate(self) -> float | None:
+        """Adam's rate in its own training, until its finish."""
+        return self.stage_rate if self.stage_epochs else None if self.staged else self.learning_rate
+
+
+def training_of(run: Mapping[Any, Any]) -> Training:
+    """The training of a run, a row of `analysis.collect.collect`'s frame. Columns may be missing."""
+
+    def known(name: str) -> Any:
+        value = run.get(name)
+        return None if value is None or pd.isna(value) else value
+
+    def number(name: str) -> int | None:
+        return None if known(name) is None else int(known(name))
+
+    stage, finish = number("stage_epochs") or 0, number("finish_epochs") or 0
+    patience, stage_patience = number("patience"), number("stage_patience")
+    # before every stage had a rate of its own, one that names none was at the VAE's
+    stage_rate = known("stage_learning_rate") if known("stage_learning_rate") is not None else known("learning_rate")
+    rest = (known(name) for name in ("restarts", "batch_size", "precision"))
+    return Training(
+        staged=known("starts_from") == BASELINE or stage > 0,
+        epochs=number("epochs"),
+        learning_rate=known("learning_rate"),
+        finish_epochs=finish,
+        finish_rate=known("finish_learning_rate") if finish else None,
+        stage_epochs=stage,
+        stage_rate=stage_rate if stage else None,
+        keep=known("keep") or "last",  # there was no choice before it was recorded
+        patience=patience,
+        stage_patience=(patience if stage_patience is None else stage_patience) if stage else None,
+        rest=tuple(None if value is None else str(value) for value in rest),
+    )
+
+
+# ---------------------------------------------------------------------- rows and their controls
+def key_of(cell: Any) -> Key:
+    """The row of a cell or a run: what has method, order and variant."""
+    order, variant = cell["order"], cell["variant"]
+    return cell["method"], None if pd.isna(order) else int(order), None if pd.isna(variant) else variant
+
+
+def of_key(column: pd.DataFrame, key: Key) -> pd.DataFrame:
+    """The runs of a column that belong to a row."""
+    kept = column["method"] == key[0]
+    for name, value in (("order", key[1]), ("variant", key[2])):
+        kept &= (column[name].isna() if value is None else (column[name] == value).fillna(False)).astype(bool)
+    return column[kept]
+
+
+def trainings(column: pd.DataFrame) -> dict[Key, Training]:
+    """How each row of one column was trained; the settings of a cell's runs are alike."""
+    first = column.drop_duplicates(ROW)
+    return {key_of(run): training_of(run) for run in first.to_dict("records")}
+
+
+def equal_control(key: Key, known: Mapping[Key, Training]) -> Key | None:
+    """The row that was trained just like this one, but with the VAE's own posterior and objective; None without.
+
+    For one with a stage it is `vae-more` with the same stage from the same VAE. For one from scratch, or one that
+    starts from a VAE and is not trained, it is the VAE with the same epochs and finish; where that was not run,
+    `vae-more` whose stage is that finish, which differs in nothing but a fresh state of Adam. A control has none.
+
+    Args:
+        key: a row.
+        known: of all rows of its column, as `trainings` gives them.
+    """
+    if key[0] in CONTROLS:
+        return None
+    own = known[key]
+    if own.stage_epochs:
+        return _first(CONTROL, lambda other: other == own, known)
+    from_scratch = Training(**{**vars(own), "staged": False})
+    found = _first(BASELINE, lambda other: other == from_scratch, known)
+    if found is None and own.finish_epochs and not own.staged and own.epochs is not None:
+        staged = Training(**{
+            **vars(own), "staged": True, "epochs": own.epochs - own.finish_epochs, "finish_epochs": 0,
+            "finish_rate": None, "stage_epochs": own.finish_epochs, "stage_rate": own.finish_rate,
+            "stage_patience": own.patience,
+        })  # fmt: skip
+        found = _first(CONTROL, lambda other: other == staged, known)
+    return found
+
+
+def _first(method: str, is_equal: Any, known: Mapping[Key, Training]) -> Key | None:
+    """Of a method's rows that are equal, the one without a variant or else the first."""
+    equal = [key for key, training in known.items() if key[0] == method and is_equal(training)]
+    return min(equal, key=lambda key: natural(key[2]), default=None)
+
+
+# ---------------------------------------------------------------------- in words
+def rate_text(rate: float | None) -> str:
+    """`1e-6`, `0.0005` as `5e-4`."""
+    if rate is None:
+        return ""
+    mantissa, _, exponent = f"{rate:.6e}".partition("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
+
+
+HEADER = ["Where", "Row", "Start", "Epochs", "Rate", "Finish", "Kept epoch", "Updates a step", "Parameters"]
+
+
+def described(runs: pd.DataFrame) -> list[tuple[str, list[str]]]:
+    """(data set, a line of words under `HEADER`) for each cell; empty words for what was not recorded.
+
+    Args:
+        runs: trainings, one row for each run, in the order in which their cells are to stand.
+    """
+    found = []
+    for _, cell in runs.astype(KEY_TYPES).groupby(CELL, dropna=False, sort=False):
+        first = cell.iloc[0]
+        decoder = "" if first["decoder"] == "conv" else f" {first['decoder']}"
+        where = f"{first['dataset_label']} d{first['dim']}{decoder}"
+        found.append((str(first["dataset"]), [where, first["method_label"], *_words(cell)]))
+    return found
+
+
+def _words(cell: pd.DataFrame) -> list[str]:
+    training = training_of(cell.iloc[0].to_dict())
+    epochs = "" if training.epochs is None else str(training.epochs)
+    if training.staged:
+        epochs += f" + {training.stage_epochs}"
+    limits = [] if training.patience is None else [f"patience {training.patience}"]
+    if training.stage_patience not in (None, training.patience):
+        limits.append(f"the stage's patience {training.stage_patience}")
+    if training.finish_epochs:
+        whose = "the VAE's last" if training.staged else "the last"
+        finish = f"{whose} {training.finish_epochs} at {rate_text(training.finish_rate)}"
+    else:
+        finish = "none"
+    untrained = training.staged and not training.stage_epochs
+    return [
+        "the VAE" if training.staged else "scratch",
+        ", ".join([epochs, *limits]),
+        "not trained" if untrained else rate_text(training.rate),
+        finish,
+        _kept(cell, training),
+        *(_spread(cell, name) for name in ("updates", "parameters")),
+    ]
+
+
+def _kept(cell: pd.DataFrame, training: Training) -> str:
+    """`last`, `best`, and of the best which: `best: 7 (5 to 8)`, median and range over the runs."""
+    kept = cell["kept_epoch"].dropna() if "kept_epoch" in cell else pd.Series(dtype=int)
+    if kept.empty:
+        return training.keep if "keep" in cell and cell["keep"].notna().any() else ""
+    values = kept.to_numpy(dtype=float)
+    spread = f"{values.min():.0f} to {values.max():.0f}"
+    return f"{training.keep}: {np.median(values):g}" + (f" ({spread})" if values.min() < values.max() else "")
+
+
+def _spread(cell: pd.DataFrame, name: str) -> str:
+    values = sorted(cell[name].dropna().unique()) if name in cell else []
+    return " or ".join(f"{value:,}" for value in values)
