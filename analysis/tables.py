@@ -12,7 +12,7 @@ import pandas as pd
 
 from analysis.gains import control_differences
 from analysis.signed_rank import smallest_p
-from analysis.stats import CELL, COLUMN, compare_column, natural, paired_difference
+from analysis.stats import CELL, COLUMN, compare_column, natural, of_baseline, paired_difference
 
 METHODS = ["vae", "sa", "iaf", "hf", "me", "rme", "bvi-er1", "bvi-er2", "vlae"]
 """The paper's order of rows; other methods follow by name."""
@@ -207,7 +207,7 @@ def difference_tables(
     paired = differences.groupby(["dataset", "decoder"])["n"].transform("max") > 0
     if not paired.any():
         return []
-    label = runs.loc[runs["method"] == baseline, "method_label"].iloc[0]
+    label = runs.loc[of_baseline(runs, baseline), "method_label"].iloc[0]
     title = f"{SCORES[score]}, difference from {label}"
     caption = (
         f"{title}, in nats per image: mean and standard deviation of the differences between runs of the same seed."

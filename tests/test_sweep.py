@@ -6,6 +6,7 @@ import json
 import signal
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from sweeping import Hold, Sweep, assert_same, stop_in_mid_training, write_grid, write_npz
 
@@ -137,6 +138,10 @@ def test_variants_a_control_and_what_is_not_trained_are_rows_of_their_own(tmp_pa
     }  # fmt: skip
     again = sweep.run()
     assert again.returncode == 0 and "12 runs are done already" in again.stderr and "started" not in again.stderr
+    tables = sweep.folder / "report" / "variants" / "tables"
+    (scores,) = tables.glob("test_iwae-spots-*.csv")
+    assert sorted(pd.read_csv(scores)["label"]) == sorted(labels)
+    assert set(pd.read_csv(tables / "claims.csv")["Status"]) <= {"not enough runs", "not run"}, "of two seeds"
 
 
 def test_a_run_that_fails_is_named_and_the_rest_go_on(tmp_path, ray_folder):

@@ -307,6 +307,25 @@ def test_parents_hold_the_cell_s_statistics(results, database):
     assert sorted(set(nested)) == sorted(parent.info.run_id for parent in parents)
 
 
+def test_each_variant_has_statistics_of_its_own(results, database):
+    tracker = Tracker(database, "variants' cells")
+    result = results[1]
+    for variant, mean in ((None, 10.0), ("kl 20", 20.0), ("kl 50", 30.0)):
+        for seed in range(6):
+            values = {"seed": seed, "variant": variant, "kl_max": mean}
+            spec = result.spec.model_copy(update=values)
+            tracker.record(replace(result, spec=spec, test_iwae=torch.tensor([mean, mean + seed])))
+    tracker.summarise_cells()
+    parents = tracker.client.search_runs([tracker.experiment_id], "tags.cell_key != ''")
+    found = {parent.info.run_name: parent.data.metrics for parent in parents}
+    means = {name: metrics["cell/mean"] for name, metrics in found.items()}
+    # of each run the mean of two images, of each cell the mean over seeds 0 to 5
+    wanted = {"spots d3 RME(2)": 11.25, "spots d3 RME(2), kl 20": 21.25, "spots d3 RME(2), kl 50": 31.25}
+    assert means == pytest.approx(wanted)
+    assert [found[name]["cell/rank"] for name in wanted] == [3, 2, 1]
+    assert [found[name].get("cell/p") for name in wanted] == [pytest.approx(1 / 64)] * 2 + [None]
+
+
 def test_sqlite_finds_a_run_without_reading_every_run_s_tags(database):
     Tracker(database, "indexed")
     with closing(sqlite3.connect(database.removeprefix("sqlite:///"))) as file:
