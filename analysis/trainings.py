@@ -50,9 +50,16 @@ class Training:
     rest: tuple[str | None, ...]
 
     @property
+    def is_trained(self) -> bool:
+        """Whether it is trained at all; SVI starts from a finished VAE and seeks each image's posterior anew."""
+        return not self.staged or self.stage_epochs > 0
+
+    @property
     def rate(self) -> float | None:
         """Adam's rate in its own training, until its finish."""
-        return self.stage_rate if self.stage_epochs else None if self.staged else self.learning_rate
+        if not self.is_trained:
+            return None
+        return self.stage_rate if self.staged else self.learning_rate
 
 
 def training_of(run: Mapping[Any, Any]) -> Training:
@@ -180,11 +187,10 @@ def _words(cell: pd.DataFrame) -> list[str]:
         finish = f"{whose} {training.finish_epochs} at {rate_text(training.finish_rate)}"
     else:
         finish = "none"
-    untrained = training.staged and not training.stage_epochs
     return [
         "the VAE" if training.staged else "scratch",
         ", ".join([epochs, *limits]),
-        "not trained" if untrained else rate_text(training.rate),
+        rate_text(training.rate) if training.is_trained else "not trained",
         finish,
         _kept(cell, training),
         *(_spread(cell, name) for name in ("updates", "parameters")),
