@@ -19,6 +19,7 @@ class Gain:
     Attributes:
         key, label: which row; n: runs that have a score; mean: of them, nats.
         above_vae: mean paired difference from the VAE of the same seed, nats; NaN without a pair.
+        is_trained: whether it is trained at all (`analysis.trainings.Training`).
         control, control_label: the equal control; None and empty without one.
         control_is_vae: whether that is the VAE itself, which had the same training.
         control_above_vae: as above_vae, of the control.
@@ -32,6 +33,7 @@ class Gain:
     n: int
     mean: float
     above_vae: float
+    is_trained: bool
     control: Key | None
     control_label: str
     control_is_vae: bool
@@ -74,6 +76,7 @@ def gains(column: pd.DataFrame, score: str = "test_iwae") -> list[Gain]:
                 n=int(cell["n"]),
                 mean=float(cell["mean"]),
                 above_vae=_mean(scores[key], scores[vae]) if vae else np.nan,
+                is_trained=known[key].is_trained,
                 control=control,
                 control_label=_label(cells[control]) if control else "",
                 control_is_vae=control is not None and control == vae,
