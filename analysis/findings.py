@@ -50,11 +50,9 @@ def _of_column(column: pd.DataFrame, found: list[Gain], score: str, expected: in
     n = f"{first['n']}" if first["n"] >= expected else f"{first['n']} of {expected}"
     over = f"{n} seed{'' if n == '1' else 's'}"
     best = next((gain for gain in found if gain.key == key_of(first)), None)
-    what_it_is = (
-        "" if best is None else ", a control," if best.is_control else "" if best.is_trained else ", untrained,"
-    )
+    kind = "" if best is None else ", a control," if best.is_control else "" if best.is_trained else ", untrained,"
     says = (
-        f"{where}, {first['method_label']}{what_it_is} has the best {what} of all rows "
+        f"{where}, {first['method_label']}{kind} has the best {what} of all rows "
         f"(mean {first['mean']:.1f} nats{sd}, over {over})"
     )
     others = column.iloc[1:]
@@ -67,7 +65,7 @@ def _of_column(column: pd.DataFrame, found: list[Gain], score: str, expected: in
     close = [row["method_label"] for _, row in sort_rows(others[others["p"] > LEVEL]).iterrows()]
     details = [
         f"Against the control, {own}." if own else "",
-        f"{first['method_label']} against {tests}." if tests else "",
+        f"By the one-sided Wilcoxon test, {first['method_label']} against {tests}." if tests else "",
         f"It is not told apart (p > {LEVEL}) from {_listed(close)}." if close else "",
     ]
     return [opening, *filter(None, [" ".join(filter(None, details))])]
@@ -92,13 +90,13 @@ def _tests(best: Key, others: pd.DataFrame, told: list[Gain]) -> str:
     rivals = others[[key in wanted and key != own for key in keys]]
     if rivals.empty and own is None:
         rivals = others.head(1)
-    return ", ".join(f"{rival['method_label']}: {_p(rival)}" for _, rival in rivals.iterrows())
+    return "; against ".join(f"{rival['method_label']}: {_p(rival)}" for _, rival in rivals.iterrows())
 
 
 def _p(rival: pd.Series) -> str:
     if np.isnan(rival["p"]):
         return f"no test is possible ({rival['note'] or 'no score'})"
-    return f"the one-sided Wilcoxon test gives p = {p_text(rival['p'])}"
+    return f"p = {p_text(rival['p'])}"
 
 
 def _listed(labels: list[str]) -> str:

@@ -78,7 +78,7 @@ def test_opens_with_the_answer(demo):
     assert demo.answer == [
         "On digits at dim 10, RME(3) has the best test log-likelihood of all rows (mean 515.8 nats, sd 2.8, over 6 "
         "seeds); RME(3) is 23.2 nats above the VAE; no control with equal training was run.",
-        "RME(3) against VAE: the one-sided Wilcoxon test gives p = 0.016.",
+        "By the one-sided Wilcoxon test, RME(3) against VAE: p = 0.016.",
     ]
     page = Page(demo.index.read_text())
     assert page.words.index(demo.answer[0]) < page.words.index("dim(z)")
@@ -245,7 +245,7 @@ def test_several_columns_begin_with_a_summary(store):
         "is above its control, the VAE with equal training, in 2 of the 3 columns that have one (p ≤ 0.05 in 2)."
     )
     assert [s.split(",")[0] for s in sentences[1:]] == [f"On MNIST at dim {dim}" for dim in (10, 20, 50)]
-    assert "RME(2) against VAE: the one-sided Wilcoxon test gives p = 0.016" in sentences[1]
+    assert "By the one-sided Wilcoxon test, RME(2) against VAE: p = 0.016." in sentences[1]
     # RME(2) - VAE-more at dim 10: 20, 21, ..., 25; all six positive: 1 of 64
     assert "Against the control, RME(2) − VAE-more: +22.5 nats [+20.0, +25.0], p = 0.016." in sentences[1]
     assert sentences[3].startswith(
