@@ -22,7 +22,7 @@ venv: .venv/installed  ## create .venv from the lock file
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-demo: venv  ## VAE against RME on real digits, minutes on two cores; ends with the table and the report
+demo: venv  ## VAE, its control and RME on real digits, minutes on two cores; ends with the table and the report
 	$(BIN)/python tune/sweep.py --grid demo --tracking-uri $(TRACKING)
 	@$(BIN)/python -m analysis.report --experiment demo --tracking-uri $(TRACKING) --out report/demo
 	@echo "MLflow UI on it: make mlflow, then open http://localhost:$(PORT)"

@@ -295,3 +295,14 @@ def test_a_plan_times_arrays_of_the_trials_size_and_remembers(tmp_path, monkeypa
     expected = 6 * 13_500 * step_s + (3 * 10_000 + 6 * 6_000) * image_s
     assert found == {("MNIST", "VAE"): pytest.approx(expected / 3600, rel=1e-9)}
     assert estimate.hours([Trial(runs)], CPU) == found
+
+
+def test_what_is_not_trained_takes_the_hours_of_its_scoring(monkeypatch, tmp_path):
+    """Its images' cost is timed, and no step; a variant costs what its method does, and is a row of its own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    svi = RunSpec(method="svi", order=10, dataset="digits", dim=2, restarts=1, epochs=5)
+    named = svi.model_copy(update={"variant": "short", "epochs": 900})
+    found = estimate.hours([Trial((svi,)), Trial((named,))], CPU)
+    assert found.keys() == {("digits", "SVI(10)"), ("digits", "SVI(10), short")}
+    assert found["digits", "SVI(10)"] == found["digits", "SVI(10), short"] > 0
+    assert not any(kind.startswith("step_seconds") for kind in estimate.StepTimes(CPU).costs)

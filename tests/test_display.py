@@ -22,9 +22,11 @@ def runs(count: int, **fields) -> list[RunSpec]:
     return [spec(seed=seed, **fields) for seed in range(count)]
 
 
-def display(trials: list[Trial], work=lambda trial: 1.0, width: int = 80, height: int = 24) -> Display:
+def display(
+    trials: list[Trial], work=lambda trial: 1.0, width: int = 80, height: int = 24, available: set[str] | None = None
+) -> Display:
     console = Console(file=io.StringIO(), width=width, height=height, force_terminal=True, color_system=None)
-    return Display(Schedule.of(trials, work=work), 0, console)
+    return Display(Schedule.of(trials, available or (), work), 0, console)
 
 
 def start(shown: Display, count: int) -> list[Trial]:
@@ -92,6 +94,30 @@ def test_a_kind_that_has_not_run_is_scaled_by_its_work():
     report(shown, first, 50, 150.0)
     # 3 s an epoch, 50 to go, and a whole training of a third of the work
     assert shown.seconds_left() == pytest.approx(50 * 3 + 100 * 1)
+
+
+def test_what_trains_nothing_is_shown_and_its_time_is_its_own():
+    trials = [Trial((spec(epochs=100),)), *(Trial((spec("svi", 10, seed=s, epochs=100),)) for s in range(3))]
+    works = {"vae": 6.0, "svi": 2.0}
+    there = {trial.runs[0].parent.key for trial in trials[1:]}
+    shown = display(trials, work=lambda trial: works[trial.runs[0].method], available=there)
+    started = start(shown, 4)
+    assert shown.seconds_left() is None and any("scoring" in line for line in lines(shown))
+    (vae,) = (trial for trial in started if trial.runs[0].method == "vae")
+    report(shown, vae, 50, 150.0)
+    # 3 s an epoch, 50 to go; and of the others each a third of the whole training
+    assert shown.seconds_left() == pytest.approx(max((150 + 3 * 100) / 4, 150))
+    first, second, third = (trial for trial in started if trial is not vae)
+    for trial in (first, second):
+        report(shown, trial, 0, 0.0)
+        shown.running[trial.key].since -= 30.0
+        shown.ended(trial)
+        shown.schedule.finished(trial)
+    report(shown, vae, 99, 297.0)
+    assert shown.seconds_left() == pytest.approx(30, abs=1), "as long as the last ones took, not on top of each trial"
+    shown.ended(third)
+    shown.schedule.finished(third)
+    assert shown.seconds_left() == pytest.approx(3)
 
 
 def test_the_last_trial_is_not_divided_among_the_others():

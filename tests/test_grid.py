@@ -24,18 +24,37 @@ def test_paper_grid_is_the_paper(tmp_path, monkeypatch, capsys):
     assert sweep.main(["--grid", "paper", "--plan", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
     # 29 rows x 4 dims x 5 data sets, and 13 rows x 2 x 2; ten runs each, three trainings a run, two runs a trial
-    cells = 29 * 4 * 5 + 13 * 2 * 2
-    assert plan["cells"] == cells == 632
+    paper = 29 * 4 * 5 + 13 * 2 * 2
+    # the control of RME with each of its decoders
+    control = 4 * 5 + 2 * 2
+    cells = paper + control
+    assert (plan["cells"], plan["paper_cells"], plan["control_cells"]) == (cells, paper, control) == (656, 632, 24)
     assert plan["runs"] == 10 * cells
     assert plan["trainings"] == 30 * cells
-    assert plan["trials"] == 5 * cells
+    assert plan["trials"] == 5 * cells == 3280
     assert list(tmp_path.iterdir()) == []  # a plan starts and leaves nothing
+
+
+@pytest.mark.parametrize(
+    ("only", "cells"), [('variant="low, long"', 1), ("variant=high", 1), ('variant=high, "low, long"', 2)]
+)
+def test_a_value_with_a_comma_is_put_into_quotes(tmp_path, monkeypatch, capsys, only, cells):
+    monkeypatch.setattr("tune.estimate.hours", lambda trials: {})
+    rows = [{"method": "vae", "epochs": 3 + i, "variant": name} for i, name in enumerate(("low, long", "high", "low"))]
+    path = write_grid(tmp_path / "g.yaml", rows, dataset="digits")
+    assert (
+        sweep.main(["--grid", str(path), "--plan", "--json", "--only", only, "--tracking-uri", "sqlite:///none"]) == 0
+    )
+    assert json.loads(capsys.readouterr().out)["cells"] == cells
 
 
 def test_paper_grid_has_the_paper_s_settings():
     for run in load("paper").runs:
         assert (run.epochs, run.batch_size, run.restarts, run.iwae_samples) == (2000, 128, 3, 100)
-        assert (run.learning_rate, run.stage_learning_rate, run.kl_max) == (5e-4, 1e-6, 500.0)
+        assert (run.learning_rate, run.kl_max, run.finish_epochs, run.patience) == (5e-4, 500.0, 0, None)
+        # the listing's, of RME and what is like it
+        low = run.method in ("rme", "bvi-er1", "bvi-er2", "vae-more")
+        assert (run.rate, run.training_epochs) == (1e-6 if low else 5e-4, 2000)
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in grids.GRIDS.glob("*.yaml")))
@@ -50,12 +69,41 @@ def test_table_5_has_what_the_paper_s_grid_has_of_it():
     paper = load("paper").runs
     compared = {(run.method, run.order, run.dataset, run.dim, run.seed) for run in paper if run.decoder == "fc"}
     wanted = {run.key for run in paper if (run.method, run.order, run.dataset, run.dim, run.seed) in compared}
-    assert {run.key for run in load("table5").runs} == wanted and len(wanted) == 880
+    assert {run.key for run in load("table5").runs} == wanted and len(wanted) == 960
 
 
 def test_smoke_has_every_method_with_every_decoder():
     present = {(run.method, run.decoder) for run in load("smoke").runs}
     assert present == {(name, decoder) for name in methods.names() for decoder in methods.get(name).decoders}
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in grids.GRIDS.glob("*.yaml") if path.stem != "timing"))
+def test_every_grid_has_the_control_of_its_rme(name):
+    """The VAE through the same stage, at the same rate and for as long, from the same VAE, wherever there is an RME."""
+
+    def stages(method: str) -> set:
+        return {
+            (run.parent.key, run.rate, run.training_epochs, run.own_patience, run.keep)
+            for run in load(name).runs
+            if run.method == method
+        }
+
+    assert stages("rme") and stages("rme") <= stages("vae-more")
+
+
+def test_on_equal_terms_every_training_ends_alike():
+    runs = load("equal").runs
+    assert {run.method for run in runs} == set(methods.names())
+    lasts = {}
+    for run in runs:
+        before = run.parent.training_epochs if run.parent is not None else 0
+        epochs = [(run.parent.rate_of(e + 1) if run.parent else None) for e in range(before)]
+        epochs += [run.rate_of(e + 1) for e in range(run.training_epochs)]
+        lasts.setdefault(tuple(epochs), set()).add(run.method_label)
+    first, all_of_them = sorted(lasts, key=len)
+    assert lasts[first] == {"VAE", "SVI(50)"}, "the start itself, and what trains no more"
+    assert all_of_them == first + (2e-5,) * 8 and "VAE, finish" in lasts[all_of_them]
+    assert {(run.dataset, run.dim) for run in runs} == {(d, p) for d in ("mnist", "omniglot") for p in (10, 50)}
 
 
 def test_a_row_stands_for_every_combination(tmp_path):

@@ -44,6 +44,16 @@ def test_an_array_is_doubled_while_that_pays(overhead, holds, seeds, wanted) -> 
     assert found == wanted
 
 
+def test_what_is_not_trained_is_in_arrays_of_one_run() -> None:
+    (spec,) = runs(1, method="svi", order=10)
+    assert members._best(spec, 10, Machine(100.0)) == 1
+
+
+def test_variants_are_of_one_kind() -> None:
+    plain, named = runs(1)[0], runs(1, variant="long")[0]
+    assert members.kind(plain) == members.kind(named)
+
+
 def test_sizes_are_measured_once_and_kept_on_the_storage(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     storage = Storage(tmp_path / "storage")

@@ -39,6 +39,7 @@ def test_as_many_as_fit_with_a_margin(trial, device, expected):
 def test_a_kind_is_what_decides_memory():
     base = Trial((spec("rme", 2, seed=0), spec("rme", 2, seed=1)))
     assert kind(base) == kind(Trial((spec("rme", 2, seed=5, epochs=9), spec("rme", 2, seed=6, epochs=9))))
+    assert kind(base) == kind(Trial(tuple(spec("rme", 2, seed=s, variant="kl 20", kl_max=20) for s in (0, 1))))
     others = [
         Trial(base.runs[:1]),
         Trial((spec("rme", 3, seed=0), spec("rme", 3, seed=1))),
@@ -82,8 +83,9 @@ def test_on_a_cpu_the_resident_set_is_measured_and_grows_with_the_members():
 
 
 def test_every_way_of_starting_can_be_measured():
-    for method, order in (("rme", 2), ("iaf", 1)):
-        need = measure([spec(method, order, seed=s, restarts=2, iwae_samples=2) for s in (0, 1)], torch.device("cpu"))
+    for method, order in (("rme", 2), ("iaf", 1), ("svi", 10)):
+        settings = {"restarts": 2, "iwae_samples": 2, "epochs": 9, "finish_epochs": 5, "stage_patience": 1}
+        need = measure([spec(method, order, seed=s, **settings) for s in (0, 1)], torch.device("cpu"))
         assert need.trial > 0
 
 

@@ -73,6 +73,18 @@ def test_the_recorder_tries_again_until_the_database_takes_it(result, database, 
     assert heard == [(result.spec.key, result.metrics)]
 
 
+def test_a_result_is_recorded_under_the_name_that_it_has_now(result, tracker, writer):
+    """It was trained as a VAE like any other; the grid that wants it calls the same run a variant."""
+    wanted = result.spec.model_copy(update={"variant": "short"})
+    assert wanted.key == result.spec.key
+    with Recorder(writer) as recorder:
+        recorder.result(wanted)
+    (run,) = tracker.finished()
+    assert run.info.run_name == "spots d3 VAE, short seed 0" and run.data.params["variant"] == "short"
+    (parent,) = tracker.client.search_runs([tracker.experiment_id], "tags.cell_key != ''")
+    assert parent.info.run_name == "spots d3 VAE, short" and parent.data.params["variant"] == "short"
+
+
 def execute(database: Path, statement: str) -> None:
     with closing(sqlite3.connect(database, timeout=30)) as connection:
         connection.execute(statement)

@@ -197,6 +197,10 @@ def test_every_kind_of_range(tmp_path):
     [
         ("kl_max: {uniform: [5, 50]}\neps_maxx: {uniform: [0.1, 0.2]}\n", "rme", r"line 2: eps_maxx: no such field"),
         ("kl_max: {uniform: [5, 50]}\n", "vae", r"line 1: kl_max: VAE does not read it; .* learning_rate"),
+        ("variant: {choices: [a, b]}\n", "rme", r"line 1: variant: .* stays as the grid has it"),
+        ("finish_epochs: {integers: [0, 5]}\n", "rme", r"line 1: finish_epochs: the vae that it starts from"),
+        ("stage_patience: {integers: [1, 5]}\n", "vae", r"line 1: stage_patience: VAE does not read it"),
+        ("finish_epochs: {choices: [0, 2000]}\n", "vae", r"cannot be together: finish_epochs=2000"),
         ("seed: {integers: [0, 5]}\n", "rme", r"line 1: seed: .* stays as the grid has it"),
         ("dim: {choices: [5, 10]}\n", "rme", r"line 1: dim: .* one cell"),
         ("learning_rate: {uniform: [0.1, 0.2]}\n", "rme", r"line 1: learning_rate: the vae that it starts from"),
@@ -225,10 +229,11 @@ def test_what_is_wrong_with_a_space_is_named(tmp_path, text, method, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--search", "optuna", "--space", "rme"], "digits d10 VAE, digits d10 RME(2)"),
+        (["--search", "optuna", "--space", "rme"], "digits d10 VAE, digits d10 VAE-more, digits d10 RME(2)"),
         (["--search", "optuna", "--only", "method=vae"], "needs --space"),
         (["--search", "optuna", "--space", "none", "--only", "method=vae"], "there is no such file"),
         (["--samples", "5"], "--samples goes with --search"),
+        (["--early-stopping", "none"], "--early-stopping goes with --search"),
     ],
 )
 def test_bad_commands_end_before_anything_starts(arguments, message, tmp_path, monkeypatch, capsys):
@@ -325,6 +330,39 @@ def test_rungs_remember_the_samples_of_an_earlier_command(samples):
         assert halving.on_trial_result(None, Trial(), {"epoch": epoch, "val_elbo": 40.0}) == "CONTINUE"
     # one that reaches the end is not stopped there
     assert halving.on_trial_result(None, Trial(), {"epoch": 9, "val_elbo": -100.0}) == "CONTINUE"
+
+
+def test_without_early_stopping_nothing_is_stopped_and_it_is_another_search(samples):
+    """As in the test above, but whatever the others had, a sample goes on to its end."""
+    patient = Samples(samples.storage, samples.runs, samples.space, early_stopping=False)
+    assert patient.key != samples.key
+    for number, level in enumerate((10.0, 20.0, 30.0)):
+        sample = patient.add({"stage_learning_rate": 1e-3, "eps_max": 0.1 + number / 100})
+        sample.outcome, sample.val_iwae = Outcome.DONE, level
+        sample.curve = [(epoch, level + epoch) for epoch in range(1, 10)]
+        patient.note(sample)
+
+    class Trial:
+        trial_id = "new"
+
+    scheduler = halving_of(patient)
+    scheduler.on_trial_add(None, Trial())
+    assert scheduler.on_trial_result(None, Trial(), {"epoch": 1, "val_elbo": -100.0}) == "CONTINUE"
+    assert samples.all == [] and len(patient.all) == 3
+
+
+@pytest.mark.parametrize(("method", "order", "fields"), [
+    ("vae", None, {"finish_epochs": 0, "finish_learning_rate": 1e-6, "patience": 7}),
+    ("rme", 2, {"stage_epochs": 2000, "stage_learning_rate": 1e-6, "stage_patience": 7}),
+    ("iaf", 1, {"stage_learning_rate": 5e-4}),
+    ("svi", 10, {"options.svi_rate": None}),
+])  # fmt: skip
+def test_every_training_s_length_and_rate_can_be_searched(tmp_path, method, order, fields):
+    """And a search begins with what the grid has, the method's own where it says nothing."""
+    spec = cell(method, order, patience=7)
+    fields = {name: value or spec.method_class.options.get("svi_rate", 0) for name, value in fields.items()}
+    text = "".join(f"{name}: {{choices: [{value!r}]}}\n" for name, value in fields.items())
+    assert spaces.load(write(tmp_path / "s.yaml", text), spec).own_values(spec) == fields
 
 
 def test_another_search_has_other_samples(samples, tmp_path):

@@ -23,8 +23,8 @@ def grid(*runs) -> Grid:
     return Grid("g", "", runs, ())
 
 
-def message(ours, theirs, whole=None) -> str | None:
-    return other_settings(grid(*ours), theirs, lambda: grid(*(whole or ours)))
+def message(ours, theirs) -> str | None:
+    return other_settings(grid(*ours), theirs)
 
 
 def test_the_same_settings_are_no_hindrance():
@@ -57,14 +57,22 @@ def test_another_version_of_the_code_is_named():
     assert "git_commit" in str(message([spec()], [recorded(spec(), key="other")]))
 
 
-def test_a_grid_may_hold_two_settings_itself():
-    both = [spec("rme", 2, kl_max=bound) for bound in (5.0, 10.0)]
+def test_two_variants_are_two_cells():
+    both = [spec("rme", 2, kl_max=5.0), spec("rme", 2, kl_max=10.0, variant="kl 10")]
     assert message(both, [recorded(run) for run in both]) is None
     # --only has kept one of them, the other is recorded
-    assert message(both[:1], [recorded(both[1])], whole=both) is None
-    assert "kl_max 10.0 -> 5.0" in str(message(both[:1], [recorded(both[1])]))
+    assert message(both[:1], [recorded(both[1])]) is None
+    assert "kl_max 10.0 -> 5.0" in str(message([spec("rme", 2, kl_max=5.0, variant="kl 10")], [recorded(both[1])]))
+
+
+@pytest.mark.parametrize("seed", [0, 9])
+def test_what_is_recorded_under_another_name_is_named(seed):
+    """Also other seeds: they are of the same cell, which cannot have two names."""
+    plain, named = spec("rme", 2), spec("rme", 2, variant="usual")
+    assert "variant usual -> none" in str(message([plain], [recorded(named.model_copy(update={"seed": seed}))]))
+    assert "variant none -> usual" in str(message([named], [recorded(plain.model_copy(update={"seed": seed}))]))
 
 
 def test_the_check_raises_what_is_said():
     with pytest.raises(SettingsError, match="epochs 3 -> 2"):
-        check_settings(grid(spec()), [recorded(spec(epochs=3))], lambda: grid(spec()))
+        check_settings(grid(spec()), [recorded(spec(epochs=3))])

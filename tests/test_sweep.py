@@ -105,6 +105,40 @@ def test_a_killed_driver_costs_nothing(undisturbed, tmp_path, grid, ray_folder):
     assert_same(sweep, undisturbed)
 
 
+def test_variants_a_control_and_what_is_not_trained_are_rows_of_their_own(tmp_path, ray_folder):
+    """Of one's own images, two seeds; the VAE with a finish is a variant from which nothing starts."""
+    rows = [
+        {"method": ["vae", "vae-more"]},
+        {"method": "vae", "variant": "finish", "epochs": 5, "finish_epochs": 2},
+        {"method": "rme", "order": 2},
+        {"method": "rme", "order": 2, "variant": "kl 20", "kl_max": 20, "stage_patience": 1},
+        {"method": "svi", "order": 10},
+    ]
+    dataset = write_npz(tmp_path / "spots.npz")
+    settings = {"dataset": str(dataset), "seed": "0-1", "epochs": 3, "stage_epochs": 2}
+    sweep = Sweep(tmp_path / "variants", write_grid(tmp_path / "variants.yaml", rows, **settings), ray_folder)
+    plan = json.loads(sweep.run("--plan", "--json").stdout)
+    labels = ["VAE", "VAE-more", "VAE, finish", "RME(2)", "RME(2), kl 20", "SVI(10)"]
+    assert [row["method"] for row in plan["rows"]] == labels
+    assert (plan["cells"], plan["control_cells"], plan["runs"], plan["starting_points"]) == (6, 1, 12, 0)
+    assert plan["hours_if_patience_ends_all"] <= plan["hours"], "a row has a patience"
+    done = sweep.run()
+    assert done.returncode == 0, done.stderr
+    runs = sweep.runs()
+    assert sorted(run.info.run_name for run in runs) == sorted(
+        f"spots d3 {lb} seed {s}" for lb in labels for s in (0, 1)
+    )
+    assert sorted(run.info.run_name for run in sweep.runs(children=False)) == sorted(f"spots d3 {lb}" for lb in labels)
+    trained = {run.data.tags["method_label"]: run.data.tags for run in runs}
+    starts = {label: tags["starts_from"] for label, tags in trained.items()}
+    assert starts == {label: "scratch" if label in ("VAE", "VAE, finish") else "vae" for label in labels}
+    assert {label: int(tags["updates"]) for label, tags in trained.items()} == {
+        "VAE": 1, "VAE-more": 1, "VAE, finish": 1, "RME(2)": 4, "RME(2), kl 20": 4, "SVI(10)": 0
+    }  # fmt: skip
+    again = sweep.run()
+    assert again.returncode == 0 and "12 runs are done already" in again.stderr and "started" not in again.stderr
+
+
 def test_a_run_that_fails_is_named_and_the_rest_go_on(tmp_path, ray_folder):
     """A rate so high that the losses are not numbers soon; the children are skipped, the other cell is trained."""
     dataset = write_npz(tmp_path / "spots.npz")

@@ -37,6 +37,14 @@ def results(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def untrained(results):
+    """Of the same VAE, its posteriors sought image by image."""
+    vae = results[0]
+    values = vae.spec.model_dump(exclude={"stage_learning_rate"})
+    return rme.fit(RunSpec.of({**values, "method": "svi", "order": 10}), parent=vae)
+
+
+@pytest.fixture(scope="module")
 def database(tmp_path_factory):
     """A database that is made once: its migration takes seconds. Tests use experiments of their own."""
     return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
@@ -64,10 +72,14 @@ def test_a_run_is_recorded_as_documented(results, database):
     assert run.data.tags["run_key"] == spec.key
     assert run.data.tags["cell"] == "spots d3 RME(2)"
     assert {"git_commit", "device", "torch_version"} <= run.data.tags.keys()
+    epoch = 1 + int(result.history_elbo[:, int(torch.stack([result.val_iwae]).argmax())].argmax())
+    of_training = {"starts_from": "vae", "kept_epoch": str(epoch), "updates": "4", "parameters": str(trainable(spec))}
+    assert of_training.items() <= run.data.tags.items()
     assert collect(database, "documented")["command"].tolist() == [command]
     wanted = {"method": "rme", "order": "2", "dim": "3", "decoder": "conv", "seed": "0", "kl_max": "5.0"}
     assert wanted.items() <= run.data.params.items()
-    assert set(RunSpec.model_fields) - {"options"} == run.data.params.keys()
+    unset = {"options", "variant", "patience", "stage_patience", "finish_epochs", "finish_learning_rate"}
+    assert set(RunSpec.model_fields) - unset == run.data.params.keys()
     chosen = int(torch.stack([result.val_iwae]).argmax())
     assert run.data.metrics["val/iwae"] == pytest.approx(result.val_iwae[chosen].item())
     assert run.data.metrics["test/iwae"] == pytest.approx(result.test_iwae.mean().item())
@@ -88,6 +100,12 @@ def test_a_run_is_recorded_as_documented(results, database):
         about = file.metadata()
     assert RunSpec.of(json.loads(about["spec"])) == spec and about["restart"] == str(chosen)
     assert len(tracker.client.list_artifacts(run.info.run_id)) == 1
+
+
+def trainable(spec: RunSpec) -> int:
+    """Numbers that the updates of a training step change."""
+    updates = spec.method_class(spec, (1, 28, 28), 1).updates()
+    return sum({id(p): p.numel() for update in updates for p in update.parameters}.values())
 
 
 def pictures(tracker: Tracker, parent) -> dict[str, bytes]:
@@ -150,7 +168,44 @@ def test_a_method_without_order_says_none(results, database):
     (run,) = children(tracker)
     assert run.data.params["order"] == "None"
     # what a VAE does not read is not said of it
-    assert run.data.params.keys().isdisjoint({"kl_max", "eps_max", "stage_learning_rate"})
+    assert run.data.params.keys().isdisjoint({"kl_max", "eps_max", "stage_learning_rate", "variant"})
+    assert run.data.tags["starts_from"] == "scratch"
+
+
+def test_a_variant_is_a_cell_of_its_own(results, database):
+    tracker = Tracker(database, "variant")
+    plain = results[1]
+    other = plain.spec.model_copy(update={"variant": "kl 20", "kl_max": 20.0})
+    for result in (plain, replace(plain, spec=other)):
+        tracker.record(result)
+    names = {run.info.run_name: run for run in children(tracker)}
+    assert names.keys() == {"spots d3 RME(2) seed 0", "spots d3 RME(2), kl 20 seed 0"}
+    found = {run.data.params.get("variant"): run for run in names.values()}
+    assert found.keys() == {None, "kl 20"}
+    parents = tracker.client.search_runs([tracker.experiment_id], "tags.cell_key != ''")
+    by_name = {parent.info.run_name: parent for parent in parents}
+    assert by_name.keys() == {"spots d3 RME(2)", "spots d3 RME(2), kl 20"}
+    assert by_name["spots d3 RME(2), kl 20"].data.params["variant"] == "kl 20"
+    for run in names.values():
+        assert run.data.tags["mlflow.parentRunId"] == by_name[run.data.tags["cell"]].info.run_id
+
+
+def test_what_is_not_trained_is_recorded(untrained, database):
+    """It has no curves and no times of its own; recorded again after a cut-off, each score is there once."""
+    tracker = Tracker(database, "untrained")
+    assert untrained.losses.numel() == 0 and len(untrained.finished_at) == 0
+    tracker.record(untrained)
+    (run,) = children(tracker)
+    tracker.client.update_run(run.info.run_id, "RUNNING")  # as if cut off before its end
+    tracker.record(untrained)
+    (run,) = children(tracker)
+    assert run.info.status == "FINISHED" and run.info.run_name == "spots d3 SVI(10) seed 0"
+    assert run.data.metrics["test/iwae"] == pytest.approx(untrained.test_iwae.mean().item())
+    assert not any(name.startswith("train/") for name in run.data.metrics)
+    assert len(tracker.client.get_metric_history(run.info.run_id, "test/iwae")) == 1
+    tags = {"starts_from": "vae", "kept_epoch": "0", "updates": "0"}
+    assert tags.items() <= run.data.tags.items()
+    assert run.data.params["options.svi_rate"] and "stage_epochs" not in run.data.params
 
 
 def test_recording_twice_changes_nothing(results, database):

@@ -99,8 +99,8 @@ class Display:
         with self._lock:
             progress = self.running.pop(trial.key, None)
             if progress is not None and progress.began_s is not None:
-                took = time.monotonic() - progress.since
-                self.pace.ended(trial, max(0.0, took - (progress.seconds - progress.began_s)))
+                besides = time.monotonic() - progress.since - (progress.seconds - progress.began_s)
+                self.pace.ended(self.schedule.entries[trial.key], max(0.0, besides))
 
     def failed(self, spec: RunSpec, reason: str) -> None:
         with self._lock:
@@ -178,7 +178,8 @@ class Display:
                 if entry.state not in (State.WAITING, State.RUNNING):
                     continue
                 done = self.running[key].epoch if key in self.running else 0
-                seconds = self.pace.seconds(entry, entry.trial.runs[0].training_epochs - done) + besides
+                epochs = entry.trial.runs[0].training_epochs
+                seconds = self.pace.seconds(entry, epochs - done) + (besides if epochs else 0.0)
                 work += seconds
                 longest = max(longest, seconds if key in self.running else 0.0)
             return max(work / len(self.running), longest)
@@ -208,7 +209,8 @@ class Display:
             epochs = trial.runs[0].training_epochs
             bar = ProgressBar(total=epochs, completed=progress.epoch, width=bar_width)
             elbo = "" if progress.val_elbo is None else f"{'val ' if wide else ''}ELBO {progress.val_elbo:.1f}"
-            table.add_row(trial.name, bar, f"{progress.epoch}/{epochs}{' epochs' if wide else ''}", elbo)
+            done = f"{progress.epoch}/{epochs}{' epochs' if wide else ''}" if epochs else "scoring"
+            table.add_row(trial.name, bar if epochs else "", done, elbo)
         parts: list[Any] = [*lines, table]
         if len(shown) < len(running):
             parts.append(_line(f"and {len(running) - len(shown)} more trials", "dim"))
@@ -234,6 +236,8 @@ class _Pace:
         self._scales: dict[str, float] = {}
         """By method what `_per_work` says of its other kinds, forgotten when it says something new."""
         self._besides: dict[str, float] = {}
+        self._untrained: dict[str, float] = {}
+        """By method that trains nothing, seconds for a unit of its trials' counted work."""
 
     def trained(self, entry: Entry, epoch_s: float) -> None:
         kind = entry.trial.kind
@@ -242,9 +246,12 @@ class _Pace:
             self._per_work[kind] = epoch_s * entry.trial.runs[0].training_epochs / entry.work
             self._scales.clear()
 
-    def ended(self, trial: Trial, besides_s: float) -> None:
-        """A trial spent so long on its start, its scores and its files."""
-        self._besides[trial.key] = besides_s
+    def ended(self, entry: Entry, besides_s: float) -> None:
+        """A trial spent so long on its start, its scores and its files: for one that trains nothing, that is all."""
+        if entry.trial.runs[0].training_epochs:
+            self._besides[entry.trial.key] = besides_s
+        elif entry.work > 0:
+            self._untrained[entry.trial.runs[0].method] = besides_s / entry.work
 
     @property
     def besides_s(self) -> float:
@@ -252,12 +259,15 @@ class _Pace:
         return statistics.fmean(self._besides.values()) if self._besides else 0.0
 
     def seconds(self, entry: Entry, epochs: int) -> float:
-        """Of so many epochs of a trial; needs one kind that is known."""
+        """Of so many epochs of a trial; needs one kind that is known. Of one that trains nothing, of all of it."""
+        spec = entry.trial.runs[0]
+        if not spec.training_epochs:
+            scale = self._untrained.get(spec.method, self._scale(spec.method) if self._per_work else 0.0)
+            return scale * entry.work
         epoch_s = self.known.get(entry.trial.kind)
         if epoch_s is None:
             if self._per_work:
-                scale = self._scale(entry.trial.runs[0].method)
-                epoch_s = scale * entry.work / entry.trial.runs[0].training_epochs
+                epoch_s = self._scale(spec.method) * entry.work / spec.training_epochs
             else:
                 epoch_s = max(self.known.values())
         return epochs * epoch_s

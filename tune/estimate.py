@@ -17,8 +17,9 @@ from rme import data
 from rme.allocator import keep_freed_memory
 from rme.config import RunSpec
 from rme.device import device_name, pick_device
+from rme.training import is_measured
 from tune.cache import UserCache
-from tune.grid import Trial
+from tune.grid import Trial, plain_label
 
 REFERENCE = (1, 28, 28)
 """The images on which every kind of training is timed; for others only a VAE is."""
@@ -27,8 +28,12 @@ DIRECT_S = 0.2
 """The longest step of a whole array that is timed; of a longer one a member alone is, and a VAE's array."""
 
 
-def hours(trials: Iterable[Trial], device: torch.device | None = None) -> dict[tuple[str, str], float]:
-    """Estimated hours of computing on one slot of this machine (a core, or the GPU), by (data set, method).
+def hours(
+    trials: Iterable[Trial], device: torch.device | None = None, *, earliest: bool = False
+) -> dict[tuple[str, str], float]:
+    """Estimated hours of computing on one slot of this machine (a core, or the GPU), by (data set, row).
+
+    With `earliest`, each training is taken to end as soon as its patience allows; else, as late as it can.
 
     For each method and order a training step and the scoring of a few images are timed on random 28x28 images, at the
     largest dim in question. Other images are taken to cost as much more as they cost a VAE. A step is timed in an
@@ -39,21 +44,33 @@ def hours(trials: Iterable[Trial], device: torch.device | None = None) -> dict[t
     dims: dict[tuple[str, str], int] = {}
     for trial in trials:
         spec = trial.runs[0]
-        kind = (spec.method_label, spec.decoder)
+        kind = (plain_label(spec), spec.decoder)
         dims[kind] = max(dims.get(kind, 0), spec.dim)
     known = StepTimes(device or pick_device("auto"))
     total: dict[tuple[str, str], float] = defaultdict(float)
     for trial in trials:
         spec = trial.runs[0]
-        step_s, image_s = known.cost(spec, dims[spec.method_label, spec.decoder], trial.members)
+        step_s, image_s = known.cost(spec, dims[plain_label(spec), spec.decoder], trial.members)
         train, held_out, test = data.get(spec.dataset).split_sizes
-        steps = spec.training_epochs * math.ceil(train / spec.batch_size)
+        steps = (earliest_end(spec) if earliest else spec.training_epochs) * math.ceil(train / spec.batch_size)
         # one test set is scored for a run, one validation set for each restart
         images = len(trial.runs) * test + trial.members * held_out
         seconds = trial.members * steps * step_s + images * image_s * spec.iwae_samples / 100
         total[data.label(spec.dataset), spec.method_label] += seconds / 3600
     known.save()
     return dict(total)
+
+
+def earliest_end(spec: RunSpec) -> int:
+    """The epoch after which patience can end this run's own training at the earliest: its first measured one was best.
+
+    Where there is no patience, the last one.
+    """
+    if spec.own_patience is None:
+        return spec.training_epochs
+    measured = [epoch for epoch in range(1, spec.training_epochs + 1) if is_measured(spec, epoch)]
+    patient = (epoch for epoch in measured if epoch - measured[0] >= spec.own_patience)
+    return next(patient, spec.training_epochs)
 
 
 class StepTimes:
@@ -65,7 +82,10 @@ class StepTimes:
         self.costs: dict[str, float] = self._cache.values
 
     def cost(self, spec: RunSpec, dim: int, members: int) -> tuple[float, float]:
-        """Seconds of a member's training step in an array of so many, and of one image's IWAE with 100 samples."""
+        """Seconds of a member's training step in an array of so many, and of one image's IWAE with 100 samples.
+
+        The step of a method that is not trained takes none.
+        """
         shape = data.get(spec.dataset).shape
         # the images are made up here: another data set's name would only ask for its files
         spec = spec.model_copy(update={"dim": dim, "dataset": "mnist"})
@@ -82,6 +102,8 @@ class StepTimes:
         return self._known(step_seconds, spec.model_copy(update={"dataset": "mnist"}), shape, members)
 
     def _step(self, spec: RunSpec, shape: tuple[int, int, int], members: int) -> float:
+        if not spec.method_class.trains:
+            return 0.0
         alone = self._known(step_seconds, spec, shape, 1)
         if members == 1:
             return alone
@@ -95,7 +117,7 @@ class StepTimes:
 
     def _known(self, measure: Callable[..., float], spec: RunSpec, shape: tuple[int, int, int], *members: int) -> float:
         kind = " ".join(map(str, (
-            measure.__name__, spec.method_label, spec.decoder, shape, "dim", spec.dim, "batch", spec.batch_size,
+            measure.__name__, plain_label(spec), spec.decoder, shape, "dim", spec.dim, "batch", spec.batch_size,
             spec.precision, *members,
         )))  # fmt: skip
         if kind not in self.costs:

@@ -2,7 +2,8 @@
 
 A grid's rows and defaults hold a value, a list of values or, for whole numbers, a range such as `0-9` for each field
 of RunSpec; a row stands for every combination. `method: all` is every registered method, `decoder: all` every decoder
-that the method supports, `order: all` or `order: lowest` its orders.
+that the method supports, `order: all` or `order: lowest` its orders. `variant: "kl 20"` names settings that differ from
+those of the row's usual cell, which is then another cell (`tune.clashes` says what cannot be together).
 
 `kind: timing` makes a grid's runs timings of inference (`rme.timing`), which train nothing.
 """
@@ -14,7 +15,7 @@ import itertools
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from yaml.reader import ReaderError
 from rme import data, methods
 from rme.config import RunSpec, SpecError
 from rme.timing import TimingSpec
+from tune.clashes import CELL_FIELDS, Row, clash
 
 KINDS: dict[str, tuple[type[RunSpec], tuple[str, ...]]] = {
     "training": (RunSpec, tuple(RunSpec.model_fields)),
@@ -33,13 +35,20 @@ KINDS: dict[str, tuple[type[RunSpec], tuple[str, ...]]] = {
 """For each kind of grid what a run of it is, and the fields that it has."""
 
 GRIDS = Path(__file__).parent / "grids"
-CELL_FIELDS = ("method", "order", "dataset", "dim", "decoder")
 _RANGE = re.compile(r"(\d+)-(\d+)")
 _WHOLE_NUMBERS = ("order", "dim", "seed")
 
 
 class GridError(ValueError):
     """A grid or a command line that cannot be run; the message names the value and where it came from."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The values of one run, and the line of the grid's file at which its row begins."""
+
+    values: dict[str, Any]
+    line: int
 
 
 @dataclass(frozen=True)
@@ -52,6 +61,7 @@ class Grid:
         absent: for each cell that cannot be run yet, because its method or data set is not there, the values of one
             of its runs, how many runs it has, and why.
         kind: what its runs are, a name of `KINDS`.
+        variants: by cell key the name of each variant from which others may start, also where `--only` left it out.
     """
 
     name: str
@@ -59,6 +69,11 @@ class Grid:
     runs: tuple[RunSpec, ...]
     absent: tuple[AbsentCell, ...]
     kind: str = "training"
+    variants: Mapping[str, str] = field(default_factory=dict)
+
+    def with_parents(self) -> list[RunSpec]:
+        """Its runs and all that they start from, under the names that its rows give them; parents first, each once."""
+        return with_parents(self.runs, self.variants)
 
 
 @dataclass(frozen=True)
@@ -76,19 +91,23 @@ def load(
 ) -> Grid:
     """Read a grid by its name (`demo`) or its file's path, keep what `only` says, and set what `overrides` says.
 
-    Raises GridError: no such grid, malformed YAML (with line and column), an impossible run, nothing left.
+    Raises GridError: no such grid, malformed YAML (with line and column), an impossible run, rows that cannot be told
+    apart, nothing left.
     """
     path = find(source)
     content = _parse(path)
     kind = content["kind"]
-    wanted = [values for number, row in enumerate(content["rows"], 1) for values in _expand(content, row, path, number)]
-    for values in wanted:
-        for field, value in (overrides or {}).items():
-            _override(values, field, value, kind)
-    wanted = _keep(wanted, only or {}, kind)
-    name = str(content.get("name", path.stem))
-    source = " with ".join([str(path), *(f"--set {field}={value}" for field, value in (overrides or {}).items())])
-    return _grid(name, str(content.get("description", "")), wanted, source, kind)
+    whole = [
+        Wanted(values, line)
+        for number, (row, line) in enumerate(zip(content["rows"], _lines(path), strict=True), 1)
+        for values in _expand(content, row, path, number)
+    ]
+    for wanted in whole:
+        for name, value in (overrides or {}).items():
+            _override(wanted.values, name, value, kind)
+    kept = _keep(whole, only or {}, kind)
+    source = " with ".join([str(path), *(f"--set {name}={value}" for name, value in (overrides or {}).items())])
+    return _grid(content, path, kept, whole, source)
 
 
 def find(source: str) -> Path:
@@ -103,6 +122,13 @@ def find(source: str) -> Path:
         names = ", ".join(sorted(p.stem for p in GRIDS.glob("*.yaml")))
         raise GridError(f"--grid {source}: there is no such grid; there are {names}, or give the path of a .yaml file")
     return path
+
+
+def _lines(path: Path) -> list[int]:
+    """The line at which each row begins, from 1."""
+    root: Any = yaml.compose(path.read_text(), yaml.SafeLoader)
+    (rows,) = (value for key, value in root.value if key.value == "rows")
+    return [row.start_mark.line + 1 for row in rows.value]
 
 
 def _parse(path: Path) -> dict[str, Any]:
@@ -147,7 +173,7 @@ def _expand(content: Mapping[str, Any], row: Any, path: Path, number: int) -> It
         raise GridError(f"{path}, row {number}: it names no method")
     for method in methods.names() if merged["method"] == "all" else _values("method", merged["method"]):
         own = {**merged, "method": method, **_meanings(method, merged)}
-        columns = [[(field, value) for value in _values(field, values)] for field, values in own.items()]
+        columns = [[(name, value) for value in _values(name, values)] for name, values in own.items()]
         for combination in itertools.product(*columns):
             yield dict(combination)
 
@@ -167,39 +193,39 @@ def _meanings(method: str, row: Mapping[str, Any]) -> dict[str, Any]:
     return meanings
 
 
-def _values(field: str, value: Any) -> list[Any]:
+def _values(name: str, value: Any) -> list[Any]:
     """A field's values: of a list each, of a range such as 0-9 each number, else the value itself."""
     if isinstance(value, list):
-        return [one for item in value for one in _values(field, item)]
-    if field in _WHOLE_NUMBERS and isinstance(value, str) and (match := _RANGE.fullmatch(value.strip())):
+        return [one for item in value for one in _values(name, item)]
+    if name in _WHOLE_NUMBERS and isinstance(value, str) and (match := _RANGE.fullmatch(value.strip())):
         return list(range(int(match[1]), int(match[2]) + 1))
     return [value]
 
 
-def _override(values: dict[str, Any], field: str, value: Any, kind: str) -> None:
+def _override(values: dict[str, Any], name: str, value: Any, kind: str) -> None:
     _, known = KINDS[kind]
-    if field.startswith("options."):
-        values["options"] = {**values.get("options", {}), field.removeprefix("options."): value}
-    elif field in known:
-        values[field] = value
+    if name.startswith("options."):
+        values["options"] = {**values.get("options", {}), name.removeprefix("options."): value}
+    elif name in known:
+        values[name] = value
     else:
-        raise GridError(f"--set {field}={value}: no such field; the fields are {', '.join(known)}")
+        raise GridError(f"--set {name}={value}: no such field; the fields are {', '.join(known)}")
 
 
-def _keep(wanted: list[dict[str, Any]], only: Mapping[str, Sequence[str]], kind: str) -> list[dict[str, Any]]:
+def _keep(wanted: list[Wanted], only: Mapping[str, Sequence[str]], kind: str) -> list[Wanted]:
     spec_class, known = KINDS[kind]
-    for field, allowed in only.items():
-        if field not in known:
+    for name, allowed in only.items():
+        if name not in known:
             fields = ", ".join(known)
-            raise GridError(f"--only {field}={','.join(allowed)}: no such field; the fields are {fields}")
-        default = spec_class.model_fields[field].default
-        present = {_text(values.get(field, default)) for values in wanted}
-        asked = {str(value).lower() for item in allowed for value in _values(field, item)}
+            raise GridError(f"--only {name}={','.join(allowed)}: no such field; the fields are {fields}")
+        default = spec_class.model_fields[name].default
+        present = {_text(each.values.get(name, default)) for each in wanted}
+        asked = {str(value).lower() for item in allowed for value in _values(name, item)}
         missing = sorted(asked - present)
         if missing:
             there = ", ".join(sorted(present, key=lambda t: (len(t), t)))
-            raise GridError(f"--only {field}={','.join(missing)}: the grid has {field} {there}")
-        wanted = [values for values in wanted if _text(values.get(field, default)) in asked]
+            raise GridError(f"--only {name}={','.join(missing)}: the grid has {name} {there}")
+        wanted = [each for each in wanted if _text(each.values.get(name, default)) in asked]
     if not wanted:
         raise GridError("--only: no run of the grid fits all of it")
     return wanted
@@ -209,23 +235,29 @@ def _text(value: Any) -> str:
     return str(value).lower()
 
 
-def _grid(name: str, description: str, wanted: list[dict[str, Any]], source: str, kind: str) -> Grid:
+def _grid(content: Mapping[str, Any], path: Path, kept: list[Wanted], whole: list[Wanted], source: str) -> Grid:
+    kind = content["kind"]
     spec_class, _ = KINDS[kind]
-    runs: dict[str, RunSpec] = {}
+    rows: list[Row] = []
     absent: dict[tuple, list[dict[str, Any]]] = defaultdict(list)
     reasons: dict[tuple, str] = {}
-    for values in wanted:
-        reason = _why_absent(values)
+    for wanted in kept:
+        reason = _why_absent(wanted.values)
         if reason is not None:
-            cell = tuple(values.get(field) for field in CELL_FIELDS)
-            absent[cell].append(values)
+            cell = tuple(wanted.values.get(name) for name in CELL_FIELDS)
+            absent[cell].append(wanted.values)
             reasons[cell] = reason
             continue
         try:
-            spec = spec_class.of(values)
+            rows.append(Row(spec_class.of(wanted.values), wanted.line))
         except SpecError as error:
-            raise GridError(f"{source}: {error}") from None
-        runs.setdefault(spec.key, spec)
+            raise GridError(f"{source}, line {wanted.line}: {error}") from None
+    starts = _starts(whole, spec_class)
+    if (message := clash(rows, starts)) is not None:
+        raise GridError(f"{source}, {message}")
+    runs: dict[str, RunSpec] = {}
+    for row in rows:
+        runs.setdefault(row.spec.key, row.spec)
     default_restarts = spec_class.model_fields["restarts"].default
     cells = tuple(
         AbsentCell(
@@ -236,14 +268,36 @@ def _grid(name: str, description: str, wanted: list[dict[str, Any]], source: str
         )
         for cell, of_cell in absent.items()
     )
-    return Grid(name, description, tuple(runs.values()), cells, kind)
+    return Grid(
+        str(content.get("name", path.stem)),
+        str(content.get("description", "")),
+        tuple(runs.values()),
+        cells,
+        kind,
+        {row.spec.cell_key: row.spec.variant for row in reversed(starts) if row.spec.variant is not None},
+    )
+
+
+def _starts(whole: Iterable[Wanted], spec_class: type[RunSpec]) -> list[Row]:
+    """The rows from whose runs others may start, what `--only` left out among them; one seed of each."""
+    starting = {methods.get(name).starts_from for name in methods.names()}
+    rows: dict[str, Row] = {}
+    for wanted in whole:
+        name = wanted.values["method"]
+        if isinstance(name, str) and name.lower() in starting:
+            try:
+                row = Row(spec_class.of(wanted.values), wanted.line)
+            except SpecError:  # if it is kept, that is said of it; if not, it does no harm
+                continue
+            rows.setdefault(f"{row.spec.cell_key} {row.spec.variant}", row)
+    return list(rows.values())
 
 
 def _why_absent(values: Mapping[str, Any]) -> str | None:
-    for field, look_up in (("method", methods.get), ("dataset", data.get)):
-        if isinstance(values.get(field), str):
+    for name, look_up in (("method", methods.get), ("dataset", data.get)):
+        if isinstance(values.get(name), str):
             try:
-                look_up(values[field])
+                look_up(values[name])
             except ValueError as error:
                 return str(error)
     return None
@@ -278,18 +332,33 @@ class Trial:
         return sum(spec.restarts for spec in self.runs)
 
 
-def with_parents(runs: Iterable[RunSpec]) -> list[RunSpec]:
-    """The runs and all that they start from, parents first, each once."""
+def with_parents(runs: Iterable[RunSpec], variants: Mapping[str, str] | None = None) -> list[RunSpec]:
+    """The runs and all that they start from, parents first, each once.
+
+    A parent that is one of the runs has that one's name; another the one that `variants` has for its cell key, if any.
+    """
+    runs = list(runs)
+    named = {spec.key: spec for spec in runs}
     ordered: dict[str, RunSpec] = {}
 
     def add(spec: RunSpec) -> None:
+        key = spec.key
+        if key in ordered:
+            return
         if spec.parent is not None:
             add(spec.parent)
-        ordered.setdefault(spec.key, spec)
+        if key not in named and variants:
+            spec = spec.model_copy(update={"variant": variants.get(spec.cell_key)})
+        ordered[key] = named.get(key, spec)
 
     for spec in runs:
         add(spec)
     return list(ordered.values())
+
+
+def plain_label(spec: RunSpec) -> str:
+    """`RME(2)` whatever the variant: what costs the same time and memory."""
+    return spec.model_copy(update={"variant": None}).method_label
 
 
 ArraySize = int | Callable[[RunSpec], int]

@@ -37,9 +37,12 @@ class Halving(AsyncHyperBandScheduler):
 
 
 def halving_of(samples: Samples) -> TrialScheduler:
-    """ASHA with what is known of the samples that ended; nothing is stopped where trainings are too short for it."""
+    """ASHA with what is known of the samples that ended.
+
+    Nothing is stopped where that is not wanted, or where trainings are too short for it.
+    """
     longest = max(_longest(samples), 1)
-    if longest < 3:
+    if longest < 3 or not samples.early_stopping:
         return FIFOScheduler()
     halving = Halving(longest)
     nobody: Any = None  # ASHA asks the controller for nothing

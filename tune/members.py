@@ -13,6 +13,7 @@ from rme import data
 from rme.checkpoint import write_atomically
 from rme.config import RunSpec
 from tune.estimate import StepTimes
+from tune.grid import plain_label
 from tune.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -58,10 +59,12 @@ def kind(spec: RunSpec) -> str:
     """What decides how large an array should be, readable."""
     shape = "x".join(map(str, data.get(spec.dataset).shape))
     array = f"restarts {spec.restarts} batch {spec.batch_size} {spec.precision}"
-    return f"{spec.method_label} {spec.decoder} {shape} {array}"
+    return f"{plain_label(spec)} {spec.decoder} {shape} {array}"
 
 
 def _best(spec: RunSpec, seeds: int, times: StepTimes) -> int:
+    if not spec.training_epochs:
+        return 1  # runs are scored one by one
     runs, cost = 1, times.member_step(spec, spec.restarts)
     while 2 * runs <= seeds and _room(times.device):
         try:

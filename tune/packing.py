@@ -28,7 +28,7 @@ from rme.engine import Engine
 from rme.result import stack_models
 from rme.training import results, train
 from tune.cache import UserCache
-from tune.grid import Trial
+from tune.grid import Trial, plain_label
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ def kind(trial: Trial) -> str:
     spec = trial.runs[0]
     channels, height, width = data.get(spec.dataset).shape
     return (
-        f"{spec.method_label} {spec.decoder} {channels}x{height}x{width} members {trial.members} "
+        f"{plain_label(spec)} {spec.decoder} {channels}x{height}x{width} members {trial.members} "
         f"batch {spec.batch_size} {spec.precision}"
     )
 
@@ -142,7 +142,8 @@ def _peak_resident() -> int:
 
 
 def _train_for_a_moment(specs: Sequence[RunSpec], device: torch.device) -> None:
-    brief = [spec.model_copy(update={"epochs": EPOCHS, "stage_epochs": EPOCHS}) for spec in specs]
+    length = {"epochs": EPOCHS, "stage_epochs": EPOCHS, "finish_epochs": 0, "patience": None, "stage_patience": None}
+    brief = [spec.model_copy(update=length) for spec in specs]
     shape = data.get(specs[0].dataset).shape
     pixels = torch.randint(0, 256, (IMAGES, *shape), dtype=torch.uint8)
     images = Images(pixels, pixels[: evaluate.BLOCK].contiguous())

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from rme.config import RunSpec
 from tune.failure import Failure
-from tune.grid import AbsentCell, ArraySize, Grid, Trial, trials, with_parents
+from tune.grid import AbsentCell, ArraySize, Grid, Trial, trials
 from tune.schedule import skipped
 from tune.storage import Storage
 
@@ -61,12 +61,19 @@ class Plan:
         return [spec for spec in runs if spec.key in self.on_storage and spec.key not in self.recorded]
 
     def counts(self) -> dict[str, int]:
-        """Of the grid as it is written, with what is absent: cells, runs, trainings, trials; and how it stands."""
+        """Of the grid as it is written, with what is absent: cells, runs, trainings, trials; and how it stands.
+
+        Of the cells, how many the paper's tables have, and how many are a control's.
+        """
+        from tune.cells import control_cells, paper_cells  # takes pandas, which a sweep that starts needs not yet
+
         runs, absent = self.grid.runs, self.grid.absent
         wanted = {spec.key for spec in runs}
         own = [t for t in self.trials if any(spec.key in wanted for spec in t.runs)]
         return {
             "cells": len({spec.cell_key for spec in runs}) + len(absent),
+            "paper_cells": paper_cells(self.grid),
+            "control_cells": control_cells(self.grid),
             "runs": len(runs) + sum(cell.seeds for cell in absent),
             "trainings": sum(spec.restarts for spec in runs) + sum(cell.seeds * cell.restarts for cell in absent),
             "trials": len(own) + self.absent_trials,
@@ -85,7 +92,7 @@ def make_plan(
     Trials are made of the whole grid, done or not, so that a sweep that goes on finds its arrays as they were. With
     `retry_failed`, what failed before is all that is to be trained; without it, it is left alone.
     """
-    runs = with_parents(grid.runs)
+    runs = grid.with_parents()
     grouped = trials(runs, seeds_per_trial)
     on_storage = frozenset(spec.key for spec in runs if storage.has_result(spec.key))
     known = frozenset(recorded) & {spec.key for spec in runs}
@@ -109,9 +116,10 @@ def with_children(
 ) -> dict[str, Failure]:
     """These failures, and of the runs that cannot start because of them; `runs` has parents first."""
     found = dict(failures)
+    names = {spec.key: spec.run_name for spec in runs}
     for spec in runs:
         if spec.parent is not None and spec.parent.key in found and spec.key not in done:
-            found.setdefault(spec.key, Failure(skipped(spec.parent)))
+            found.setdefault(spec.key, Failure(skipped(names[spec.parent.key])))
     return found
 
 

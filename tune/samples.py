@@ -66,12 +66,14 @@ class Sample:
 
 
 class Samples:
-    """The samples of one search: of a space, for runs of one cell.
+    """The samples of one search: of a space, for runs of one cell, with or without early stopping.
 
-    Samples of other runs, of other values of the fields that are not searched, or of another space are other searches.
+    Samples of other runs, of other values of the fields that are not searched, or of another space are other searches;
+    and where none is to be stopped early, those among which some may have been.
     """
 
-    def __init__(self, storage: Storage, runs: Sequence[RunSpec], space: Space) -> None:
+    def __init__(self, storage: Storage, runs: Sequence[RunSpec], space: Space, *, early_stopping: bool = True) -> None:
+        self.early_stopping = early_stopping
         self.storage = storage
         self.runs = list(runs)
         self.space = space
@@ -81,10 +83,12 @@ class Samples:
         options = {name for name in space.fields if name.startswith("options.")}
         for values in settings:
             values["options"] = {k: v for k, v in values.get("options", {}).items() if f"options.{k}" not in options}
-        about = {
+        about: dict[str, Any] = {
             "runs": settings,
             "space": {name: json.loads(distribution_to_json(d)) for name, d in sorted(space.fields.items())},
         }
+        if not early_stopping:
+            about["early_stopping"] = "none"
         self.key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
         self.folder = storage.root / "search" / self.key
         self._write("search.json", {"cell": runs[0].cell, "seeds": [spec.seed for spec in runs], **about})

@@ -13,14 +13,13 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from rme.config import RunSpec
 from tune.cost import trial_flops
 from tune.grid import Trial
 
 
-def skipped(parent: RunSpec) -> str:
-    """Why a run whose parent came to nothing is not trained."""
-    return f"skipped: it starts from {parent.run_name}, which failed"
+def skipped(parent: str) -> str:
+    """Why a run is not trained whose parent, of this name, came to nothing."""
+    return f"skipped: it starts from {parent}, which failed"
 
 
 class State(StrEnum):
@@ -180,7 +179,7 @@ class Schedule:
     def _lose(self, entry: Entry, names: dict[str, str]) -> None:
         """Take the runs that start from failed ones, whose names are given by key, out of a waiting trial."""
         lost = {
-            spec.key: skipped(spec.parent)
+            spec.key: skipped(names[spec.parent.key])
             for spec in entry.trial.runs
             if spec.parent is not None and spec.parent.key in names
         }

@@ -1,7 +1,8 @@
 """Hyperparameter search for one cell: Ray Tune's OptunaSearch (TPE) with ASHA, on validation scores alone.
 
 A sample is judged by its validation IWAE, the mean over the runs that the grid leaves; while it trains, ASHA stops it
-when its validation ELBO is not among the better third of what others had at the same epoch. What is known of the
+when its validation ELBO is not among the better third of what others had at the same epoch, unless `--early-stopping
+none` lets each go on to its end: early on, the better ones are those that start fast. What is known of the
 samples lies on the storage; Optuna's study and ASHA's rungs are filled from it anew by each command.
 """
 
@@ -16,6 +17,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 from tune import cluster  # sets Ray's environment, so it comes before Ray
@@ -52,10 +54,11 @@ def search(
     storage.check_writable()
     data.get(runs[0].dataset).prepare(options.data_dir)
     tracker = SearchTracker(options.tracking_uri, f"{grid.name}-search")
-    parents = {spec.parent.key: spec.parent for spec in runs if spec.parent is not None}
-    if parents and (status := train_parents(Grid(grid.name, grid.description, tuple(parents.values()), ()))):
+    of_parents = {spec.parent.key for spec in runs if spec.parent is not None}
+    parents = tuple(spec for spec in grid.with_parents() if spec.key in of_parents)
+    if parents and (status := train_parents(replace(grid, runs=parents))):
         return status
-    samples = Samples(storage, runs, space)
+    samples = Samples(storage, runs, space, early_stopping=options.early_stopping == "asha")
     if not storage.locks.take([f"search {samples.key}"]):  # held until this process ends
         raise StorageError(f"--storage {storage.root}: another process is making this very search there")
     if not samples.all and (own := space.own_values(runs[0])) is not None:

@@ -40,6 +40,7 @@ class SearchTracker(Tracker):
         run = self._find("sample", name)
         if run is None:
             tags = {"search": samples.key, "sample": name, "cell": spec.cell, "git_commit": git_commit()}
+            tags["early_stopping"] = "asha" if samples.early_stopping else "none"
             tags |= {"mlflow.source.name": "tune/sweep.py", "seeds": ", ".join(str(run.seed) for run in samples.runs)}
             started = ended - int(1000 * sample.train_s)
             run = self.client.create_run(self.experiment_id, started, tags, f"{spec.cell} sample {sample.number}")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from mlflow.entities import Run
 
-from analysis.collect import CELL
 from rme import data
 from rme.config import SCHEMA, RunSpec
-from tune.grid import Grid, with_parents
+from tune.clashes import CELL_FIELDS
+from tune.grid import Grid
 from tune.tracking import git_commit, params
 
 _SHOWN = 5
@@ -21,45 +21,53 @@ class SettingsError(ValueError):
     """An experiment holds runs of the same cells with other settings."""
 
 
-def check_settings(grid: Grid, finished: Iterable[Run], whole: Callable[[], Grid]) -> None:
+def check_settings(grid: Grid, finished: Iterable[Run]) -> None:
     """Raises SettingsError with what `other_settings` says, if that is anything."""
-    if (message := other_settings(grid, finished, whole)) is not None:
+    if (message := other_settings(grid, finished)) is not None:
         raise SettingsError(message)
 
 
-def other_settings(grid: Grid, finished: Iterable[Run], whole: Callable[[], Grid]) -> str | None:
+def other_settings(grid: Grid, finished: Iterable[Run]) -> str | None:
     """What differs between the runs that an experiment holds and the grid's of the same cells; None if nothing.
+
+    The name of a variant is a setting here: a run that is recorded under one cannot be told under another.
 
     Args:
         grid: what is to be run.
         finished: the MLflow runs that are finished.
-        whole: gives the grid without `--only`, whose runs may differ from one another as they like.
     """
-    runs = with_parents(grid.runs)
+    runs = grid.with_parents()
     known = {spec.key for spec in runs}
-    cells: dict[tuple[str, ...], dict[str, RunSpec]] = defaultdict(dict)
+    cells: dict[tuple[str, ...], RunSpec] = {}
+    named: dict[frozenset[tuple[str, str]], RunSpec] = {}
     for spec in runs:
-        cells[_cell(_settings(spec))].setdefault(spec.cell_key, spec)
+        settings = _settings(spec)
+        cells.setdefault(_cell(settings), spec)  # a cell of a grid has one setting (tune.clashes)
+        named.setdefault(_nameless(settings), spec)
     seeds = {(spec.cell_key, str(spec.seed)) for spec in runs}
     found = []
     for run in finished:
         theirs = run.data.params
-        of_cell = cells.get(_cell(theirs))
-        if of_cell and run.data.tags["run_key"] not in known:
-            options = [(spec, _difference(theirs, _settings(spec))) for spec in of_cell.values()]
-            spec, differing = min(options, key=lambda option: len(option[1]))
-            if not differing and (spec.cell_key, theirs.get("seed")) in seeds:
-                differing = _difference_of_code(run, spec)
-            if differing:
-                found.append((run, differing))
-    if found:
-        allowed = {spec.key for spec in with_parents(whole().runs)}
-        found = [(run, differing) for run, differing in found if run.data.tags["run_key"] not in allowed]
+        same, of_cell = named.get(_nameless(theirs)), cells.get(_cell(theirs))
+        differing: dict[str, tuple[str, str]] = {}
+        if same is not None and same.variant != theirs.get("variant"):
+            differing = {"variant": (theirs.get("variant", "none"), same.variant or "none")}
+        elif of_cell is not None and run.data.tags["run_key"] not in known:
+            differing = _difference(theirs, _settings(of_cell))
+            if not differing and (of_cell.cell_key, theirs.get("seed")) in seeds:
+                differing = _difference_of_code(run, of_cell)
+        if differing:
+            found.append((run, differing))
     return _say(grid.name, found) if found else None
 
 
 def _cell(values: dict[str, str]) -> tuple[str, ...]:
-    return tuple(values.get(name, "") for name in CELL)
+    return tuple(values.get(name, "") for name in CELL_FIELDS)
+
+
+def _nameless(values: dict[str, str]) -> frozenset[tuple[str, str]]:
+    """The settings alone: what runs of one cell have in common, whatever it is called."""
+    return frozenset((name, value) for name, value in values.items() if name not in ("seed", "variant"))
 
 
 def _settings(spec: RunSpec) -> dict[str, str]:
@@ -91,5 +99,6 @@ def _say(experiment: str, found: list[tuple[Run, dict[str, tuple[str, str]]]]) -
     return (
         f"the experiment {experiment} holds {count} of these cells with other settings: {', '.join(listed[:_SHOWN])}"
         f"{more} (recorded by code {' and '.join(commits)}, this is {git_commit()[:8]}). One table cannot hold both: "
-        f"say --experiment NAME to record these runs under another name, or leave the settings as they were"
+        "say --experiment NAME to record these runs under another name, leave the settings as they were, or give the "
+        "grid's row a `variant`, a name under which both can stand"
     )

@@ -48,7 +48,8 @@ class Space:
 
     def own_values(self, spec: RunSpec) -> dict[str, Any] | None:
         """The run's own values of the fields, or None if they do not all lie in the space."""
-        known = {**spec.model_dump(), "stage_epochs": spec.training_epochs}
+        resolved = {"stage_epochs": spec.training_epochs, "stage_learning_rate": spec.rate}
+        known = {**spec.model_dump(), **resolved, "stage_patience": spec.own_patience}
         options = {**spec.method_class.options, **spec.options}
         own = {name: options[_option(name)] if _option(name) else known[name] for name in self.fields}
         return own if all(_contains(self.fields[name], value) for name, value in own.items()) else None
@@ -107,8 +108,8 @@ def _entries(path: Path) -> list[tuple[str, Any, int]]:
 
 
 def _check_field(where: str, name: str, cell: RunSpec) -> None:
-    read = [field for field in cell.canonical if field in RunSpec.model_fields and field != "options"]
-    of_parent = set(cell.parent.canonical) if cell.parent is not None else set()
+    read = _read(cell)
+    of_parent = _read(cell.parent) if cell.parent is not None else []
     searchable = [field for field in read if field not in HELD and field not in of_parent]
     searchable += [f"options.{option}" for option in cell.method_class.options]
     if name in searchable:
@@ -122,6 +123,15 @@ def _check_field(where: str, name: str, cell: RunSpec) -> None:
     if name in RunSpec.model_fields:
         raise SpaceError(f"{where}: {cell.method_label} does not read it; {right}")
     raise SpaceError(f"{where}: no such field; {right}")
+
+
+def _read(spec: RunSpec) -> list[str]:
+    """The fields that change the run's result, or would if another that is unset were set."""
+    fields = [field for field in spec.canonical if field in RunSpec.model_fields and field != "options"]
+    if not spec.method_class.trains:
+        return fields
+    staged = ["stage_patience"] if spec.parent is not None else []
+    return list(dict.fromkeys([*fields, "finish_epochs", "finish_learning_rate", "patience", *staged]))
 
 
 def _distribution(where: str, name: str, content: Any) -> BaseDistribution:

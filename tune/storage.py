@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -56,10 +57,15 @@ class Storage:
         return (self.run_folder(key) / MARKER).exists()
 
     def result(self, spec: RunSpec) -> Result | Timing | None:
-        """A run's result, or None if there is none that is whole; a damaged one is named in the log."""
-        kind = Timing if isinstance(spec, TimingSpec) else Result
+        """A run's result, or None if there is none that is whole; a damaged one is named in the log.
+
+        Its spec is `spec`: what is no part of the key, such as a variant's name, may have been another then.
+        """
+        folder = self.run_folder(spec.key)
         try:
-            return kind.load(self.run_folder(spec.key))
+            if isinstance(spec, TimingSpec):
+                return replace(Timing.load(folder), spec=spec)
+            return replace(Result.load(folder), spec=spec)
         except FileNotFoundError:
             return None
         except CorruptFile as error:

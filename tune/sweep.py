@@ -7,7 +7,7 @@ The same command again goes on where it was. Exit status: 0 all runs are recorde
 from __future__ import annotations
 
 import argparse
-import json
+import csv
 import logging
 import os
 import shlex
@@ -32,7 +32,7 @@ from rme import data
 from rme.config import SpecError
 from tune import grid as grids
 from tune.failure import Failure
-from tune.grid import ArraySize, Grid, GridError, Trial, with_parents
+from tune.grid import ArraySize, Grid, GridError, Trial
 from tune.locks import LockTimeout
 from tune.plan import Plan, make_plan, with_children
 from tune.storage import Storage, StorageError
@@ -86,6 +86,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--samples", type=_positive(int), metavar="N", help="with --search: how many values to try (default: 20)")
     add("--space", metavar="NAME|FILE.yaml", help="with --search: the fields and where to look, by its name in "
         "tune/spaces or a file")  # fmt: skip
+    add("--early-stopping", choices=["asha", "none"], help="with --search: asha stops samples that have fallen behind, "
+        "none trains each to its end (default: asha)")  # fmt: skip
     add("--experiment", type=_name, metavar="NAME", help="name of the MLflow experiment (default: the grid's)")
     add("--retry-failed", action="store_true", help="train just those runs again that failed")
     add("--plan", action="store_true", help="start nothing: print what would run, what is done, and the hours")
@@ -134,9 +136,12 @@ def _assignments(option: str, texts: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _load_grid(options: argparse.Namespace, whole: bool = False) -> Grid:
-    """The grid as the options say; `whole`: without --only."""
-    only = {field: value.split(",") for field, value in _assignments("--only", options.only).items()}
+def _load_grid(options: argparse.Namespace) -> Grid:
+    # as in CSV: a value that has a comma itself is put into double quotes
+    only = {
+        field: next(csv.reader([value], skipinitialspace=True))
+        for field, value in _assignments("--only", options.only).items()
+    }
     overrides: dict[str, Any] = {}
     for field, text in _assignments("--set", options.set).items():
         try:
@@ -145,7 +150,7 @@ def _load_grid(options: argparse.Namespace, whole: bool = False) -> Grid:
             overrides[field] = text
     if options.dataset:
         overrides["dataset"] = options.dataset
-    grid = grids.load(options.grid, None if whole else only, overrides)
+    grid = grids.load(options.grid, only, overrides)
     return replace(grid, name=options.experiment) if options.experiment else grid
 
 
@@ -158,14 +163,12 @@ def _run(options: argparse.Namespace, console: Console) -> int:
     options.array_size = _array_size(options, grid, storage)
     if options.plan:
         from tune.settings import other_settings
+        from tune.show_plan import show_plan
         from tune.tracking import finished_without_creating, run_keys
 
         finished = finished_without_creating(options.tracking_uri, grid.name)
-        _print_plan(
-            make_plan(grid, options.array_size, run_keys(finished), storage, options.retry_failed),
-            options,
-            other_settings(grid, finished, lambda: _load_grid(options, whole=True)),
-        )
+        plan = make_plan(grid, options.array_size, run_keys(finished), storage, options.retry_failed)
+        show_plan(plan, options.json, other_settings(grid, finished))
         return 0
     if grid.absent:
         raise GridError(_refusal(grid))
@@ -193,20 +196,21 @@ def _array_size(options: argparse.Namespace, grid: Grid, storage: Storage) -> Ar
     device = pick_device("cpu" if options.gpus_per_trial == 0 else "auto")
     if options.address is not None and device.type == "cpu" and options.gpus_per_trial != 0:
         raise GridError("--members auto measures on this machine, which has no GPU to measure on: say --members N")
-    return members.measured(with_parents(grid.runs), storage, device, keep=not options.plan)
+    return members.measured(grid.with_parents(), storage, device, keep=not options.plan)
 
 
 def _check_search(options: argparse.Namespace) -> None:
     if not options.search:
-        for option in ("samples", "space"):
+        for option in ("samples", "space", "early_stopping"):
             if getattr(options, option) is not None:
-                raise GridError(f"--{option} goes with --search optuna")
+                raise GridError(f"--{option.replace('_', '-')} goes with --search optuna")
         return
     if options.space is None:
         raise GridError("--search needs --space NAME|FILE.yaml, the fields to choose and where to look")
     if options.plan:
         raise GridError("--plan goes without --search")
     options.samples = options.samples or 20
+    options.early_stopping = options.early_stopping or "asha"
 
 
 def _train(options: argparse.Namespace, grid: Grid, storage: Storage, console: Console) -> int:
@@ -233,7 +237,7 @@ def _checked_plan(options: argparse.Namespace, grid: Grid, tracker, storage: Sto
     from tune.tracking import run_keys
 
     finished = tracker.finished()
-    check_settings(grid, finished, lambda: _load_grid(options, whole=True))
+    check_settings(grid, finished)
     return make_plan(grid, options.array_size, run_keys(finished), storage, options.retry_failed)
 
 
@@ -363,52 +367,6 @@ def _example(grid: Grid) -> str:
     methods = ",".join(dict.fromkeys(spec.method for spec in grid.runs))
     datasets = ",".join(dict.fromkeys(spec.dataset for spec in grid.runs))
     return f"--only method={methods} --only dataset={datasets}"
-
-
-def _print_plan(plan: Plan, options: argparse.Namespace, other_settings: str | None) -> None:
-    from tune import estimate
-
-    counts = plan.counts()
-    hours = estimate.hours(plan.to_train) if plan.grid.kind == "training" else {}
-    absent = sorted({cell.reason for cell in plan.grid.absent})
-    if options.json:
-        by_kind = [{"dataset": d, "method": m, "hours": round(h, 3)} for (d, m), h in sorted(hours.items())]
-        about = {
-            "grid": plan.grid.name, **counts, "hours": round(sum(hours.values()), 3), "hours_by": by_kind,
-            "cells_without_estimate": len(plan.grid.absent), "absent": absent, "other_settings": other_settings,
-        }  # fmt: skip
-        print(json.dumps(about))
-        return
-    from rich.table import Table
-
-    out = Console()
-    total = "{cells} cells, {runs} runs, {trainings} trainings in {trials} trials".format(**counts)
-    out.print(f"{plan.grid.name}: {plan.grid.description}\n{total}", highlight=False)
-    out.print(
-        "{done_runs} runs are done; {to_train_trials} trials with {to_train_runs} runs are to be trained".format(
-            **counts
-        )
-    )
-    if counts["starting_points"]:
-        out.print("{starting_points} runs more are trained as starting points".format(**counts))
-    if hours:
-        datasets = list(dict.fromkeys(dataset for dataset, _ in hours))
-        title = "hours on one slot of this machine, from step times measured here"
-        table = Table("", *datasets, title=title, show_footer=True)
-        table.columns[0].footer = "all"
-        for column, dataset in zip(table.columns[1:], datasets, strict=True):
-            column.justify = "right"
-            column.footer = f"{sum(value for (d, _), value in hours.items() if d == dataset):,.1f}"
-        for method in dict.fromkeys(method for _, method in hours):
-            values = [hours.get((dataset, method)) for dataset in datasets]
-            table.add_row(method, *("" if value is None else f"{value:,.1f}" for value in values))
-        out.print(table)
-    for reason in absent:
-        out.print(f"not there yet: {reason}", highlight=False)
-    if plan.held_back:
-        out.print(f"{len(plan.held_back)} runs failed, or start from one that did: --retry-failed trains them again")
-    if other_settings is not None:
-        out.print(f"it would not start: {other_settings}", markup=False, highlight=False, soft_wrap=True, style="red")
 
 
 def _expected_errors() -> tuple[type[Exception], ...]:

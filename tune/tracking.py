@@ -81,7 +81,9 @@ class Tracker:
         "seed. In the search box:\n\n"
         "- the cells alone: `tags.cell_key != ''`, sorted by `cell/mean`\n"
         "- a table's column: `tags.cell_key != '' and params.dataset = 'mnist' and params.dim = '10'`\n"
-        "- a cell with its runs: `tags.cell = 'MNIST d10 RME(5)'`\n"
+        "- a cell with its runs: `tags.cell = 'MNIST d10 RME(5)'`; of a variant, which is the same method with other "
+        "settings: `tags.cell = 'MNIST d10 RME(2), kl 20'`\n"
+        "- all variants of that name: `params.variant = 'kl 20'`; a run without that param is none\n"
         "- what failed: `attributes.status = 'FAILED'`\n"
     )
     """The experiment's description in MLflow, how to find one's way among thousands of runs."""
@@ -161,11 +163,14 @@ class Tracker:
         """Record a finished run, whatever of it is there already. MLflow's errors pass through."""
         spec = result.spec
         epochs = spec.training_epochs
-        started = int(1000 * (result.finished_at[0].item() - result.train_s / epochs))
+        finished_at = (1000 * result.finished_at).long().tolist()
+        now = int(1000 * time.time())  # for what was not trained, and so has no times of its own
+        started = finished_at[0] - int(1000 * result.train_s / epochs) if finished_at else now
         run = self._child(spec, started, _about(result))
         if run.info.status == RunStatus.to_string(RunStatus.FINISHED):
             return
-        ended = int(1000 * result.finished_at[-1].item())
+        # the same if it is recorded again, else a metric would have two points
+        ended = finished_at[-1] if finished_at else run.info.start_time
         metrics = [Metric(name, value, ended, epochs) for name, value in result.metrics.items()]
         self._log(run, spec, [*metrics, *_history(result)], _about(result))
         self._add_files(run, result)
@@ -330,6 +335,8 @@ def params(spec: RunSpec) -> list[Param]:
     """Every field that the run's method reads; another's value would say of the run what is not so."""
     values: dict[str, Any] = {**spec.canonical, "dataset": spec.dataset}
     del values["schema"]
+    if spec.variant is not None:
+        values["variant"] = spec.variant
     values |= {f"options.{name}": value for name, value in values.pop("options", {}).items()}
     return [Param(name, str(value)) for name, value in values.items()]
 
@@ -358,6 +365,10 @@ def _about(result: Result) -> dict[str, str]:
         "torch_version": result.environment["torch"],
         "members": result.environment["members"],
         "chosen_restart": str(result.chosen),
+        "starts_from": result.spec.method_class.starts_from or "scratch",
+        "kept_epoch": str(int(result.kept_epochs[result.chosen])),
+        "updates": str(len(result.updates)),
+        "parameters": str(sum(parameter.numel() for parameter in result.model.parameters())),
     }
 
 

@@ -17,6 +17,7 @@ from analysis.signed_rank import location, wilcoxon_greater
 
 HERE = Path(__file__).parent
 PATIENCES = [1, 2, 3, 5, 10]
+CONTROLS = {"RME(2)": "VAE-more", "RME(2), 2e-5": "VAE-more, 2e-5", "RME(5), 2e-5": "VAE-more, 2e-5"}
 
 
 def stopped(elbo: pd.Series, patience: int) -> tuple[int, float]:
@@ -68,7 +69,7 @@ def nats_lines(nats: pd.DataFrame) -> list[str]:
     lines = [f"| mean over {seeds} seeds, nats | " + " | ".join(parts) + " |", "|---" * (1 + len(parts)) + "|"]
     for row, cell in table.groupby("row", sort=False):
         lines.append(f"| {row} | " + " | ".join(f"{cell[name].mean():.1f}" for name in parts) + " |")
-    for row, control in (("RME(2)", "VAE-more"), ("RME(2), 2e-5", "VAE-more, 2e-5"), ("RME(5), 2e-5", "VAE-more, 2e-5")):
+    for row, control in CONTROLS.items():
         if {row, control} <= set(table.index.get_level_values("row")):
             cells = [paired_text(table.loc[row][name], table.loc[control][name]) for name in parts]
             lines.append(f"| {row} − {control} | " + " | ".join(cells) + " |")
@@ -76,7 +77,7 @@ def nats_lines(nats: pd.DataFrame) -> list[str]:
 
 
 def paired_text(a: pd.Series, b: pd.Series) -> str:
-    """Hodges and Lehmann's estimate of a - b over the seeds that both have, its interval, and p where there are pairs."""
+    """Hodges and Lehmann's estimate of a - b over the seeds that both have; its interval and p where pairs suffice."""
     where, test = location(a, b), wilcoxon_greater(a, b)
     interval = "" if np.isnan(where.low) else f" [{where.low:+.1f}, {where.high:+.1f}], p = {test.p:.3g}"
     return f"{where.estimate:+.1f}{interval}"

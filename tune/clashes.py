@@ -1,0 +1,117 @@
+"""Rows of a grid that cannot be in one experiment: a table has one number for each cell, from runs of one setting.
+
+Settings are what a run's key is made of, but for its seed (`RunSpec.cell_key`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from rme.config import RunSpec
+
+CELL_FIELDS = ("method", "order", "variant", "dataset", "dim", "decoder")
+"""What makes a cell of a table: runs that share these are repetitions of one another."""
+
+_SHOWN = 4
+"""Differing fields that a message names."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A run that a grid asks for, and the line of its file that does."""
+
+    spec: RunSpec
+    line: int
+
+
+def clash(rows: Iterable[Row], starts: Iterable[Row]) -> str | None:
+    """What cannot be in one experiment, as `lines 3 and 7: what, and what would be right`; None if all can.
+
+    Args:
+        rows: the runs that are to be trained.
+        starts: rows of the same grid from whose runs others may start, whether they are to be trained or not.
+    """
+    by_settings: dict[str, Row] = {}
+    by_cell: dict[tuple, tuple[Row, str]] = {}
+    for row in rows:
+        settings, cell = row.spec.cell_key, _cell(row.spec)
+        known = by_settings.setdefault(settings, row)
+        if known.spec.variant != row.spec.variant:
+            return _two_names(known, row)
+        first, first_settings = by_cell.setdefault(cell, (row, settings))
+        if first_settings != settings:
+            return _two_settings(first, row)
+    named = {row.spec.cell_key for row in starts} | by_settings.keys()
+    for row in starts:
+        by_cell.setdefault(_cell(row.spec), (row, row.spec.cell_key))
+    implied: dict[tuple, Row] = {}
+    for row in by_settings.values():  # once for each setting, not for each seed
+        start = row.spec.parent
+        if start is None or (settings := start.cell_key) in named:
+            continue
+        if (cell := _cell(start)) in by_cell:
+            return _other_start(by_cell[cell][0], row, start)
+        other = implied.setdefault(cell, row)
+        other_start = other.spec.parent
+        assert other_start is not None
+        if other_start.cell_key != settings:
+            return _two_starts(other, row)
+    return None
+
+
+def _cell(spec: RunSpec) -> tuple:
+    return tuple(getattr(spec, name) for name in CELL_FIELDS)
+
+
+def _two_names(a: Row, b: Row) -> str:
+    return (
+        f"{_lines(a, b)}: {a.spec.cell} and {b.spec.cell} are the same runs under two names; leave one of them out, or "
+        "give it other settings"
+    )
+
+
+def _two_settings(a: Row, b: Row) -> str:
+    what = f"{a.spec.cell} with two settings ({_difference(a.spec, b.spec)})"
+    right = "give one of them a `variant`, a name for what is different about it"
+    if a.spec.variant is not None:
+        right = "let their variants have different names"
+    if a.line == b.line:
+        return f"line {a.line}: this row is {what}; write a row for each, and {right}"
+    return f"{_lines(a, b)}: both are {what}; {right}"
+
+
+def _other_start(own: Row, child: Row, start: RunSpec) -> str:
+    return (
+        f"{_lines(own, child)}: {child.spec.cell} starts from a {start.method_label} with other settings than "
+        f"{own.spec.cell} has ({_difference(own.spec, start)}); add a row for {start.method_label} with those settings "
+        f"and a `variant`, a name for it: that is then what {child.spec.method_label} starts from"
+    )
+
+
+def _two_starts(a: Row, b: Row) -> str:
+    of_a, of_b = a.spec.parent, b.spec.parent
+    assert of_a is not None and of_b is not None
+    return (
+        f"{_lines(a, b)}: {a.spec.cell} and {b.spec.cell} start from a {of_a.method_label} with two settings "
+        f"({_difference(of_a, of_b)}); add a row for {of_a.method_label} with the settings of one of them and a "
+        "`variant`, a name for it: that is then what this one starts from"
+    )
+
+
+def _lines(a: Row, b: Row) -> str:
+    return f"line {a.line}" if a.line == b.line else f"lines {a.line} and {b.line}"
+
+
+def _difference(a: RunSpec, b: RunSpec) -> str:
+    """`kl_max 500.0 and 20.0`, of settings that differ."""
+    ours, theirs = _settings(a), _settings(b)
+    names = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
+    listed = [f"{name} {ours.get(name, 'unset')} and {theirs.get(name, 'unset')}" for name in names]
+    more = [f"{len(listed) - _SHOWN} more"] if len(listed) > _SHOWN else []
+    return ", ".join(listed[:_SHOWN] + more)
+
+
+def _settings(spec: RunSpec) -> dict[str, object]:
+    values = {name: value for name, value in spec.canonical.items() if name not in ("seed", "options")}
+    return values | {f"options.{name}": value for name, value in spec.canonical.get("options", {}).items()}

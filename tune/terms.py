@@ -1,0 +1,106 @@
+"""On what terms each row of a grid is trained: from where, for how long, at which rate, and which epoch is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rme import data
+from rme.config import RunSpec
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What is the same for all runs of a row that are trained alike.
+
+    Attributes:
+        method: as tables name it, with order and variant.
+        starts_from: the cell's finished VAE, "vae", or "scratch".
+        start_epochs: of what it starts from, 0 from scratch.
+        start_learning_rate: of what it starts from, before that one's finish; None from scratch.
+        epochs: of its own training; 0 if nothing is trained.
+        learning_rate: of its own training, before its finish; None if nothing is trained.
+        finish_epochs, finish_learning_rate: the last epochs of the training from scratch, its own or that of what it
+            starts from, and their rate; 0 and None without a finish.
+        keep: which epoch's parameters are kept.
+        patience: of its own training, epochs; None: it goes to its last epoch.
+    """
+
+    method: str
+    starts_from: str
+    start_epochs: int
+    start_learning_rate: float | None
+    epochs: int
+    learning_rate: float | None
+    finish_epochs: int
+    finish_learning_rate: float | None
+    keep: str
+    patience: int | None
+
+    @classmethod
+    def of(cls, spec: RunSpec) -> Terms:
+        start, trained = spec.parent, bool(spec.training_epochs)
+        return cls(
+            method=spec.method_label,
+            starts_from=spec.method_class.starts_from or "scratch",
+            start_epochs=start.training_epochs if start is not None else 0,
+            start_learning_rate=start.rate if start is not None else None,
+            epochs=spec.training_epochs,
+            learning_rate=spec.rate if trained else None,
+            finish_epochs=spec.finish_epochs,
+            finish_learning_rate=spec.finish_learning_rate if spec.finish_epochs else None,
+            keep=spec.keep,
+            patience=spec.own_patience if trained else None,
+        )
+
+    @property
+    def start(self) -> str:
+        """`VAE, 60 at 5e-4`, or `scratch`."""
+        if self.start_learning_rate is None:
+            return self.starts_from
+        start = f"{self.starts_from.upper()}, {self.start_epochs:,} at {rate(self.start_learning_rate)}"
+        return f"{start}, {self.finish}" if self.finish else start
+
+    @property
+    def finish(self) -> str:
+        """`last 8 at 2e-5`; empty without."""
+        if self.finish_learning_rate is None:
+            return ""
+        return f"last {self.finish_epochs:,} at {rate(self.finish_learning_rate)}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """Some cells that are trained on the same terms: all of a row's, or those on some images or with some decoders."""
+
+    terms: Terms
+    datasets: tuple[str, ...]
+    decoders: tuple[str, ...]
+    cells: int
+
+    def as_json(self) -> dict[str, Any]:
+        return {**asdict(self.terms), "datasets": self.datasets, "decoders": self.decoders, "cells": self.cells}
+
+
+def rows(runs: Iterable[RunSpec]) -> list[Row]:
+    """The terms of these runs, each once, in the order in which they come."""
+    found: dict[Terms, dict[str, RunSpec]] = {}
+    for cell_key, spec in {spec.cell_key: spec for spec in runs}.items():
+        found.setdefault(Terms.of(spec), {})[cell_key] = spec
+    return [
+        Row(
+            terms,
+            tuple(dict.fromkeys(data.label(spec.dataset) for spec in cells.values())),
+            tuple(dict.fromkeys(spec.decoder for spec in cells.values())),
+            len(cells),
+        )
+        for terms, cells in found.items()
+    ]
+
+
+def rate(value: float) -> str:
+    """`5e-4`, as one writes it."""
+    mantissa, _, exponent = f"{value:.6e}".partition("e")
+    digits = mantissa.rstrip("0").rstrip(".")
+    return f"{digits}e{int(exponent)}" if value < 0.01 else f"{value:g}"
