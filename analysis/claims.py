@@ -18,7 +18,7 @@ from analysis.signed_rank import LEVEL, location, paired, smallest_p, wilcoxon_g
 from analysis.stats import CELL, COLUMN, summarise
 from analysis.tables import DATASETS, METHODS, fullest, method_of_label, place
 from analysis.time_tables import summarise_times
-from analysis.trainings import CONTROL, NO_CONTROL, Key, equal_control, key_of, of_key, trainings
+from analysis.trainings import CONTROL, NO_CONTROL, Key, by_row, equal_control, key_of, trainings
 
 HELD, NOT_HELD = "held", "not held"
 NOT_ABOVE = "held, but not above its control"
@@ -130,7 +130,7 @@ class _Scores:
         cells = summarise(runs, score)
         self.expected = expected
         self.cells = {key_of(cell): cell for cell in cells.to_dict("records")}
-        self.scores = {key: of_key(runs, key).set_index("seed")[score] for key in self.cells}
+        self.scores = {key: of_row.set_index("seed")[score] for key, of_row in by_row(runs).items()}
         known = trainings(runs)
         self.controls = {key: equal_control(key, known) for key in self.cells}
         self.rows = [key for key in self.cells if key[0] != CONTROL and known[key].is_trained]

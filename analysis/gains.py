@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis.signed_rank import LEVEL, Location, location, paired, smallest_p, wilcoxon_greater
 from analysis.stats import COLUMN, difference_frame, difference_row, of_baseline, summarise
-from analysis.trainings import BASELINE, CONTROLS, NO_CONTROL, Key, equal_control, key_of, of_key, trainings
+from analysis.trainings import BASELINE, CONTROLS, NO_CONTROL, Key, by_row, equal_control, key_of, trainings
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def gains(column: pd.DataFrame, score: str = "test_iwae") -> list[Gain]:
     """
     cells = {key_of(cell): cell for cell in summarise(column, score).to_dict("records")}
     known = trainings(column)
-    scores = {key: of_key(column, key).set_index("seed")[score] for key in cells}
+    scores = {key: runs.set_index("seed")[score] for key, runs in by_row(column).items()}
     reference = column[of_baseline(column, BASELINE)]
     vae = key_of(reference.iloc[0]) if len(reference) else None
     found = []
@@ -97,12 +97,12 @@ def control_differences(runs: pd.DataFrame, score: str = "test_iwae") -> pd.Data
     """
     rows = []
     for _, column in runs.groupby(COLUMN):
-        known = trainings(column)
+        known, rows_of = trainings(column), by_row(column)
         vae = column[of_baseline(column, BASELINE)]
         for key in known:
             control = equal_control(key, known)
             if control is not None and (vae.empty or control != key_of(vae.iloc[0])):
-                rows.append(difference_row(of_key(column, key), of_key(column, control), score))
+                rows.append(difference_row(rows_of[key], rows_of[control], score))
     return difference_frame(runs, rows)
 
 

@@ -99,12 +99,10 @@ def key_of(cell: Any) -> Key:
     return cell["method"], None if pd.isna(order) else int(order), None if pd.isna(variant) else variant
 
 
-def of_key(column: pd.DataFrame, key: Key) -> pd.DataFrame:
-    """The runs of a column that belong to a row."""
-    kept = column["method"] == key[0]
-    for name, value in (("order", key[1]), ("variant", key[2])):
-        kept &= (column[name].isna() if value is None else (column[name] == value).fillna(False)).astype(bool)
-    return column[kept]
+def by_row(column: pd.DataFrame) -> dict[Key, pd.DataFrame]:
+    """The runs of each row of a column."""
+    groups = column.astype(KEY_TYPES).groupby(ROW, dropna=False)
+    return {key_of(runs.iloc[0]): runs for _, runs in groups}
 
 
 def trainings(column: pd.DataFrame) -> dict[Key, Training]:
