@@ -84,7 +84,8 @@ def score_claims(runs: pd.DataFrame, score: str = "test_iwae", expected_seeds: i
 
     A claim is told only where every cell it speaks of has all its runs, and enough of them for the p that it speaks
     of, or else for one of .05. Rows of the paper that were not run are no rivals; the evidence says how many there
-    were. What holds, but not against the control of the row that it is about, is `NOT_ABOVE`.
+    were. What holds, but not against the control of the row that it is about, is `NOT_ABOVE`: a highest mean holds
+    against it where the two are told apart at .05, a better row where they are at the p that the claim speaks of.
 
     Args:
         runs: one row for each run, as `analysis.collect.collect` gives them.
@@ -189,12 +190,12 @@ class _Scores:
         control = self.controls[ours]
         if control is None:
             return claim(HELD, f"{evidence}; {NO_CONTROL}")
-        if control in rows:  # then it is one of those that were compared
-            return claim(HELD, evidence)
         if incomplete := self.incomplete([control]) or self.too_few(ours, [control], LEVEL):
             return claim(TOO_FEW, f"{evidence}; of its control, {incomplete}")
-        evidence += f"; its control {self.label(control)} {self.cells[control]['mean']:.1f}"
-        return claim(HELD if mean > self.cells[control]["mean"] else NOT_ABOVE, evidence)
+        # a mean may be above another's by chance: above its control is what can be told apart from it
+        _, p, shown = self.hardest(ours, [control])
+        evidence += f"; over its control {self._difference(ours, control)}, {shown}"
+        return claim(HELD if p <= LEVEL else NOT_ABOVE, evidence)
 
     def better(self, method: str, rival: str, source: str) -> Claim:
         """The method's best row against every row of the rival, by the one-sided Wilcoxon test, paired by seed."""
