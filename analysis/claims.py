@@ -18,7 +18,7 @@ from analysis.signed_rank import LEVEL, location, paired, smallest_p, wilcoxon_g
 from analysis.stats import CELL, COLUMN, summarise
 from analysis.tables import DATASETS, METHODS, fullest, method_of_label, place
 from analysis.time_tables import summarise_times
-from analysis.trainings import CONTROL, NO_CONTROL, Key, equal_control, key_of, of_key, trainings
+from analysis.trainings import CONTROL, NO_CONTROL, Key, by_row, equal_control, key_of, trainings
 
 HELD, NOT_HELD = "held", "not held"
 NOT_ABOVE = "held, but not above its control"
@@ -131,9 +131,10 @@ class _Scores:
         cells = summarise(runs, score)
         self.expected = expected
         self.cells = {key_of(cell): cell for cell in cells.to_dict("records")}
-        self.scores = {key: of_key(runs, key).set_index("seed")[score] for key in self.cells}
+        self.scores = {key: of_row.set_index("seed")[score] for key, of_row in by_row(runs).items()}
         known = trainings(runs)
         self.controls = {key: equal_control(key, known) for key in self.cells}
+        self.rows = [key for key in self.cells if key[0] != CONTROL and known[key].is_trained]
         theirs = published_scores()
         at = (theirs["dataset"] == self.dataset) & (theirs["dim"] == self.dim) & (theirs["decoder"] == self.decoder)
         self.paper = {key_of(cell): float(cell["mean"]) for cell in theirs[at].to_dict("records")}
@@ -162,7 +163,7 @@ class _Scores:
 
     def highest(self, method: str, source: str) -> Claim:
         statement = f"{method.upper()} has the highest mean"
-        rows = [key for key in self.cells if key[0] != CONTROL]
+        rows = self.rows
         rivals = [key for key in rows if key[0] != method]
         published = _published(self.paper, method, lambda name: name != method)
         ours = self.best(method)
@@ -319,8 +320,7 @@ def _convolutional_above(conv: _Scores, fc: _Scores) -> Claim:
     statement = "Every row is higher with the convolutional decoder than with the fully connected one"
     theirs = [conv.paper[key] > fc.paper[key] for key in conv.paper.keys() & fc.paper.keys()]
     published = _holds(all(theirs)) if theirs else UNKNOWN
-    both = sorted(conv.cells.keys() & fc.cells.keys(), key=str)
-    both = [key for key in both if key[0] != CONTROL]
+    both = sorted(set(conv.rows) & set(fc.rows), key=str)
     if not both:
         return Claim(statement, conv.where, "Section 3", NOT_RUN, "no row was run with both", published)
     incomplete = conv.incomplete(both) or fc.incomplete(both)

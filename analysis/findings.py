@@ -32,42 +32,51 @@ def findings(runs: pd.DataFrame, score: str = "test_iwae", expected_seeds: int |
     """
     expected = expected_seeds or fullest(runs)
     columns = [(compare_column(column, score), gains(column, score)) for column in sorted_columns(runs)]
-    sentences = [_column_sentence(compared, found, score, expected) for compared, found in columns]
-    return sentences if len(columns) == 1 else [_summary(columns, score), *sentences]
+    said = [_of_column(compared, found, score, expected) for compared, found in columns]
+    if len(said) == 1:
+        return said[0]
+    return [_summary(columns, score), *(" ".join(sentences) for sentences in said)]
 
 
-def _column_sentence(column: pd.DataFrame, found: list[Gain], score: str, expected: int) -> str:
+def _of_column(column: pd.DataFrame, found: list[Gain], score: str, expected: int) -> list[str]:
+    """The opening sentence, and one of tests if there is anything to test."""
     first = column.iloc[0]
     decoder = "" if first["decoder"] == "conv" else f" with the {first['decoder'].upper()} decoder"
     where = f"On {first['dataset_label']} at dim {first['dim']}{decoder}"
     what = SCORES[score][0].lower() + SCORES[score][1:]
     if not first["is_best"]:
-        return f"{where}, no run has a {what}."
+        return [f"{where}, no run has a {what}."]
     sd = "" if np.isnan(first["sd"]) else f", sd {first['sd']:.1f}"
     n = f"{first['n']}" if first["n"] >= expected else f"{first['n']} of {expected}"
     over = f"{n} seed{'' if n == '1' else 's'}"
-    is_control = any(gain.is_control for gain in found if gain.key == key_of(first))
-    label = first["method_label"] + (", a control," if is_control else "")
-    says = f"{where}, {label} has the best {what} of all rows (mean {first['mean']:.1f} nats{sd}, over {over})"
+    best = next((gain for gain in found if gain.key == key_of(first)), None)
+    kind = "" if best is None else ", a control," if best.is_control else "" if best.is_trained else ", untrained,"
+    says = (
+        f"{where}, {first['method_label']}{kind} has the best {what} of all rows "
+        f"(mean {first['mean']:.1f} nats{sd}, over {over})"
+    )
     others = column.iloc[1:]
     if others.empty:
-        return f"{says}; there is nothing yet to compare it with."
+        return [f"{says}; there is nothing yet to compare it with."]
     told = _told(found)
-    worth = [
-        f"; {words}" + (f" ({own})" if (own := own_words(gain)) else "") for gain in told if (words := gain_words(gain))
-    ]
+    opening = "; ".join([says, *filter(None, map(gain_words, told))]) + "."
+    own = "; ".join(filter(None, map(own_words, told)))
     tests = _tests(key_of(first), others, told)
     close = [row["method_label"] for _, row in sort_rows(others[others["p"] > LEVEL]).iterrows()]
-    tail = f" It is not told apart (p > {LEVEL}) from {_listed(close)}." if close else ""
-    tested = f" {first['method_label']} against {tests}." if tests else ""
-    return f"{says}{''.join(worth)}.{tested}{tail}"
+    details = [
+        f"Against the control, {own}." if own else "",
+        f"By the one-sided Wilcoxon test, {first['method_label']} against {tests}." if tests else "",
+        f"It is not told apart (p > {LEVEL}) from {_listed(close)}." if close else "",
+    ]
+    return [opening, *filter(None, [" ".join(filter(None, details))])]
 
 
 def _told(found: list[Gain]) -> list[Gain]:
-    """The best of the rows that are no controls, and the best of the paper's method."""
-    methods = [gain for gain in found if not gain.is_control]
+    """The best row that is trained and no control, the best of the paper's method, and its best without a variant."""
+    methods = [gain for gain in found if not gain.is_control and gain.is_trained]
     ours = [gain for gain in methods if gain.key[0] == SUBJECT]
-    return list({gain.key: gain for gain in [*methods[:1], *ours[:1]]}.values())
+    usual = [gain for gain in ours if gain.key[2] is None]
+    return list({gain.key: gain for gain in [*methods[:1], *ours[:1], *usual[:1]]}.values())
 
 
 def _tests(best: Key, others: pd.DataFrame, told: list[Gain]) -> str:
@@ -81,13 +90,13 @@ def _tests(best: Key, others: pd.DataFrame, told: list[Gain]) -> str:
     rivals = others[[key in wanted and key != own for key in keys]]
     if rivals.empty and own is None:
         rivals = others.head(1)
-    return ", ".join(f"{rival['method_label']}: {_p(rival)}" for _, rival in rivals.iterrows())
+    return "; against ".join(f"{rival['method_label']}: {_p(rival)}" for _, rival in rivals.iterrows())
 
 
 def _p(rival: pd.Series) -> str:
     if np.isnan(rival["p"]):
         return f"no test is possible ({rival['note'] or 'no score'})"
-    return f"the one-sided Wilcoxon test gives p = {p_text(rival['p'])}"
+    return f"p = {p_text(rival['p'])}"
 
 
 def _listed(labels: list[str]) -> str:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis.signed_rank import LEVEL, Location, location, paired, smallest_p, wilcoxon_greater
 from analysis.stats import COLUMN, difference_frame, difference_row, of_baseline, summarise
-from analysis.trainings import BASELINE, CONTROLS, NO_CONTROL, Key, equal_control, key_of, of_key, trainings
+from analysis.trainings import BASELINE, CONTROLS, NO_CONTROL, Key, by_row, equal_control, key_of, trainings
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class Gain:
     Attributes:
         key, label: which row; n: runs that have a score; mean: of them, nats.
         above_vae: mean paired difference from the VAE of the same seed, nats; NaN without a pair.
+        is_trained: whether it is trained at all (`analysis.trainings.Training`).
         control, control_label: the equal control; None and empty without one.
         control_is_vae: whether that is the VAE itself, which had the same training.
         control_above_vae: as above_vae, of the control.
@@ -32,6 +33,7 @@ class Gain:
     n: int
     mean: float
     above_vae: float
+    is_trained: bool
     control: Key | None
     control_label: str
     control_is_vae: bool
@@ -56,7 +58,7 @@ def gains(column: pd.DataFrame, score: str = "test_iwae") -> list[Gain]:
     """
     cells = {key_of(cell): cell for cell in summarise(column, score).to_dict("records")}
     known = trainings(column)
-    scores = {key: of_key(column, key).set_index("seed")[score] for key in cells}
+    scores = {key: runs.set_index("seed")[score] for key, runs in by_row(column).items()}
     reference = column[of_baseline(column, BASELINE)]
     vae = key_of(reference.iloc[0]) if len(reference) else None
     found = []
@@ -74,6 +76,7 @@ def gains(column: pd.DataFrame, score: str = "test_iwae") -> list[Gain]:
                 n=int(cell["n"]),
                 mean=float(cell["mean"]),
                 above_vae=_mean(scores[key], scores[vae]) if vae else np.nan,
+                is_trained=known[key].is_trained,
                 control=control,
                 control_label=_label(cells[control]) if control else "",
                 control_is_vae=control is not None and control == vae,
@@ -94,12 +97,12 @@ def control_differences(runs: pd.DataFrame, score: str = "test_iwae") -> pd.Data
     """
     rows = []
     for _, column in runs.groupby(COLUMN):
-        known = trainings(column)
+        known, rows_of = trainings(column), by_row(column)
         vae = column[of_baseline(column, BASELINE)]
         for key in known:
             control = equal_control(key, known)
             if control is not None and (vae.empty or control != key_of(vae.iloc[0])):
-                rows.append(difference_row(of_key(column, key), of_key(column, control), score))
+                rows.append(difference_row(rows_of[key], rows_of[control], score))
     return difference_frame(runs, rows)
 
 

@@ -50,9 +50,16 @@ class Training:
     rest: tuple[str | None, ...]
 
     @property
+    def is_trained(self) -> bool:
+        """Whether it is trained at all; SVI starts from a finished VAE and seeks each image's posterior anew."""
+        return not self.staged or self.stage_epochs > 0
+
+    @property
     def rate(self) -> float | None:
         """Adam's rate in its own training, until its finish."""
-        return self.stage_rate if self.stage_epochs else None if self.staged else self.learning_rate
+        if not self.is_trained:
+            return None
+        return self.stage_rate if self.staged else self.learning_rate
 
 
 def training_of(run: Mapping[Any, Any]) -> Training:
@@ -92,12 +99,10 @@ def key_of(cell: Any) -> Key:
     return cell["method"], None if pd.isna(order) else int(order), None if pd.isna(variant) else variant
 
 
-def of_key(column: pd.DataFrame, key: Key) -> pd.DataFrame:
-    """The runs of a column that belong to a row."""
-    kept = column["method"] == key[0]
-    for name, value in (("order", key[1]), ("variant", key[2])):
-        kept &= (column[name].isna() if value is None else (column[name] == value).fillna(False)).astype(bool)
-    return column[kept]
+def by_row(column: pd.DataFrame) -> dict[Key, pd.DataFrame]:
+    """The runs of each row of a column."""
+    groups = column.astype(KEY_TYPES).groupby(ROW, dropna=False)
+    return {key_of(runs.iloc[0]): runs for _, runs in groups}
 
 
 def trainings(column: pd.DataFrame) -> dict[Key, Training]:
@@ -180,11 +185,10 @@ def _words(cell: pd.DataFrame) -> list[str]:
         finish = f"{whose} {training.finish_epochs} at {rate_text(training.finish_rate)}"
     else:
         finish = "none"
-    untrained = training.staged and not training.stage_epochs
     return [
         "the VAE" if training.staged else "scratch",
         ", ".join([epochs, *limits]),
-        "not trained" if untrained else rate_text(training.rate),
+        rate_text(training.rate) if training.is_trained else "not trained",
         finish,
         _kept(cell, training),
         *(_spread(cell, name) for name in ("updates", "parameters")),

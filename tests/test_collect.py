@@ -20,7 +20,15 @@ from analysis.collect import AmbiguousRuns, CollectError, collect, failures
 STAGE = {"stage_epochs": 5, "stage_learning_rate": 1e-6}
 """Of the methods that start from a finished VAE."""
 
-LABELS = {"vae": "VAE", "vae-more": "VAE-more", "sa": "SA", "rme": "RME", "bvi-er1": "BVI-ER1", "vlae": "VLAE"}
+LABELS = {
+    "vae": "VAE",
+    "vae-more": "VAE-more",
+    "sa": "SA",
+    "rme": "RME",
+    "bvi-er1": "BVI-ER1",
+    "vlae": "VLAE",
+    "svi": "SVI",
+}
 
 
 @functools.cache

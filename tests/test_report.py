@@ -16,8 +16,10 @@ import pandas as pd
 import pytest
 from test_collect import Store
 
+from analysis.claims import score_claims
 from analysis.collect import AmbiguousRuns, CollectError, collect
 from analysis.findings import findings
+from analysis.listing import gain_listing, training_listing
 from analysis.report import build_report, main
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -75,8 +77,8 @@ class Page(HTMLParser):
 def test_opens_with_the_answer(demo):
     assert demo.answer == [
         "On digits at dim 10, RME(3) has the best test log-likelihood of all rows (mean 515.8 nats, sd 2.8, over 6 "
-        "seeds); RME(3) is 23.2 nats above the VAE; no control with equal training was run. RME(3) against VAE: the "
-        "one-sided Wilcoxon test gives p = 0.016."
+        "seeds); RME(3) is 23.2 nats above the VAE; no control with equal training was run.",
+        "By the one-sided Wilcoxon test, RME(3) against VAE: p = 0.016.",
     ]
     page = Page(demo.index.read_text())
     assert page.words.index(demo.answer[0]) < page.words.index("dim(z)")
@@ -227,7 +229,7 @@ def test_a_best_mean_over_too_few_seeds_says_so(sweep):
     runs = collect(sweep.uri, "sweep")
     runs = runs[~((runs["method"] == "rme") & (runs["seed"] > 2))]
     assert "over 3 of 8 seeds" in findings(runs)[1] and "no test is possible (3 pairs cannot give" in findings(runs)[1]
-    assert "(RME(2) − VAE-more: +7.4 nats, too few pairs (3) for a test)" in findings(runs)[1]
+    assert "Against the control, RME(2) − VAE-more: +7.4 nats, too few pairs (3) for a test." in findings(runs)[1]
 
 
 def test_several_columns_begin_with_a_summary(store):
@@ -243,13 +245,13 @@ def test_several_columns_begin_with_a_summary(store):
         "is above its control, the VAE with equal training, in 2 of the 3 columns that have one (p ≤ 0.05 in 2)."
     )
     assert [s.split(",")[0] for s in sentences[1:]] == [f"On MNIST at dim {dim}" for dim in (10, 20, 50)]
-    assert "RME(2) against VAE: the one-sided Wilcoxon test gives p = 0.016" in sentences[1]
+    assert "By the one-sided Wilcoxon test, RME(2) against VAE: p = 0.016." in sentences[1]
     # RME(2) - VAE-more at dim 10: 20, 21, ..., 25; all six positive: 1 of 64
-    assert "(RME(2) − VAE-more: +22.5 nats [+20.0, +25.0], p = 0.016)" in sentences[1]
+    assert "Against the control, RME(2) − VAE-more: +22.5 nats [+20.0, +25.0], p = 0.016." in sentences[1]
     assert sentences[3].startswith(
         "On MNIST at dim 50, VAE-more, a control, has the best test log-likelihood of all rows (mean 106.5 nats, sd "
         "1.9, over 6 seeds); RME(2) is 1.5 nats above the VAE; the VAE that trained on at the same rate for as long is "
-        "4.0 above it (RME(2) − VAE-more: -2.5 nats [-5.0, +0.0], p = 1)."
+        "4.0 above it. Against the control, RME(2) − VAE-more: -2.5 nats [-5.0, +0.0], p = 1."
     )
 
 
@@ -276,8 +278,27 @@ def test_from_scratch_the_control_has_the_same_finish(store):
     assert "SA(1) is 10.0 nats above the VAE; the VAE that trained on at the same rate for as long is 4.0" in staged
     for seed in range(6):
         store.run("finish", "vae", None, seed, 103 + seed, variant="finish", **finish)
-    scratch = findings(collect(store.uri, "finish"))[0]
-    assert "the VAE that was trained at the same rate for as long is 3.0 above it (SA(1) − VAE, finish: +7.0" in scratch
+    opening, details = findings(collect(store.uri, "finish"))
+    assert opening.endswith("; the VAE that was trained at the same rate for as long is 3.0 above it.")
+    assert details.startswith("Against the control, SA(1) − VAE, finish: +7.0 nats [+7.0, +7.0], p = 0.016.")
+
+
+def test_what_is_not_trained_is_head_room_and_no_rival(store):
+    tags = {"starts_from": "vae", "updates": "0", "kept_epoch": "0"}
+    for seed in range(6):
+        store.run("svi", "vae", None, seed, 100 + seed)
+        store.run("svi", "vae-more", None, seed, 103 + seed)
+        store.run("svi", "rme", 2, seed, 110 + seed)
+        store.run("svi", "svi", 50, seed, 150 + seed, tags=tags)
+    runs = collect(store.uri, "svi")
+    opening = findings(runs)[0]
+    assert "SVI(50), untrained, has the best" in opening and "; RME(2) is 10.0 nats above the VAE; the VAE" in opening
+    claims = {claim.statement: claim.status for claim in score_claims(runs)}
+    assert claims["RME has the highest mean"] == "held"  # of what is trained
+    trained = {row[1]: row[2:] for row in training_listing(runs).rows}
+    assert trained["SVI(50)"][:3] == ["the VAE", "20 + 0", "not trained"]
+    gained = {row[1]: row[2:] for row in gain_listing(runs).rows}
+    assert gained["SVI(50)"][:4] == [50.0, "VAE", 0.0, 50.0]
 
 
 def test_variants_are_rows_of_the_report(store, tmp_path):
@@ -306,10 +327,9 @@ def test_findings_without_much_to_say(store):
     store.run("lone", "vae", None, 0, 5.0)
     assert findings(collect(store.uri, "lone"))[0].endswith("over 1 seed); there is nothing yet to compare it with.")
     store.run("lone", "sa", 1, 0, 6.0)
-    assert findings(collect(store.uri, "lone"))[0].endswith(
-        "SA(1) is 1.0 nats above the VAE, which was trained at the same rate for as long (SA(1) − VAE: +1.0 nats, too "
-        "few pairs (1) for a test)."
-    )
+    opening, details = findings(collect(store.uri, "lone"))
+    assert opening.endswith("SA(1) is 1.0 nats above the VAE, which was trained at the same rate for as long.")
+    assert details == "Against the control, SA(1) − VAE: +1.0 nats, too few pairs (1) for a test."
     store.run("blank", "vae", None, 0)
     assert findings(collect(store.uri, "blank")) == ["On MNIST at dim 10, no run has a test log-likelihood."]
 
