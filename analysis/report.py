@@ -302,7 +302,7 @@ def _how_it_was_run(runs: pd.DataFrame, failed: pd.DataFrame, expected_seeds: in
         "hours": None if trained.empty else trained["train_s"].sum() / 3600,
         "untimed": int(trained["train_s"].isna().sum()),
         "made_with": {
-            title: runs[name].fillna("not recorded").value_counts().to_dict()
+            title: runs[name].astype(object).fillna("not recorded").value_counts().to_dict()
             for name, title in {"git_commit": "Commit", "device": "Device", "torch_version": "PyTorch"}.items()
         },
         "settings": {
