@@ -63,13 +63,14 @@ def collect(tracking_uri: str, experiment: str, where: Mapping[str, str] | None 
         One row for each run, ordered by cell and seed; an empty frame with the same columns if none has finished.
         Columns: run_key, method, order (NA for a method that has none), variant (NA for a row's usual settings),
         method_label, dataset, dataset_label, dim, decoder, seed; starts_from ("vae" or "scratch"), restarts, epochs,
-        learning_rate, finish_epochs, finish_learning_rate, stage_epochs, stage_learning_rate, keep, patience and
-        stage_patience, each NA where it was not recorded; chosen_restart, and of that kept_epoch, updates (a training
-        step's) and parameters; val_iwae, val_elbo, test_iwae, test_elbo in nats per image (NaN where it was not
-        recorded); inference_ms, the milliseconds of a batch, and of a timing ratio_to_vae, and inference_ms_sd and
-        ratio_to_vae_sd over its repeats; train_s, seconds; device, git_commit, torch_version, command, start_time
-        (UTC), mlflow_run_id, mlflow_parent_id; curves, a tuple of the names of what was recorded during training, for
-        the function of that name; then every other param, as text.
+        learning_rate, finish_epochs, finish_learning_rate, stage_epochs, stage_learning_rate, keep, stage_keep,
+        patience and stage_patience, each NA where it was not recorded; chosen_restart, and of that kept_epoch,
+        updates (a training step's) and parameters; val_iwae, val_elbo, test_iwae, test_elbo in nats per image
+        (NaN where it was not recorded); inference_ms, the milliseconds of a batch, and of a timing
+        ratio_to_vae, and inference_ms_sd and ratio_to_vae_sd over its repeats; train_s, seconds; device,
+        git_commit, torch_version, command, start_time (UTC), mlflow_run_id, mlflow_parent_id; curves, a tuple
+        of the names of what was recorded during training, for the function of that name; then every other
+        param, as text.
 
     Raises:
         CollectError: no such store or experiment, a field of `where` that no run has, or a run that is incomplete.

@@ -23,7 +23,7 @@ INTEGERS = [
 RATES = ["learning_rate", "finish_learning_rate", "stage_learning_rate"]
 SETTINGS = [
     "restarts", "epochs", "learning_rate", "finish_epochs", "finish_learning_rate", "stage_epochs",
-    "stage_learning_rate", "keep", "patience", "stage_patience",
+    "stage_learning_rate", "keep", "stage_keep", "patience", "stage_patience",
 ]  # fmt: skip
 """Params that every frame has a column for; NA in runs recorded before there were such, or of methods without."""
 

@@ -33,7 +33,8 @@ class Training:
         learning_rate: Adam's in those.
         finish_epochs, finish_rate: how many of them, the last, were at another rate, and which; 0 and None if none.
         stage_epochs, stage_rate: of the stage; 0 and None without one.
-        keep: which epoch's parameters are kept; patience, stage_patience: epochs, None for never.
+        keep, stage_keep: which epoch's parameters are kept; of the stage None without one.
+        patience, stage_patience: epochs, None for never.
         rest: what else two trainings must share to be compared: restarts, batch size, precision.
     """
 
@@ -45,6 +46,7 @@ class Training:
     stage_epochs: int
     stage_rate: float | None
     keep: str
+    stage_keep: str | None
     patience: int | None
     stage_patience: int | None
     rest: tuple[str | None, ...]
@@ -74,6 +76,7 @@ def training_of(run: Mapping[Any, Any]) -> Training:
 
     stage, finish = number("stage_epochs") or 0, number("finish_epochs") or 0
     patience, stage_patience = number("patience"), number("stage_patience")
+    keep = known("keep") or "last"  # there was no choice before it was recorded
     # before every stage had a rate of its own, one that names none was at the VAE's
     stage_rate = known("stage_learning_rate") if known("stage_learning_rate") is not None else known("learning_rate")
     rest = (known(name) for name in ("restarts", "batch_size", "precision"))
@@ -85,7 +88,8 @@ def training_of(run: Mapping[Any, Any]) -> Training:
         finish_rate=known("finish_learning_rate") if finish else None,
         stage_epochs=stage,
         stage_rate=stage_rate if stage else None,
-        keep=known("keep") or "last",  # there was no choice before it was recorded
+        keep=keep,
+        stage_keep=(known("stage_keep") or keep) if stage else None,
         patience=patience,
         stage_patience=(patience if stage_patience is None else stage_patience) if stage else None,
         rest=tuple(None if value is None else str(value) for value in rest),
@@ -133,7 +137,7 @@ def equal_control(key: Key, known: Mapping[Key, Training]) -> Key | None:
         staged = Training(**{
             **vars(own), "staged": True, "epochs": own.epochs - own.finish_epochs, "finish_epochs": 0,
             "finish_rate": None, "stage_epochs": own.finish_epochs, "stage_rate": own.finish_rate,
-            "stage_patience": own.patience,
+            "stage_keep": own.keep, "stage_patience": own.patience,
         })  # fmt: skip
         found = _first(CONTROL, lambda other: other == staged, known)
     return found
@@ -197,12 +201,13 @@ def _words(cell: pd.DataFrame) -> list[str]:
 
 def _kept(cell: pd.DataFrame, training: Training) -> str:
     """`last`, `best`, and of the best which: `best: 7 (5 to 8)`, median and range over the runs."""
+    which = training.stage_keep or training.keep
     kept = cell["kept_epoch"].dropna() if "kept_epoch" in cell else pd.Series(dtype=int)
     if kept.empty:
-        return training.keep if "keep" in cell and cell["keep"].notna().any() else ""
+        return which if "keep" in cell and cell["keep"].notna().any() else ""
     values = kept.to_numpy(dtype=float)
     spread = f"{values.min():.0f} to {values.max():.0f}"
-    return f"{training.keep}: {np.median(values):g}" + (f" ({spread})" if values.min() < values.max() else "")
+    return f"{which}: {np.median(values):g}" + (f" ({spread})" if values.min() < values.max() else "")
 
 
 def _spread(cell: pd.DataFrame, name: str) -> str:

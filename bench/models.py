@@ -34,7 +34,6 @@ class PlainSpec:
     learning_rate: float = 5e-4
     iwae_samples: int = 100
     precision: str = "float32"
-    keep: Literal["best", "last"] = "best"
     stage_epochs: int | None = None
     stage_learning_rate: float | None = None
     eps_min: float = 0.001
@@ -55,6 +54,10 @@ class PlainSpec:
 
     def rate_of(self, epoch: int) -> float:
         return self.rate
+
+    @property
+    def own_keep(self) -> Literal["best", "last"]:
+        return "best"
 
     @property
     def own_patience(self) -> None:

@@ -65,6 +65,9 @@ class RunSpec(BaseModel):
     stage_learning_rate: float | None = Field(
         None, description="Adam's rate of the stage from a finished VAE; None: the method's own", gt=0, lt=1
     )
+    stage_keep: Literal["best", "last"] | None = Field(
+        None, description="which parameters the stage from a finished VAE keeps; None: the same as keep"
+    )
     stage_patience: int | None = Field(
         None, description="patience of the stage from a finished VAE, epochs; None: the same as patience", ge=1
     )
@@ -182,6 +185,12 @@ class RunSpec(BaseModel):
         return self.rate if epoch <= self.training_epochs - self.own_finish_epochs else self.finish_learning_rate
 
     @property
+    def own_keep(self) -> Literal["best", "last"]:
+        """Which epoch's parameters this run's own training keeps."""
+        staged = self.method_class.starts_from is not None
+        return self.stage_keep if staged and self.stage_keep is not None else self.keep
+
+    @property
     def own_patience(self) -> int | None:
         """The patience of this run's own training, epochs."""
         staged = self.method_class.starts_from is not None
@@ -194,6 +203,8 @@ class RunSpec(BaseModel):
         values = {name: getattr(self, name) for name in (*_COMMON, *method.fields)}
         if method.starts_from is not None and method.trains:
             values |= {"stage_epochs": self.training_epochs, "stage_learning_rate": self.rate}
+            if self.own_keep != self.keep:
+                values["stage_keep"] = self.own_keep
             if self.own_patience != self.patience:
                 values["stage_patience"] = self.own_patience
         if self.finish_epochs:

@@ -130,7 +130,7 @@ class Engine:
         self.epoch = 0
         self.iteration = torch.zeros((), dtype=torch.int64, device=self.device)
         self.history = History()
-        self.kept = Kept(self.method.state_dict(), spec.keep, spec.own_patience)
+        self.kept = Kept(self.method.state_dict(), spec.own_keep, spec.own_patience)
         self._graphed = self._new_graph()
 
     def _generators(self, purpose: int, device: torch.device | str) -> list[torch.Generator]:

@@ -78,9 +78,9 @@ CHANGES = {
     "order": 3, "dataset": "mnist", "dim": 11, "decoder": "fc", "seed": 1, "restarts": 2, "epochs": 7,
     "batch_size": 64, "learning_rate": 1e-4, "iwae_samples": 10, "precision": "float64", "stage_epochs": 9,
     "stage_learning_rate": 1e-5, "eps_min": 0.002, "eps_max": 0.2, "kl_max": 100.0, "keep": "last", "patience": 4,
-    "stage_patience": 3, "finish_epochs": 2,
+    "stage_patience": 3, "stage_keep": "last", "finish_epochs": 2,
 }  # fmt: skip
-OF_A_STAGE = {"stage_epochs", "stage_learning_rate", "stage_patience", "eps_min", "eps_max", "kl_max"}
+OF_A_STAGE = {"stage_epochs", "stage_learning_rate", "stage_keep", "stage_patience", "eps_min", "eps_max", "kl_max"}
 
 
 def test_every_field_is_in_this_list() -> None:
@@ -128,8 +128,15 @@ def test_every_method_that_starts_from_a_vae_and_trains_reads_the_fields_of_a_st
     for method in methods.registry().values():
         if method.starts_from is not None and method.trains:
             run = spec(method.name, order=min(method.orders) if method.orders else None)
-            for field in ("stage_epochs", "stage_learning_rate", "stage_patience"):
+            for field in ("stage_epochs", "stage_learning_rate", "stage_keep", "stage_patience"):
                 assert run.model_copy(update={field: CHANGES[field]}).key != run.key, (method.name, field)
+
+
+def test_what_a_stage_keeps_is_as_its_parent_does_unless_said() -> None:
+    assert (rme(keep="last").own_keep, rme(keep="last").parent.own_keep) == ("last", "last")
+    apart = rme(stage_keep="last")
+    assert (apart.own_keep, apart.parent.own_keep) == ("last", "best") and apart.parent.key == rme().parent.key
+    assert rme(stage_keep="best").key == rme().key != apart.key
 
 
 def test_patience_of_a_stage_is_its_parents_unless_said() -> None:

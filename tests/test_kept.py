@@ -80,6 +80,7 @@ CASES = {
     "vae, patience": ("vae", None, {"epochs": 9, "learning_rate": 0.005, "patience": 2}),
     "vae, the last": ("vae", None, {"epochs": 4, "learning_rate": 0.005, "keep": "last"}),
     "rme": ("rme", 2, {"epochs": 2, "stage_epochs": 5, "stage_learning_rate": 5e-3}),
+    "rme, the last": ("rme", 2, {"epochs": 2, "stage_epochs": 3, "stage_learning_rate": 5e-3, "stage_keep": "last"}),
 }  # fmt: skip
 every_case = pytest.mark.parametrize("case", CASES)
 
@@ -112,7 +113,7 @@ def test_each_member_ends_with_its_best_epochs_parameters(tiny, case: str) -> No
     best = []
     for i, member in enumerate(trained(engine)):
         epochs = len(after) if not engine.kept.finished[i] else int(engine.kept.finished[i])
-        chosen = int(by_epoch[:epochs, i].argmax()) if engine.spec.keep == "best" else epochs - 1
+        chosen = int(by_epoch[:epochs, i].argmax()) if engine.spec.own_keep == "best" else epochs - 1
         best.append(chosen + 1)
         assert member.kept_epoch == chosen + 1
         for name, value in member.model.items():

@@ -78,7 +78,7 @@ def test_a_run_is_recorded_as_documented(results, database):
     assert collect(database, "documented")["command"].tolist() == [command]
     wanted = {"method": "rme", "order": "2", "dim": "3", "decoder": "conv", "seed": "0", "kl_max": "5.0"}
     assert wanted.items() <= run.data.params.items()
-    unset = {"options", "variant", "patience", "stage_patience", "finish_epochs", "finish_learning_rate"}
+    unset = {"options", "variant", "patience", "stage_patience", "stage_keep", "finish_epochs", "finish_learning_rate"}
     assert set(RunSpec.model_fields) - unset == run.data.params.keys()
     chosen = int(torch.stack([result.val_iwae]).argmax())
     assert run.data.metrics["val/iwae"] == pytest.approx(result.val_iwae[chosen].item())

@@ -49,7 +49,7 @@ class Space:
     def own_values(self, spec: RunSpec) -> dict[str, Any] | None:
         """The run's own values of the fields, or None if they do not all lie in the space."""
         resolved = {"stage_epochs": spec.training_epochs, "stage_learning_rate": spec.rate}
-        known = {**spec.model_dump(), **resolved, "stage_patience": spec.own_patience}
+        known = {**spec.model_dump(), **resolved, "stage_patience": spec.own_patience, "stage_keep": spec.own_keep}
         options = {**spec.method_class.options, **spec.options}
         own = {name: options[_option(name)] if _option(name) else known[name] for name in self.fields}
         return own if all(_contains(self.fields[name], value) for name, value in own.items()) else None
@@ -130,7 +130,7 @@ def _read(spec: RunSpec) -> list[str]:
     fields = [field for field in spec.canonical if field in RunSpec.model_fields and field != "options"]
     if not spec.method_class.trains:
         return fields
-    staged = ["stage_patience"] if spec.parent is not None else []
+    staged = ["stage_patience", "stage_keep"] if spec.parent is not None else []
     return list(dict.fromkeys([*fields, "finish_epochs", "finish_learning_rate", "patience", *staged]))
 
 

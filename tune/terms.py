@@ -50,7 +50,7 @@ class Terms:
             learning_rate=spec.rate if trained else None,
             finish_epochs=spec.finish_epochs,
             finish_learning_rate=spec.finish_learning_rate if spec.finish_epochs else None,
-            keep=spec.keep,
+            keep=spec.own_keep,
             patience=spec.own_patience if trained else None,
         )
 
