@@ -33,7 +33,8 @@ class NoHostSynchronisation(TorchDispatchMode):
 def all_methods() -> list[tuple[str, int | None, str]]:
     return [
         (name, min(kind.orders) if kind.orders else None, kind.decoders[0])
-        for name, kind in ((name, methods.get(name)) for name in methods.names())
+        for name, kind in methods.registry().items()
+        if kind.trains
     ]
 
 
