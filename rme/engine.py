@@ -237,7 +237,7 @@ class Engine:
 
     @property
     def goes_on(self) -> bool:
-        """Whether any member is still to be trained, as far as patience is concerned."""
+        """Whether any member is still to be trained, having neither diverged nor been finished by its patience."""
         return not (self.diverged | (self.kept.finished > 0)).all()
 
     def keep(self) -> None:

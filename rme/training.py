@@ -167,7 +167,10 @@ def identity(engine: Engine) -> dict[str, list]:
 
 
 def validate(engine: Engine) -> tuple[Tensor, Tensor]:
-    """IWAE and ELBO of each member on its validation images, (B,) nats per image, on the CPU. Sees no test image."""
+    """IWAE and ELBO of each member on its validation images, (B,) nats per image, on the CPU. Sees no test image.
+
+    A member that diverged has NaN, also where an epoch from before that is kept, as when it trains alone.
+    """
     validation = evaluate.scores(
         engine.method,
         engine.pixels,
@@ -175,7 +178,10 @@ def validate(engine: Engine) -> tuple[Tensor, Tensor]:
         samples=engine.spec.iwae_samples,
         generators=engine._generators(noise.EVALUATE, engine.device),
     )
-    return validation.iwae.mean(1).cpu(), validation.elbo.mean(1).cpu()
+    iwae, elbo = (
+        score.mean(1).cpu().masked_fill(engine.diverged, math.nan) for score in (validation.iwae, validation.elbo)
+    )
+    return iwae, elbo
 
 
 @dataclass(frozen=True)
@@ -216,8 +222,6 @@ def trained(engine: Engine, diverged: str = "") -> list[Trained]:
     members, total = len(engine.members), engine.spec.training_epochs
     nothing = torch.full((members,), math.nan, dtype=torch.float64)
     val_iwae, val_elbo = (nothing, nothing) if diverged else validate(engine)
-    lost = engine.diverged
-    val_iwae, val_elbo = (score.masked_fill(lost, math.nan) for score in (val_iwae, val_elbo))
     history = engine.history
     ends = torch.where(engine.kept.finished > 0, engine.kept.finished, engine.epoch)
     beyond = torch.arange(1, total + 1).unsqueeze(1) > ends  # (E, B)

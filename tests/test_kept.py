@@ -192,6 +192,7 @@ def test_a_member_that_diverges_is_lost_though_it_was_good_once(tiny) -> None:
                 parameter[1] = math.nan
 
     train(engine, on_epoch=spoil)
+    assert training.validate(engine)[0].isnan().tolist() == [False, True]
     good, bad = trained(engine)
     assert good.val_iwae.isfinite() and bad.val_iwae.isnan()
     found = results(engine)
