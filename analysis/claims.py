@@ -179,7 +179,7 @@ class _Scores:
             return claim(TOO_FEW, incomplete)
         rival = max(rivals, key=lambda key: self.cells[key]["mean"])
         mean, other = (self.cells[key]["mean"] for key in (ours, rival))
-        evidence = f"{self.label(ours)} {mean:.1f}, best of the others {self.label(rival)} {other:.1f} nats"
+        evidence = f"{self.label(ours)} {mean:.1f}, best of the other methods {self.label(rival)} {other:.1f} nats"
         if self.paper:
             evidence += f"; {len(set(rows) & set(self.paper))} of the paper's {len(self.paper)} rows were run"
         few = self.too_few(ours, [rival], LEVEL)

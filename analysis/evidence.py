@@ -182,13 +182,31 @@ def _values(
 def merge(
     sources: Sequence[tuple[pd.DataFrame, pd.DataFrame]], where: Mapping[str, str] | None = None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Runs and points of several sources together; of a run that several have, the newest stands, with its points."""
+    """Runs and points of several sources together; of a run that several have, the newest stands, with its points.
+
+    Raises CollectError where two have other numbers for one and the same recording of a run.
+    """
     rows = [{**row, "source": i} for i, (runs, _) in enumerate(sources) for row in _records(runs)]
+    _check_one_number(rows)
     kept = newest(choose(rows, where))
     of = {row["run_key"]: row["source"] for row in kept}
     frame = frame_of({name: value for name, value in row.items() if name != "source"} for row in kept)
     points = [points[points["run_key"].map(of) == i] for i, (_, points) in enumerate(sources)]
     return frame, pd.concat(points, ignore_index=True) if points else points_of([])
+
+
+def _check_one_number(rows: Sequence[Mapping[str, object]]) -> None:
+    """A run that began at one moment has one set of scores, wherever it is read."""
+    seen: dict[tuple, Mapping[str, object]] = {}
+    for row in rows:
+        first = seen.setdefault((row["run_key"], row.get("start_time")), row)
+        for name in ("val_iwae", "test_iwae"):
+            here, there = row.get(name), first.get(name)
+            if here != there and not (pd.isna(here) or pd.isna(there)):  # type: ignore[call-overload]
+                raise CollectError(
+                    f"the run {row['run_key']} ({row['method_label']}, seed {row['seed']}) has two values of {name}: "
+                    f"{there} in one source and {here} in another; leave out the one that is wrong"
+                )
 
 
 def _records(runs: pd.DataFrame) -> list[dict]:

@@ -9,10 +9,10 @@ import pandas as pd
 
 from analysis.gains import Gain, gain_words, gains, own_words
 from analysis.render import p_text
-from analysis.signed_rank import LEVEL
+from analysis.signed_rank import LEVEL, smallest_p
 from analysis.stats import compare_column
 from analysis.tables import SCORES, fullest, method_of_label, sort_rows, sorted_columns
-from analysis.trainings import BASELINE, NO_CONTROL, Key, key_of
+from analysis.trainings import BASELINE, CONTROL, NO_CONTROL, Key, key_of
 
 SUBJECT = "rme"
 """The paper's method: what is told of it wherever it was run, whoever is best."""
@@ -50,11 +50,14 @@ def _of_column(column: pd.DataFrame, found: list[Gain], score: str, expected: in
     n = f"{first['n']}" if first["n"] >= expected else f"{first['n']} of {expected}"
     over = f"{n} seed{'' if n == '1' else 's'}"
     best = next((gain for gain in found if gain.key == key_of(first)), None)
-    kind = "" if best is None else ", a control," if best.is_control else "" if best.is_trained else ", untrained,"
+    kind = "" if best is None or best.is_trained else ", untrained,"
+    kind = ", a control," if first["method"] == CONTROL else kind
+    equals = column[column["mean"].eq(first["mean"]) & column["n"].eq(first["n"])]["method_label"].tolist()[1:]
+    few = ", too few for a test" if smallest_p(int(first["n"])) > LEVEL else ""
     says = (
         f"{where}, {first['method_label']}{kind} has the best {what} of all rows "
-        f"(mean {first['mean']:.1f} nats{sd}, over {over})"
-    )
+        f"(mean {first['mean']:.1f} nats{sd}, over {over}{few})"
+    ) + (f", and {_listed(equals)} the very same" if equals else "")
     others = column.iloc[1:]
     if others.empty:
         return [f"{says}; there is nothing yet to compare it with."]
@@ -63,10 +66,13 @@ def _of_column(column: pd.DataFrame, found: list[Gain], score: str, expected: in
     own = "; ".join(filter(None, map(own_words, told)))
     tests = _tests(key_of(first), others, told)
     close = [row["method_label"] for _, row in sort_rows(others[others["p"] > LEVEL]).iterrows()]
+    short = others[(others["n"] < first["n"]) & (others["n"] > 0)]
+    lacking = [f"{row['method_label']} ({row['n']} of {first['n']} seeds)" for _, row in sort_rows(short).iterrows()]
     details = [
         f"Against the control, {own}." if own else "",
         f"By the one-sided Wilcoxon test, {first['method_label']} against {tests}." if tests else "",
         f"It is not told apart (p > {LEVEL}) from {_listed(close)}." if close else "",
+        f"Not ranked, as runs are missing: {_listed(lacking)}." if lacking else "",
     ]
     return [opening, *filter(None, [" ".join(filter(None, details))])]
 

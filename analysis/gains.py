@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,16 +10,18 @@ import pandas as pd
 
 from analysis.signed_rank import LEVEL, Location, location, paired, smallest_p, wilcoxon_greater
 from analysis.stats import COLUMN, difference_frame, difference_row, of_baseline, summarise
-from analysis.trainings import BASELINE, CONTROLS, NO_CONTROL, Key, by_row, equal_control, key_of, trainings
+from analysis.trainings import BASELINE, CONTROLS, NO_CONTROL, Key, by_row, equal_control, key_of, start_of, trainings
 
 
 @dataclass(frozen=True)
 class Gain:
-    """One row of a column against the VAE and against its equal control.
+    """One row of a column against the VAE that it starts from, or the column's, and against its equal control.
 
     Attributes:
         key, label: which row; n: runs that have a score; mean: of them, nats.
-        above_vae: mean paired difference from the VAE of the same seed, nats; NaN without a pair.
+        start_label: of the VAE that it starts from, if that is not the one that has the name alone; else empty.
+        above_vae: mean paired difference from that VAE, or from the column's, of the same seed, nats; NaN without a
+            pair. Where there is a control, over the seeds that the control has too.
         is_trained: whether it is trained at all (`analysis.trainings.Training`).
         control, control_label: the equal control; None and empty without one.
         control_is_vae: whether that is the VAE itself, which had the same training.
@@ -32,6 +35,7 @@ class Gain:
     label: str
     n: int
     mean: float
+    start_label: str
     above_vae: float
     is_trained: bool
     control: Key | None
@@ -66,6 +70,7 @@ def gains(column: pd.DataFrame, score: str = "test_iwae") -> list[Gain]:
         if key == vae or not cell["n"]:
             continue
         control = equal_control(key, known)
+        start = start_of(key, known) or vae
         own = location(scores[key], scores[control]) if control else location({}, {})
         test = wilcoxon_greater(scores[key], scores[control]) if control else None
         usable = test is not None and smallest_p(test.n_pairs - test.n_zero) <= LEVEL
@@ -75,12 +80,15 @@ def gains(column: pd.DataFrame, score: str = "test_iwae") -> list[Gain]:
                 label=_label(cell),
                 n=int(cell["n"]),
                 mean=float(cell["mean"]),
-                above_vae=_mean(scores[key], scores[vae]) if vae else np.nan,
+                start_label=_label(cells[start]) if start and start != vae else "",
+                above_vae=_mean(_where_both(scores, key, control), scores[start]) if start else np.nan,
                 is_trained=known[key].is_trained,
                 control=control,
                 control_label=_label(cells[control]) if control else "",
-                control_is_vae=control is not None and control == vae,
-                control_above_vae=_mean(scores[control], scores[vae]) if control and vae else np.nan,
+                control_is_vae=control is not None and control == start,
+                control_above_vae=_mean(_where_both(scores, control, key), scores[start])
+                if control and start
+                else np.nan,
                 above_control=_mean(scores[key], scores[control]) if control else np.nan,
                 own=own,
                 p=test.p if test is not None and usable else np.nan,
@@ -111,6 +119,14 @@ def _label(cell: dict) -> str:
     return str(label if label is not None else cell["method"])
 
 
+def _where_both(scores: Mapping[Key, pd.Series], key: Key, other: Key | None) -> pd.Series:
+    """A row's scores of the seeds that another row has too, if any: what is told beside it is of the same seeds."""
+    own = scores[key].dropna()
+    if other is None or not len(common := own[own.index.isin(scores[other].dropna().index)]):
+        return own
+    return common
+
+
 def _mean(a: pd.Series, b: pd.Series) -> float:
     difference = paired(a, b)
     return float(difference.mean()) if len(difference) else np.nan
@@ -124,7 +140,8 @@ def gain_words(gain: Gain) -> str:
     """
     if np.isnan(gain.above_vae):
         return ""
-    above = f"{gain.label} is {_above(gain.above_vae, ' nats')} the VAE"
+    start = f"{gain.start_label}, the VAE that it starts from" if gain.start_label else "the VAE"
+    above = f"{gain.label} is {_above(gain.above_vae, ' nats')} {start}"
     if gain.control is None:
         return f"{above}; {NO_CONTROL}"
     if gain.control_is_vae:

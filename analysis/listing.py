@@ -168,10 +168,11 @@ def gain_listing(runs: pd.DataFrame, score: str = "test_iwae") -> Listing | None
     header = ["Where", "Row", "Above the VAE", "Its control", "The control above the VAE", "Above its control",
               "Interval", "p", "Pairs"]  # fmt: skip
     caption = (
-        f"{SCORES[score]}, nats per image, paired by seed. Above the VAE: mean differences. A row's control is the VAE "
-        "trained for as many epochs at the same rate, from the same start: what it gains too is the training's. Above "
-        "its control: Hodges and Lehmann's estimate of what is the row's own, with its interval, and the p of the "
-        "one-sided Wilcoxon test that it is above 0; none where the pairs are too few."
+        f"{SCORES[score]}, nats per image, paired by seed. Above the VAE: mean differences from the VAE that it starts "
+        "from, over the seeds that its control has too. A row's control is the VAE trained for as many epochs at the "
+        "same rate, from the same start: what it gains too is the training's. Above its control: Hodges and Lehmann's "
+        "estimate of what is the row's own, with its interval, and the p of the one-sided Wilcoxon test that it is "
+        "above 0; none where the pairs are too few."
     )
     return Listing(
         "gains", "What each gain over the VAE is worth", caption, header, rows, datasets=datasets, labels=(1, 3)
@@ -180,7 +181,8 @@ def gain_listing(runs: pd.DataFrame, score: str = "test_iwae") -> Listing | None
 
 def _gain_row(gain: Gain) -> list[Value]:
     if gain.is_control:
-        return [gain.label, gain.above_vae, "(a control)", np.nan, np.nan, "", "", str(gain.n)]
+        kind = "(a control)" if gain.key[0] == trainings.CONTROL else "(a VAE)"
+        return [gain.label, gain.above_vae, kind, np.nan, np.nan, "", "", str(gain.n)]
     if gain.control is None:
         return [gain.label, gain.above_vae, trainings.NO_CONTROL, np.nan, np.nan, "", "", ""]
     low, high = gain.own.low, gain.own.high

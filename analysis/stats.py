@@ -63,15 +63,16 @@ def summarise(runs: pd.DataFrame, score: str = "test_iwae") -> pd.DataFrame:
 def compare_column(runs: pd.DataFrame, score: str = "test_iwae") -> pd.DataFrame:
     """Compare the cells of one column with the best of them, as the colours of Tables 7-11 do.
 
-    The best is the cell of the highest mean. Each other cell is tested against it by the one-sided Wilcoxon test,
-    paired by seed. A p is given only where there are enough pairs for one of .05 or less.
+    The best is the cell of the highest mean among those that have the most runs: a mean of fewer seeds is of other
+    seeds, which differ from one another by more than methods do. Each other cell is tested against it by the one-sided
+    Wilcoxon test, paired by seed. A p is given only where there are enough pairs for one of .05 or less.
 
     Args:
         runs: runs of one (dataset, dim, decoder).
         score: name of the score's column, nats.
 
     Returns:
-        The columns of `summarise`, best first, and: rank (1 = the highest mean; NA without a score), is_best,
+        The columns of `summarise`, best first, and: rank (1 = the highest mean; NA where runs are missing), is_best,
         p (NaN for the best and where it is not given), n_pairs, note, colour (see `colour_of`; "best" for the best),
         p_holm (p corrected for the tests of this column, `analysis.signed_rank.holm`), and how far the best is above
         this cell, paired by seed, in nats: median, estimate, low, high, level (`analysis.signed_rank.location`).
@@ -82,10 +83,15 @@ def compare_column(runs: pd.DataFrame, score: str = "test_iwae") -> pd.DataFrame
     columns = runs[COLUMN].drop_duplicates()
     if len(columns) > 1:
         raise ValueError(f"runs of {len(columns)} columns; compare those of one (dataset, dim, decoder) at a time")
-    table = summarise(runs, score).sort_values("mean", ascending=False, kind="stable", ignore_index=True)
+    table = summarise(runs, score)
+    whole = (table["n"] == table["n"].max()) & (table["n"] > 0)
+    order = table["mean"].where(whole).sort_values(ascending=False, kind="stable").index
+    rest = table["mean"][~whole].sort_values(ascending=False, kind="stable").index
+    table = table.loc[[*(i for i in order if whole[i]), *rest]].reset_index(drop=True)
     scores = {_cell_key(key): _scores(cell, score) for key, cell in _cells(runs)}
     keys = [_cell_key(row) for row in table[CELL].itertuples(index=False, name=None)]
-    table["rank"] = table["mean"].rank(ascending=False, method="min").astype("Int64")
+    ranked = table["mean"].where(table["n"] == table["n"].max())
+    table["rank"] = ranked.rank(ascending=False, method="min").astype("Int64")
     table["is_best"] = (table.index == 0) & (table["n"] > 0)
     tests = []
     for key, is_best, n in zip(keys, table["is_best"], table["n"], strict=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -115,6 +115,20 @@ def trainings(column: pd.DataFrame) -> dict[Key, Training]:
     return {key_of(run): training_of(run) for run in first.to_dict("records")}
 
 
+def start_of(key: Key, known: Mapping[Key, Training]) -> Key | None:
+    """The row of the finished VAE that a row starts from; None from scratch, or where that VAE is no row.
+
+    Args:
+        key: a row.
+        known: of all rows of its column, as `trainings` gives them.
+    """
+    own = known[key]
+    if not own.staged:
+        return None
+    vae = replace(own, staged=False, stage_epochs=0, stage_rate=None, stage_keep=None, stage_patience=None)
+    return _first(BASELINE, lambda other: other == vae, known)
+
+
 def equal_control(key: Key, known: Mapping[Key, Training]) -> Key | None:
     """The row that was trained just like this one, but with the VAE's own posterior and objective; None without.
 
@@ -190,7 +204,7 @@ def _words(cell: pd.DataFrame) -> list[str]:
     else:
         finish = "none"
     return [
-        "the VAE" if training.staged else "scratch",
+        f"the VAE at {rate_text(training.learning_rate)}" if training.staged else "scratch",
         ", ".join([epochs, *limits]),
         rate_text(training.rate) if training.is_trained else "not trained",
         finish,
@@ -201,6 +215,8 @@ def _words(cell: pd.DataFrame) -> list[str]:
 
 def _kept(cell: pd.DataFrame, training: Training) -> str:
     """`last`, `best`, and of the best which: `best: 7 (5 to 8)`, median and range over the runs."""
+    if not training.is_trained:
+        return ""
     which = training.stage_keep or training.keep
     kept = cell["kept_epoch"].dropna() if "kept_epoch" in cell else pd.Series(dtype=int)
     if kept.empty:

@@ -22,6 +22,9 @@ _OF_THE_PARENT = (*_COMMON, "dataset", "finish_epochs", "finish_learning_rate", 
 """What a run and the VAE that it starts from have in common, but for method and order."""
 
 
+_LONGEST_VARIANT = 40
+
+
 class SpecError(ValueError):
     """A run that cannot be; the message names the value and what would be right."""
 
@@ -93,8 +96,14 @@ class RunSpec(BaseModel):
     @field_validator("variant")
     @classmethod
     def _variant_can_be_shown(cls, value: str | None) -> str | None:
-        if value is not None and (not value.strip() or value != value.strip() or not value.isprintable()):
-            raise ValueError("a variant is a short name such as 'kl 20', without spaces around it")
+        if value is None:
+            return None
+        if not value.strip() or value != value.strip() or not value.isprintable() or len(value) > _LONGEST_VARIANT:
+            raise ValueError(
+                f"a variant is a name such as 'kl 20', of at most {_LONGEST_VARIANT} characters and no spaces around it"
+            )
+        if value.lower() in ("none", "null"):
+            raise ValueError("that is what a row without a variant is called; leave it out, or choose another name")
         return value
 
     @model_validator(mode="after")

@@ -68,7 +68,10 @@ def fit(
     if spec.parent is not None and parent is None:
         parent = fit(spec.parent, data_dir=data_dir, device=device, progress=progress, checkpoint_dir=folder)
     if parent is not None and (spec.parent is None or parent.spec.key != spec.parent.key):
-        raise ValueError(f"{spec.run_name} does not start from the run given as parent, {parent.spec.run_name}")
+        raise ValueError(
+            f"{spec.run_name} does not start from the run given as parent, {parent.spec.run_name}"
+            + _differences(spec, parent.spec)
+        )
 
     engine = build([spec], images, chosen_device, [parent.models] if parent else None)
     checkpoints = Checkpoints(folder / spec.key) if folder else None
@@ -78,6 +81,15 @@ def fit(
     if isinstance(result, DivergedError):
         raise result
     return result
+
+
+def _differences(spec: RunSpec, parent: RunSpec) -> str:
+    """Why a run does not start from that one: the settings that its own parent has instead."""
+    if spec.parent is None:
+        return f": {spec.method_label} starts from scratch"
+    wanted, given = spec.parent.canonical, parent.canonical
+    names = [name for name in {**wanted, **given} if wanted.get(name) != given.get(name)]
+    return ": " + ", ".join(f"{name} is {given.get(name)}, not {wanted.get(name)}" for name in names)
 
 
 def build(

@@ -241,6 +241,8 @@ def test_children_that_differ_in_their_own_fields_share_a_parent() -> None:
     ({"keep": "first"}, ["keep", "'first'", "'best'", "'last'"]),
     ({"patience": 0}, ["patience=0"]),
     ({"variant": " "}, ["variant", "'kl 20'"]),
+    ({"variant": "x" * 41}, ["variant", "40 characters"]),
+    ({"variant": "none"}, ["variant", "'none'", "without a variant"]),
 ])  # fmt: skip
 def test_a_mistake_is_named_with_what_would_be_right(fields: dict, said: list[str]) -> None:
     with pytest.raises(SpecError) as error:

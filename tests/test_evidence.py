@@ -297,3 +297,16 @@ def test_writing_where_there_is_no_room(store, tmp_path, capsys):
     assert collecting.main(arguments) == 2 and capsys.readouterr().err.count("\n") == 1
     write_runs(collect(store.uri, "sweep"), tmp_path / "new" / "a.csv")
     assert (tmp_path / "new" / "a.csv").is_file()
+
+
+def test_two_values_for_one_recording_of_a_run_are_refused(store, tmp_path):
+    """Which of two files is right is not for the order of arguments to say."""
+    own = collected(tmp_path / "a.csv", "--experiment", "sweep", "--tracking-uri", store.uri, "--no-curves")
+    runs = read_runs(own)
+    key = runs.loc[runs["method"] == "vae", "run_key"].iloc[0]
+    other = runs.assign(test_iwae=runs["test_iwae"].where(runs["run_key"] != key, 7.5))
+    nothing = read_points(tmp_path / "none.csv")
+    with pytest.raises(CollectError, match=rf"{key}.*two values of test_iwae.*7\.5"):
+        merge([(runs, nothing), (other, nothing)])
+    merged, _ = merge([(runs, nothing), (runs, nothing)])
+    assert runs_csv(merged) == runs_csv(runs)

@@ -160,7 +160,7 @@ def test_claims_that_hold_and_their_evidence():
     assert [claim.status for claim in (best, vae, more)] == [HELD] * 3
     assert [claim.control for claim in (best, vae, more)] == [False, False, True]
     assert best.evidence == (
-        "RME(2) 700.0, best of the others VAE 690.0 nats; 2 of the paper's 29 rows were run; "
+        "RME(2) 700.0, best of the other methods VAE 690.0 nats; 2 of the paper's 29 rows were run; "
         "over its control RME(2) − VAE-MORE: +5.0 nats [+5.0, +5.0], p = 0.00098"
     )
     assert vae.evidence == (
@@ -237,7 +237,9 @@ def test_variants_are_rows_of_a_method():
     runs = pd.concat([rme_column(more=695.0), rme_column(703.0).query("method == 'rme'").assign(
         variant="kl 20", method_label="RME(2), kl 20")])  # fmt: skip
     best = of(score_claims(runs), BEST, "MNIST dim 10")
-    assert best.evidence.startswith("RME(2), kl 20 703.0, best of the others VAE 690.0 nats; 2 of the paper's 29 rows")
+    assert best.evidence.startswith(
+        "RME(2), kl 20 703.0, best of the other methods VAE 690.0 nats; 2 of the paper's 29 rows"
+    )
     assert against_paper(runs)["method_label"].tolist() == ["VAE", "RME(2)"]  # the paper has no such variant
     assert best.status == HELD  # its control is the one of the same stage, whatever kl_max
 

@@ -19,6 +19,7 @@ from test_collect import Store
 from analysis.claims import score_claims
 from analysis.collect import AmbiguousRuns, CollectError, collect
 from analysis.findings import findings
+from analysis.gains import gains
 from analysis.listing import gain_listing, training_listing
 from analysis.report import build_report, main
 
@@ -78,7 +79,8 @@ def test_opens_with_the_answer(demo):
     assert demo.answer == [
         "On digits at dim 10, RME(3) has the best test log-likelihood of all rows (mean 515.8 nats, sd 2.8, over 6 "
         "seeds); RME(3) is 23.2 nats above the VAE; no control with equal training was run.",
-        "By the one-sided Wilcoxon test, RME(3) against VAE: p = 0.016.",
+        "By the one-sided Wilcoxon test, RME(3) against VAE: p = 0.016. "
+        "Not ranked, as runs are missing: RME(2) (4 of 6 seeds).",
     ]
     page = Page(demo.index.read_text())
     assert page.words.index(demo.answer[0]) < page.words.index("dim(z)")
@@ -228,7 +230,10 @@ def test_differences_from_the_control_are_in_the_report(complete):
 def test_a_best_mean_over_too_few_seeds_says_so(sweep):
     runs = collect(sweep.uri, "sweep")
     runs = runs[~((runs["method"] == "rme") & (runs["seed"] > 2))]
-    assert "over 3 of 8 seeds" in findings(runs)[1] and "no test is possible (3 pairs cannot give" in findings(runs)[1]
+    said = findings(runs)[1]
+    assert "dim 10, BVI-ER1(2) has the best" in said, "the mean of three seeds is no match for that of eight"
+    assert said.endswith("Not ranked, as runs are missing: RME(2) (3 of 8 seeds).")
+    assert "(mean 705.2 nats, sd 0.5, over 8 of 10 seeds)" in findings(runs, expected_seeds=10)[1]
     assert "Against the control, RME(2) − VAE-more: +7.4 nats, too few pairs (3) for a test." in findings(runs)[1]
 
 
@@ -296,7 +301,7 @@ def test_what_is_not_trained_is_head_room_and_no_rival(store):
     claims = {claim.statement: claim.status for claim in score_claims(runs)}
     assert claims["RME has the highest mean"] == "held"  # of what is trained
     trained = {row[1]: row[2:] for row in training_listing(runs).rows}
-    assert trained["SVI(50)"][:3] == ["the VAE", "20 + 0", "not trained"]
+    assert trained["SVI(50)"][:3] == ["the VAE at 5e-4", "20 + 0", "not trained"]
     gained = {row[1]: row[2:] for row in gain_listing(runs).rows}
     assert gained["SVI(50)"][:4] == [50.0, "VAE", 0.0, 50.0]
 
@@ -325,7 +330,9 @@ def test_variants_are_rows_of_the_report(store, tmp_path):
 
 def test_findings_without_much_to_say(store):
     store.run("lone", "vae", None, 0, 5.0)
-    assert findings(collect(store.uri, "lone"))[0].endswith("over 1 seed); there is nothing yet to compare it with.")
+    assert findings(collect(store.uri, "lone"))[0].endswith(
+        "over 1 seed, too few for a test); there is nothing yet to compare it with."
+    )
     store.run("lone", "sa", 1, 0, 6.0)
     opening, details = findings(collect(store.uri, "lone"))
     assert opening.endswith("SA(1) is 1.0 nats above the VAE, which was trained at the same rate for as long.")
@@ -401,3 +408,36 @@ def test_malformed_arguments(arguments, capsys):
     with pytest.raises(SystemExit) as raised:
         main(["--experiment", "demo", "--out", "x", *arguments])
     assert raised.value.code == 2 and "is not" in capsys.readouterr().err
+
+
+def test_a_gain_is_over_the_vae_that_the_row_starts_from(store):
+    """A variant with a VAE of its own is held against that one, and against the control from that one."""
+    of_two = {"stage_epochs": 5, "stage_learning_rate": 1e-5, "keep": "best"}
+    for seed in range(6):
+        store.run("starts", "vae", None, seed, 100 + seed, learning_rate=5e-4, keep="best")
+        store.run("starts", "vae-more", None, seed, 101 + seed, learning_rate=5e-4, **of_two)
+        fast = {"learning_rate": 2e-3, "variant": "fast"}
+        store.run("starts", "vae", None, seed, 150 + seed, keep="best", **fast)
+        store.run("starts", "vae-more", None, seed, 157 + seed, **fast, **of_two)
+        store.run("starts", "rme", 2, seed, 160 + seed, **fast, **of_two)
+    runs = collect(store.uri, "starts")
+    found = {gain.label: gain for gain in gains(runs)}
+    rme = found["RME(2), fast"]
+    assert (rme.above_vae, rme.control_above_vae) == (10.0, 7.0) and rme.control_label == "VAE-more, fast"
+    assert found["VAE-more"].above_vae == 1.0
+    opening = findings(runs)[0]
+    assert "RME(2), fast is 10.0 nats above VAE, fast, the VAE that it starts from; the VAE" in opening
+    trained = {row[1]: row[2] for row in training_listing(runs).rows}
+    assert (trained["RME(2), fast"], trained["VAE-more"]) == ("the VAE at 2e-3", "the VAE at 5e-4")
+
+
+def test_a_gain_and_its_controls_are_of_the_same_seeds(store):
+    """The control lacks the seed that had the largest gain."""
+    of_stage = {"stage_epochs": 5, "stage_learning_rate": 1e-5}
+    for seed in range(6):
+        store.run("same-seeds", "vae", None, seed, 100 + seed)
+        store.run("same-seeds", "rme", 2, seed, 110 + seed + 60 * (seed == 5), **of_stage)
+        if seed < 5:
+            store.run("same-seeds", "vae-more", None, seed, 108 + seed, **of_stage)
+    (rme,) = [gain for gain in gains(collect(store.uri, "same-seeds")) if gain.label == "RME(2)"]
+    assert (rme.above_vae, rme.control_above_vae, rme.above_control) == (10.0, 8.0, 2.0)

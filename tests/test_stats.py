@@ -272,3 +272,17 @@ def test_differences_are_from_the_row_without_a_variant():
 def test_variants_stand_in_the_order_of_the_numbers_in_them():
     names = ["kl 100", "5e-4", None, "kl 20", "2e-5, long", "2e-5", "kl", "1e-6"]
     assert sorted(names, key=natural) == [None, "1e-6", "2e-5", "2e-5, long", "5e-4", "kl", "kl 20", "kl 100"]
+
+
+def test_a_mean_of_fewer_seeds_is_not_ranked():
+    """The one seed that it has is a good one, for all alike."""
+    scores = {"vae": [100.0, 0.0], "sa": [101.0, 1.0], "hf": [100.5, None]}
+    rows = [
+        {"method": m, "order": None, "variant": None, "dataset": "mnist", "dim": 10, "decoder": "conv", "seed": s,
+         "test_iwae": value}
+        for m, values in scores.items() for s, value in enumerate(values) if value is not None
+    ]  # fmt: skip
+    found = compare_column(pd.DataFrame(rows)).set_index("method")
+    assert found.index.tolist() == ["sa", "vae", "hf"] and found["is_best"].tolist() == [True, False, False]
+    assert found["rank"].tolist()[:2] == [1, 2] and pd.isna(found.loc["hf", "rank"])
+    assert found.loc["hf", "n_pairs"] == 1

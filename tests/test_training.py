@@ -216,6 +216,8 @@ def test_without_a_parent_at_hand_it_is_trained_first(spec, finished: dict[str, 
 def test_the_wrong_parent_is_refused(spec, finished: dict[str, Result]) -> None:
     with pytest.raises(ValueError, match=r"RME\(2\) seed 6 does not start from .* VAE seed 5"):
         rme.fit(spec("rme", 2, seed=6), progress=False, device="cpu", parent=finished["vae"])
+    with pytest.raises(ValueError, match=r"keep is best, not last$"):
+        rme.fit(spec("rme", 2, keep="last"), progress=False, device="cpu", parent=finished["vae"])
     with pytest.raises(ValueError, match="VAE seed 5 does not start from"):
         rme.fit(spec("vae"), progress=False, device="cpu", parent=finished["vae"])
 

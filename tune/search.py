@@ -227,7 +227,7 @@ def _farewell(
         say(f"best validation IWAE: {best.val_iwae:.3f} nats, mean of {seeds} seed{'s' if seeds > 1 else ''}, with")
         for name, value in best.values.items():
             say(f"  {name} = {value!r}")
-        say("to run the grid with it (leave out --only to run all of it):")
+        say("to run these rows of the grid with it:")
         print(command_line(options, best.values), flush=True)
     if recording.error:
         say(f"not all is recorded: {recording.error}; the same command records it", "red")
