@@ -63,10 +63,11 @@ def main() -> None:
     known = {line[0] for line in there[1:]}
     runs = [spec for spec in grid.load("mnist-d10").runs if spec.method_label in ROWS and spec.key not in known]
     for spec in sorted(runs, key=lambda spec: spec.seed):
-        there += lines(spec, storage, options.data_dir)
-        with options.out.open("w", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows(there)
-        print(spec.run_name, flush=True)
+        if found := lines(spec, storage, options.data_dir):
+            there += found
+            with options.out.open("w", newline="") as file:
+                csv.writer(file, lineterminator="\n").writerows(there)
+            print(spec.run_name, flush=True)
 
 
 if __name__ == "__main__":
