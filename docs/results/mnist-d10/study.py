@@ -66,7 +66,10 @@ def nats_lines(nats: pd.DataFrame) -> list[str]:
     }
     table = nats[["row", "seed"]].assign(**parts).groupby(["row", "seed"], sort=False).mean()
     seeds = table.index.get_level_values("seed").nunique()
-    lines = [f"| mean over {seeds} seeds, nats | " + " | ".join(parts) + " |", "|---" * (1 + len(parts)) + "|"]
+    lines = [
+        f"| mean over {seeds} seed{'s' if seeds > 1 else ''}, nats | " + " | ".join(parts) + " |",
+        "|---" * (1 + len(parts)) + "|",
+    ]
     for row, cell in table.groupby("row", sort=False):
         lines.append(f"| {row} | " + " | ".join(f"{cell[name].mean():.1f}" for name in parts) + " |")
     for row, control in CONTROLS.items():
