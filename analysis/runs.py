@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.stats import CELL, KEY_TYPES, natural
+from analysis.stats import CELL, KEY_TYPES, variant_places
 
 IDENTITY = [*CELL, "seed"]
 """What makes two runs of one experiment the same run, unless their settings differ."""
@@ -114,11 +114,8 @@ def frame_of(rows: Iterable[Mapping[str, Any]], columns: Iterable[str] = COLUMNS
 
 
 def _places(values: pd.Series) -> pd.Series:
-    """Variants by the numbers in them, after the row that has none; all else as it is."""
-    if values.name != "variant":
-        return values
-    known = {variant: i for i, variant in enumerate(sorted(values.dropna().unique(), key=natural), 1)}
-    return values.map(known).fillna(0)
+    """Variants in their order; all else as it is."""
+    return variant_places(values) if values.name == "variant" else values
 
 
 def newest(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -173,6 +173,12 @@ def natural(text: object) -> list[tuple[bool, float, str]]:
     return [(i % 2 == 0, 0.0 if i % 2 == 0 else float(part), part) for i, part in enumerate(parts)]
 
 
+def variant_places(variants: pd.Series) -> pd.Series:
+    """A number for each of these variants that sorts them as `natural` does, after the rows that have none: 0."""
+    known = {variant: i for i, variant in enumerate(sorted(variants.dropna().unique(), key=natural), 1)}
+    return variants.map(known).fillna(0)
+
+
 def _difference(a: Any, b: Any) -> dict[str, float]:
     found = location(a, b)
     return {name: getattr(found, name) for name in DIFFERENCE}

@@ -12,7 +12,7 @@ import pandas as pd
 
 from analysis.gains import control_differences
 from analysis.signed_rank import smallest_p
-from analysis.stats import CELL, COLUMN, compare_column, natural, of_baseline, paired_difference
+from analysis.stats import CELL, COLUMN, compare_column, natural, of_baseline, paired_difference, variant_places
 
 METHODS = ["vae", "sa", "iaf", "hf", "me", "rme", "bvi-er1", "bvi-er2", "vlae"]
 """The paper's order of rows; other methods follow by name."""
@@ -302,12 +302,11 @@ def place(name: str, known: list[str]) -> str:
 def sort_rows(frame: pd.DataFrame) -> pd.DataFrame:
     """Rows of cells in the paper's order: data set, decoder, method, order, variant, dim; what it lacks, by name."""
     frame = frame.reset_index(drop=True)
-    variants = {variant: i for i, variant in enumerate(sorted(frame["variant"].dropna().unique(), key=natural), 1)}
     keys = frame.assign(
         dataset=[place(name, DATASETS) for name in frame["dataset"]],
         method=[place(name, METHODS) for name in frame["method"]],
         order=frame["order"].fillna(0),
-        variant=[0 if pd.isna(variant) else variants[variant] for variant in frame["variant"]],
+        variant=variant_places(frame["variant"]),
     )
     by = ["dataset", "decoder", "method", "order", "variant", "dim"]
     return frame.loc[keys.sort_values(by, kind="stable").index].reset_index(drop=True)

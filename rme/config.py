@@ -241,8 +241,12 @@ class RunSpec(BaseModel):
     @property
     def method_label(self) -> str:
         """As in the paper's tables: VAE, RME(5); of a variant with its name: RME(2), kl 20."""
-        label = self.method_class.label if self.order is None else f"{self.method_class.label}({self.order})"
-        return label if self.variant is None else f"{label}, {self.variant}"
+        return self.plain_label if self.variant is None else f"{self.plain_label}, {self.variant}"
+
+    @property
+    def plain_label(self) -> str:
+        """`RME(2)` whatever the variant: what costs the same time and memory."""
+        return self.method_class.label if self.order is None else f"{self.method_class.label}({self.order})"
 
     @property
     def cell(self) -> str:

@@ -19,7 +19,7 @@ from rme.config import RunSpec
 from rme.device import device_name, pick_device
 from rme.training import is_measured
 from tune.cache import UserCache
-from tune.grid import Trial, plain_label
+from tune.grid import Trial
 
 REFERENCE = (1, 28, 28)
 """The images on which every kind of training is timed; for others only a VAE is."""
@@ -44,13 +44,13 @@ def hours(
     dims: dict[tuple[str, str], int] = {}
     for trial in trials:
         spec = trial.runs[0]
-        kind = (plain_label(spec), spec.decoder)
+        kind = (spec.plain_label, spec.decoder)
         dims[kind] = max(dims.get(kind, 0), spec.dim)
     known = StepTimes(device or pick_device("auto"))
     total: dict[tuple[str, str], float] = defaultdict(float)
     for trial in trials:
         spec = trial.runs[0]
-        step_s, image_s = known.cost(spec, dims[plain_label(spec), spec.decoder], trial.members)
+        step_s, image_s = known.cost(spec, dims[spec.plain_label, spec.decoder], trial.members)
         train, held_out, test = data.get(spec.dataset).split_sizes
         steps = (earliest_end(spec) if earliest else spec.training_epochs) * math.ceil(train / spec.batch_size)
         # one test set is scored for a run, one validation set for each restart
@@ -117,7 +117,7 @@ class StepTimes:
 
     def _known(self, measure: Callable[..., float], spec: RunSpec, shape: tuple[int, int, int], *members: int) -> float:
         kind = " ".join(map(str, (
-            measure.__name__, plain_label(spec), spec.decoder, shape, "dim", spec.dim, "batch", spec.batch_size,
+            measure.__name__, spec.plain_label, spec.decoder, shape, "dim", spec.dim, "batch", spec.batch_size,
             spec.precision, *members,
         )))  # fmt: skip
         if kind not in self.costs:

@@ -356,11 +356,6 @@ def with_parents(runs: Iterable[RunSpec], variants: Mapping[str, str] | None = N
     return list(ordered.values())
 
 
-def plain_label(spec: RunSpec) -> str:
-    """`RME(2)` whatever the variant: what costs the same time and memory."""
-    return spec.model_copy(update={"variant": None}).method_label
-
-
 ArraySize = int | Callable[[RunSpec], int]
 """How many runs of a cell are trained as one array: a number, or what depends on the cell."""
 

@@ -13,7 +13,6 @@ from rme import data
 from rme.checkpoint import write_atomically
 from rme.config import RunSpec
 from tune.estimate import StepTimes
-from tune.grid import plain_label
 from tune.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -59,7 +58,7 @@ def kind(spec: RunSpec) -> str:
     """What decides how large an array should be, readable."""
     shape = "x".join(map(str, data.get(spec.dataset).shape))
     array = f"restarts {spec.restarts} batch {spec.batch_size} {spec.precision}"
-    return f"{plain_label(spec)} {spec.decoder} {shape} {array}"
+    return f"{spec.plain_label} {spec.decoder} {shape} {array}"
 
 
 def _best(spec: RunSpec, seeds: int, times: StepTimes) -> int:

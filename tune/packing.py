@@ -28,7 +28,7 @@ from rme.engine import Engine
 from rme.result import stack_models
 from rme.training import results, train
 from tune.cache import UserCache
-from tune.grid import Trial, plain_label
+from tune.grid import Trial
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ def kind(trial: Trial) -> str:
     spec = trial.runs[0]
     channels, height, width = data.get(spec.dataset).shape
     return (
-        f"{plain_label(spec)} {spec.decoder} {channels}x{height}x{width} members {trial.members} "
+        f"{spec.plain_label} {spec.decoder} {channels}x{height}x{width} members {trial.members} "
         f"batch {spec.batch_size} {spec.precision}"
     )
 
