@@ -1,8 +1,9 @@
-"""The study's own tables, as Markdown, from its files alone: what patience would have cost, and where the nats are.
+"""The study's own tables, as Markdown, from its files alone.
 
     python docs/results/mnist-d10/study.py
 
-Everything else is the report's: `python -m analysis.report --runs docs/results/mnist-d10/runs.csv --out DIR`.
+What each row scores above the VAE, what is a row's own, what patience would have cost, and where the nats are. All else
+is the report's: `python -m analysis.report --runs docs/results/mnist-d10/runs.csv --out DIR`.
 """
 
 from __future__ import annotations
@@ -13,11 +14,51 @@ import numpy as np
 import pandas as pd
 
 from analysis.evidence import curves_path, read_points, read_runs
-from analysis.signed_rank import location, wilcoxon_greater
+from analysis.signed_rank import location, paired, wilcoxon_greater
 
 HERE = Path(__file__).parent
 PATIENCES = [1, 2, 3, 5, 10]
 CONTROLS = {"RME(2)": "VAE-more", "RME(2), 2e-5": "VAE-more, 2e-5", "RME(5), 2e-5": "VAE-more, 2e-5"}
+OWN = [
+    ("RME(2)", "VAE-more"),
+    ("RME(2), last epoch", "VAE-more, last epoch"),
+    ("RME(2), 2e-5", "VAE-more, 2e-5"),
+    ("RME(5), 2e-5", "VAE-more, 2e-5"),
+    ("RME(5), 2e-5", "VAE-more, 2e-5, RME(5)'s compute"),
+    ("RME(5), 2e-5", "RME(2), 2e-5"),
+]
+"""Of which differences the study speaks: a row, and what it is held against."""
+
+
+def score_lines(runs: pd.DataFrame) -> list[str]:
+    """For each row its test IWAE, mean and deviation over seeds, and what it is above the VAE of the same seed."""
+    scores = by_label(runs)
+    lines = ["| row | seeds | test IWAE, nats | above the VAE |", "|---|---|---|---|"]
+    for label, own in scores.items():
+        above = "" if label == "VAE" else paired_text(own, scores["VAE"])
+        lines.append(f"| {label} | {len(own)} | {own.mean():.1f} ± {own.std():.1f} | {above} |")
+    return lines
+
+
+def own_lines(runs: pd.DataFrame) -> list[str]:
+    """The study's differences, seed by seed and as a whole, with the tests in both directions."""
+    scores = by_label(runs)
+    lines = ["| row − what it is held against | of each seed | as a whole | p, above | p, below |", "|---" * 5 + "|"]
+    for row, other in OWN:
+        if {row, other} <= set(scores):
+            each = " ".join(f"{value:+.1f}" for value in paired(scores[row], scores[other]))
+            above, below = wilcoxon_greater(scores[row], scores[other]), wilcoxon_greater(scores[other], scores[row])
+            whole = paired_text(scores[row], scores[other], with_p=False)
+            lines.append(f"| {row} − {other} | {each} | {whole} | {above.p:.3g} | {below.p:.3g} |")
+    return lines
+
+
+def by_label(runs: pd.DataFrame) -> dict[str, pd.Series]:
+    """Test IWAE by seed, for each row in the order of the file."""
+    return {
+        str(label): cell.set_index("seed")["test_iwae"].sort_index()
+        for label, cell in runs.groupby("method_label", sort=False)
+    }
 
 
 def stopped(elbo: pd.Series, patience: int) -> tuple[int, float]:
@@ -79,15 +120,18 @@ def nats_lines(nats: pd.DataFrame) -> list[str]:
     return lines
 
 
-def paired_text(a: pd.Series, b: pd.Series) -> str:
+def paired_text(a: pd.Series, b: pd.Series, with_p: bool = True) -> str:
     """Hodges and Lehmann's estimate of a - b over the seeds that both have; its interval and p where pairs suffice."""
     where, test = location(a, b), wilcoxon_greater(a, b)
-    interval = "" if np.isnan(where.low) else f" [{where.low:+.1f}, {where.high:+.1f}], p = {test.p:.3g}"
+    p = f", p = {test.p:.3g}" if with_p else ""
+    interval = "" if np.isnan(where.low) else f" [{where.low:+.1f}, {where.high:+.1f}]{p}"
     return f"{where.estimate:+.1f}{interval}"
 
 
 def main() -> None:
     runs = read_runs(HERE / "runs.csv")
+    print("\n".join(score_lines(runs)) + "\n")
+    print("\n".join(own_lines(runs)) + "\n")
     print("\n".join(patience_lines(runs, read_points(curves_path(HERE / "runs.csv")))))
     if (HERE / "nats.csv").exists():
         print("\n" + "\n".join(nats_lines(pd.read_csv(HERE / "nats.csv"))))
