@@ -124,6 +124,15 @@ def test_the_page_depends_on_nothing_but_the_file(file, tmp_path):
         assert path.read_bytes() == (tmp_path / "here" / path.relative_to(there / "out")).read_bytes(), path
 
 
+@pytest.mark.parametrize("study", sorted(REPOSITORY.glob("docs/results/*/runs.csv")), ids=lambda path: path.parent.name)
+def test_a_committed_study_has_the_tables_of_its_runs(study, tmp_path):
+    report_of_file(study, tmp_path, draw=False)
+    made, kept = (
+        {path.name: path.read_bytes() for path in (folder / "tables").iterdir()} for folder in (tmp_path, study.parent)
+    )
+    assert kept == made
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -31,10 +31,10 @@ OWN = [
 
 
 def score_lines(runs: pd.DataFrame) -> list[str]:
-    """For each row its test IWAE, mean and deviation over seeds, and what it is above the VAE of the same seed."""
+    """For each row, lowest first, its test IWAE over seeds, and what it is above the VAE of the same seed."""
     scores = by_label(runs)
     lines = ["| row | seeds | test IWAE, nats | above the VAE |", "|---|---|---|---|"]
-    for label, own in scores.items():
+    for label, own in sorted(scores.items(), key=lambda row: row[1].mean()):
         above = "" if label == "VAE" else paired_text(own, scores["VAE"])
         lines.append(f"| {label} | {len(own)} | {own.mean():.1f} ± {own.std():.1f} | {above} |")
     return lines
