@@ -30,6 +30,7 @@ OWN = [
     ("RME(2), 2e-5", "VAE-more, 2e-5"),
     ("RME(5), 2e-5", "VAE-more, 2e-5"),
     ("RME(5), 2e-5", "VAE-more, 2e-5, RME(5)'s compute"),
+    ("RME(5), 2e-5, 16 epochs", "VAE-more, 2e-5, 16 epochs"),
     ("RME(5), 2e-5", "RME(2), 2e-5"),
 ]
 """Of which differences the study speaks: a row, and what it is held against."""
