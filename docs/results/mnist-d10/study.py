@@ -42,7 +42,8 @@ def score_lines(runs: pd.DataFrame) -> list[str]:
     lines = ["| row | seeds | test IWAE, nats | above the VAE |", "|---|---|---|---|"]
     for label, own in sorted(scores.items(), key=lambda row: row[1].mean()):
         above = "" if label == "VAE" else paired_text(own, scores["VAE"])
-        lines.append(f"| {label} | {len(own)} | {own.mean():.1f} ± {own.std():.1f} | {above} |")
+        spread = f" ± {own.std():.1f}" if len(own) > 1 else ""
+        lines.append(f"| {label} | {len(own)} | {own.mean():.1f}{spread} | {above} |")
     return lines
 
 
