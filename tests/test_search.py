@@ -23,9 +23,10 @@ from tune import space as spaces
 from tune.halving import halving_of
 from tune.sample_searcher import SampleSearcher
 from tune.samples import Outcome, Samples
-from tune.search import _wanted
+from tune.search import _wanted, command_line
 from tune.space import SpaceError
 from tune.storage import Storage
+from tune.sweep import _parser
 
 ROWS = [{"method": "vae"}, {"method": "rme", "order": [2, 3]}]
 SPACE = "stage_learning_rate: {log-uniform: [1e-5, 1e-2]}\neps_max: {uniform: [0.05, 0.5]}\n"
@@ -373,6 +374,13 @@ def test_another_search_has_other_samples(samples, tmp_path):
     same = [spec.model_copy(update={"eps_max": 0.3}) for spec in samples.runs]
     assert len(Samples(samples.storage, same, samples.space).all) == 1
     assert Samples(samples.storage, samples.runs[:1], samples.space).all == []
+
+
+def test_what_a_search_of_other_seeds_advises_is_for_the_grid_s_own():
+    asked = ["--grid", "demo", "--only", "method=rme", "--only", "seed=0", "--set", "seed=100", "--set", "kl_max=5"]
+    advised = shlex.split(command_line(_parser().parse_args(asked), {"kl_max": 20.0, "stage_epochs": 3}))
+    grid = ["python", "tune/sweep.py", "--grid", "demo", "--only", "method=rme"]
+    assert advised == [*grid, "--set", "kl_max=20.0", "--set", "stage_epochs=3"]
 
 
 def test_a_space_of_choices_is_tried_out_whole_and_once(samples, tmp_path):

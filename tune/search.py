@@ -238,12 +238,12 @@ def _farewell(
 
 
 def command_line(options: argparse.Namespace, values: Mapping[str, Any]) -> str:
-    """The command that runs the grid with these values, all seeds of it."""
+    """The command that runs the grid with these values, at the grid's own seeds and not those of the search."""
     words = ["python", "tune/sweep.py", "--grid", options.grid]
     for only in options.only:
         if not only.startswith("seed="):
             words += ["--only", only]
-    searched = tuple(f"{name}=" for name in values)
+    searched = tuple(f"{name}=" for name in ("seed", *values))
     for text in options.set:
         if not text.startswith(searched):
             words += ["--set", text]
