@@ -1,0 +1,45 @@
+"""The samples of the study's searches, a line each, from the storage that they were made in.
+
+    python docs/results/mnist-d10/search.py --storage storage --out docs/results/mnist-d10/search.csv
+
+For each sample its values, the epoch that it kept (the best validation ELBO), and its validation IWAE, nats per image.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import pandas as pd
+
+
+def samples(folder: Path) -> list[dict[str, object]]:
+    """The samples in the folder of one search that have ended, by number."""
+    about = json.loads((folder / "search.json").read_text())
+    found = []
+    for path in sorted(folder.glob("[0-9]*.json")):
+        sample = json.loads(path.read_text())
+        if sample["outcome"] != "open":
+            kept, elbo = max(sample["curve"], key=lambda point: point[1], default=(None, None))
+            found.append(
+                {"search": folder.name, "cell": about["cell"], "seeds": " ".join(map(str, about["seeds"])),
+                 "number": sample["number"], "outcome": sample["outcome"], **sample["values"], "kept_epoch": kept,
+                 "val_elbo": elbo, "val_iwae": sample["val_iwae"]}
+            )  # fmt: skip
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--storage", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    folders = sorted((options.storage / "search").iterdir())
+    lines = pd.DataFrame([line for folder in folders for line in samples(folder)])
+    scores = [name for name in ("kept_epoch", "val_elbo", "val_iwae") if name in lines]  # last, whatever was searched
+    lines[[name for name in lines if name not in scores] + scores].to_csv(options.out, index=False)
+
+
+if __name__ == "__main__":
+    main()
