@@ -1,10 +1,10 @@
-"""What a posterior sought for each image by itself is worth, and what it costs: SVI of 10, 50 and 200 steps from each VAE.
+"""What a posterior sought for each image by itself is worth, and costs: SVI of 10, 50 and 200 steps from each VAE.
 
-    python docs/results/mnist-d10/head_room.py --storage storage --data-dir data --out docs/results/mnist-d10/head_room.csv
+    python docs/results/mnist-d10/head_room.py --storage storage --out docs/results/mnist-d10/head_room.csv
 
-For each VAE of the study that the storage has and the file has not: ELBO and IWAE (K = 100) of the first 500 test images,
-nats per image, by the VAE and by SVI from it, with the standard error of their difference over the images; and the
-inference time of a batch of 128 of them, ms, the median of three passes. Minutes a VAE on one core.
+For each VAE of the study that the storage has and the file has not: ELBO and IWAE (K = 100) of the first 500 test
+images, nats per image, by the VAE and by SVI from it, with the standard error of their difference over the images; and
+the inference time of a batch of 128 of them, ms, the median of three passes. Minutes a VAE on one core.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def lines(vae: Result, data_dir: Path) -> list[dict[str, object]]:
     """The VAE's own line, and one for each number of SVI's steps."""
     spec = vae.spec
     pixels = data.get(spec.dataset).load(data_dir).test[:IMAGES]
-    settings = {name: getattr(spec, name) for name in RunSpec.model_fields if name not in ("method", "order", "options")}
+    settings = spec.model_dump(exclude={"method", "order", "options"})
     rows = [spec, *(RunSpec(method="svi", order=steps, **settings) for steps in SVI.orders or ())]
     found, of_vae = [], None
     for row in rows:

@@ -23,7 +23,8 @@ from rme.noise import Noise
 from tune import grid
 from tune.storage import Storage
 
-ROWS = ["VAE", "VAE-more, 2e-5", "VAE-more", "RME(2)", "RME(2), 2e-5", "RME(5), 2e-5"]
+ROWS = ["VAE", "VAE-more, 2e-5", "VAE-more", "VAE-more, searched", "VAE-more, 3.9e-6", "RME(2)", "RME(2), 2e-5",
+        "RME(2), searched", "RME(5), 2e-5"]  # fmt: skip
 IMAGES, SAMPLES, COUNTS = 100, 1000, [1, 10, 100, 1000]
 AT_ONCE = 25
 """Images searched together, so that memory stays small."""

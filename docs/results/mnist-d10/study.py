@@ -2,8 +2,9 @@
 
     python docs/results/mnist-d10/study.py
 
-What each row scores above the VAE, what is a row's own, what patience would have cost, and where the nats are. All else
-is the report's: `python -m analysis.report --runs docs/results/mnist-d10/runs.csv --out DIR`.
+What each row scores above the VAE, what is a row's own, what the searches found, what patience would have cost, what a
+posterior sought for each image is worth, and where the nats are. All else is the report's:
+`python -m analysis.report --runs docs/results/mnist-d10/runs.csv --out DIR`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ OF_SCORES = [
     ("RME(2)", "VAE-more"),
     ("RME(2), last epoch", "VAE-more, last epoch"),
     ("RME(2), 2e-5", "VAE-more, 2e-5"),
+    ("RME(2), searched", "VAE-more, searched"),
+    ("RME(2), searched", "VAE-more, 3.9e-6"),
     ("RME(5), 2e-5", "VAE-more, 2e-5"),
     ("RME(5), 2e-5", "VAE-more, 2e-5, RME(5)'s compute"),
     ("RME(5), 2e-5, 16 epochs", "VAE-more, 2e-5, 16 epochs"),
@@ -34,6 +37,8 @@ OF_NATS = [
     ("VAE-more, 2e-5", "VAE"),
     ("RME(2)", "VAE-more"),
     ("RME(2), 2e-5", "VAE-more, 2e-5"),
+    ("RME(2), searched", "VAE-more, searched"),
+    ("RME(2), searched", "VAE-more, 3.9e-6"),
     ("RME(5), 2e-5", "VAE-more, 2e-5"),
 ]
 """The same where the nats are told apart."""
@@ -101,6 +106,33 @@ def patience_lines(runs: pd.DataFrame, points: pd.DataFrame) -> list[str]:
     return lines
 
 
+def search_lines(samples: pd.DataFrame) -> list[str]:
+    """What each sample of a search scored by validation, nats, the best first."""
+    head = "| search for | rate | epochs | kl_max | kept epoch | validation ELBO | validation IWAE |"
+    lines = [head, "|---" * 7 + "|"]
+    for cell, found in samples.groupby("cell"):
+        for sample in found.sort_values("val_iwae", ascending=False).itertuples():
+            kl_max = "" if np.isnan(sample.kl_max) else f"{sample.kl_max:.0f}"
+            lines.append(
+                f"| {cell} | {sample.stage_learning_rate:.2g} | {sample.stage_epochs} | {kl_max} | {sample.kept_epoch} "
+                f"| {sample.val_elbo:.1f} | {sample.val_iwae:.2f} |"
+            )
+    return lines
+
+
+def head_room_lines(found: pd.DataFrame) -> list[str]:
+    """What SVI of each number of steps has above the VAE, nats, and what it takes, ms and times the VAE's."""
+    head = "| row | seeds | test IWAE, nats | above the VAE | ms a batch of 128 | times the VAE's |"
+    lines = [head, "|---" * 6 + "|"]
+    vae = found[found["row"] == "VAE"].set_index("seed")
+    for label, own in found.set_index("seed").groupby("row", sort=False):
+        error = own["above_vae_error"].mean()
+        above = "" if label == "VAE" else f"{paired_text(own['iwae'], vae['iwae'])} ± {error:.1f}"
+        ms, times = own["inference_ms"].mean(), (own["inference_ms"] / vae["inference_ms"]).mean()
+        lines.append(f"| {label} | {len(own)} | {own['iwae'].mean():.1f} | {above} | {ms:.0f} | {times:.0f} |")
+    return lines
+
+
 def nats_lines(nats: pd.DataFrame) -> list[str]:
     """For each row means over images and seeds; and for each difference its estimate over the seeds.
 
@@ -150,11 +182,10 @@ def paired_text(a: pd.Series, b: pd.Series, with_p: bool = False) -> str:
 def main() -> None:
     runs = read_runs(HERE / "runs.csv")
     scores = by_label(runs)
-    print("\n".join(score_lines(scores)) + "\n")
-    print("\n".join(own_lines(scores)) + "\n")
-    print("\n".join(patience_lines(runs, read_points(curves_path(HERE / "runs.csv")))))
-    if (HERE / "nats.csv").exists():
-        print("\n" + "\n".join(nats_lines(pd.read_csv(HERE / "nats.csv"))))
+    tables = [score_lines(scores), own_lines(scores), search_lines(pd.read_csv(HERE / "search.csv"))]
+    tables += [patience_lines(runs, read_points(curves_path(HERE / "runs.csv")))]
+    tables += [head_room_lines(pd.read_csv(HERE / "head_room.csv")), nats_lines(pd.read_csv(HERE / "nats.csv"))]
+    print("\n\n".join("\n".join(table) for table in tables))
 
 
 if __name__ == "__main__":
