@@ -26,6 +26,8 @@ OF_SCORES = [
     ("RME(2), 2e-5", "VAE-more, 2e-5"),
     ("RME(2), searched", "VAE-more, searched"),
     ("RME(2), searched", "VAE-more, 3.9e-6"),
+    ("RME(2), searched", "RME(2), 2e-5"),
+    ("VAE-more, searched", "VAE-more, 2e-5"),
     ("RME(5), 2e-5", "VAE-more, 2e-5"),
     ("RME(5), 2e-5", "VAE-more, 2e-5, RME(5)'s compute"),
     ("RME(5), 2e-5, 16 epochs", "VAE-more, 2e-5, 16 epochs"),
