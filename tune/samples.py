@@ -65,6 +65,18 @@ class Sample:
         return self.outcome in (Outcome.OPEN, Outcome.FAILED)
 
 
+def samples_in(folder: Path) -> list[Sample]:
+    """The samples that lie in the folder of one search, by number."""
+    return [_read(path) for path in sorted(folder.glob("[0-9]*.json"))]
+
+
+def _read(path: Path) -> Sample:
+    content = json.loads(path.read_text())
+    content["outcome"] = Outcome(content["outcome"])
+    content["curve"] = [(int(epoch), float(elbo)) for epoch, elbo in content["curve"]]
+    return Sample(**content)
+
+
 class Samples:
     """The samples of one search: of a space, for runs of one cell, with or without early stopping.
 
@@ -92,7 +104,7 @@ class Samples:
         self.key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
         self.folder = storage.root / "search" / self.key
         self._write("search.json", {"cell": runs[0].cell, "seeds": [spec.seed for spec in runs], **about})
-        self.all: list[Sample] = [self._read(path) for path in sorted(self.folder.glob("[0-9]*.json"))]
+        self.all = samples_in(self.folder)
 
     def add(self, values: Mapping[str, Any]) -> Sample:
         """A new sample, noted down before it is trained."""
@@ -123,9 +135,3 @@ class Samples:
     def _write(self, name: str, content: Mapping[str, Any]) -> None:
         text = json.dumps(content, indent=1) + "\n"
         write_atomically(self.folder / name, lambda path: path.write_text(text))
-
-    def _read(self, path: Path) -> Sample:
-        content = json.loads(path.read_text())
-        content["outcome"] = Outcome(content["outcome"])
-        content["curve"] = [(int(epoch), float(elbo)) for epoch, elbo in content["curve"]]
-        return Sample(**content)

@@ -9,11 +9,11 @@ the inference time of a batch of 128 of them, ms, the median of three passes. Mi
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import pandas as pd
 import torch
+from nats import arguments
 
 from rme import data, evaluate, noise
 from rme.config import RunSpec
@@ -48,11 +48,7 @@ def lines(vae: Result, data_dir: Path) -> list[dict[str, object]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--storage", type=Path, required=True)
-    parser.add_argument("--data-dir", type=Path, default=Path("data"))
-    parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args()
+    options = arguments(__doc__)
     torch.set_num_threads(1)
     storage = Storage(options.storage)
     there = pd.read_csv(options.out).to_dict("records") if options.out.exists() else []

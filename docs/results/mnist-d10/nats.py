@@ -52,12 +52,17 @@ def lines(spec: RunSpec, storage: Storage, data_dir: Path) -> list[list[str]]:
     return [[spec.key, spec.method_label, str(spec.seed), str(i), *row] for i, row in enumerate(found)]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(about: str | None) -> argparse.Namespace:
+    """Of a script that looks at the models of a storage, as its documentation says."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--storage", type=Path, required=True)
     parser.add_argument("--data-dir", type=Path, default=Path("data"))
     parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = arguments(__doc__)
     torch.set_num_threads(1)
     storage = Storage(options.storage)
     there = list(csv.reader(options.out.open())) if options.out.exists() else [HEADER]

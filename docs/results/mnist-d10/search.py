@@ -13,19 +13,21 @@ from pathlib import Path
 
 import pandas as pd
 
+from tune.samples import Outcome, samples_in
 
-def samples(folder: Path) -> list[dict[str, object]]:
+
+def lines(folder: Path) -> list[dict[str, object]]:
     """The samples in the folder of one search that have ended, by number."""
     about = json.loads((folder / "search.json").read_text())
+    seeds = " ".join(map(str, about["seeds"]))
     found = []
-    for path in sorted(folder.glob("[0-9]*.json")):
-        sample = json.loads(path.read_text())
-        if sample["outcome"] != "open":
-            kept, elbo = max(sample["curve"], key=lambda point: point[1], default=(None, None))
+    for sample in samples_in(folder):
+        if sample.outcome is not Outcome.OPEN:
+            kept, elbo = max(sample.curve, key=lambda point: point[1], default=(None, None))
             found.append(
-                {"search": folder.name, "cell": about["cell"], "seeds": " ".join(map(str, about["seeds"])),
-                 "number": sample["number"], "outcome": sample["outcome"], **sample["values"], "kept_epoch": kept,
-                 "val_elbo": elbo, "val_iwae": sample["val_iwae"]}
+                {"search": folder.name, "cell": about["cell"], "seeds": seeds, "number": sample.number,
+                 "outcome": sample.outcome, **sample.values, "kept_epoch": kept, "val_elbo": elbo,
+                 "val_iwae": sample.val_iwae}
             )  # fmt: skip
     return found
 
@@ -36,9 +38,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     folders = sorted((options.storage / "search").iterdir())
-    lines = pd.DataFrame([line for folder in folders for line in samples(folder)])
-    scores = [name for name in ("kept_epoch", "val_elbo", "val_iwae") if name in lines]  # last, whatever was searched
-    lines[[name for name in lines if name not in scores] + scores].to_csv(options.out, index=False)
+    found = pd.DataFrame([line for folder in folders for line in lines(folder)])
+    scores = ["kept_epoch", "val_elbo", "val_iwae"]  # last, whatever was searched
+    found[[name for name in found if name not in scores] + scores].to_csv(options.out, index=False)
 
 
 if __name__ == "__main__":
