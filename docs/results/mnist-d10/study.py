@@ -32,6 +32,15 @@ OF_SCORES = [
     ("RME(5), 2e-5", "VAE-more, 2e-5, RME(5)'s compute"),
     ("RME(5), 2e-5, 16 epochs", "VAE-more, 2e-5, 16 epochs"),
     ("RME(5), 2e-5", "RME(2), 2e-5"),
+    ("ME(2), 2e-5", "VAE-more, 2e-5"),
+    ("IAF(2), 2e-5", "VAE-more, 2e-5"),
+    ("BVI-ER2(2), 2e-5", "VAE-more, 2e-5"),
+    ("RME(2), 2e-5", "ME(2), 2e-5"),
+    ("RME(2), 2e-5", "IAF(2), 2e-5"),
+    ("RME(2), 2e-5", "BVI-ER2(2), 2e-5"),
+    ("ME(2)", "VAE-more, 5e-4"),
+    ("IAF(2)", "VAE-more, 5e-4"),
+    ("BVI-ER2(2)", "VAE-more"),
 ]
 """Of which differences in score the study speaks: a row, and what it is held against."""
 
