@@ -1,15 +1,15 @@
-"""The study's own tables, as Markdown, from its files alone.
+"""The tables of the study and of its rivals' page that are not the report's, as Markdown, from their files alone.
 
     python docs/results/mnist-d10/study.py
 
 What each row scores above the VAE, what is a row's own, what the searches found, what patience would have cost, what a
-posterior sought for each image is worth, and where the nats are. All else is the report's:
-`python -m analysis.report --runs docs/results/mnist-d10/runs.csv --out DIR`.
+posterior sought for each image is worth, and where the nats are; then the first two, and patience, of the rivals'. All
+else is the report's: `python -m analysis.report --runs docs/results/mnist-d10/runs.csv --out DIR`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from analysis.evidence import curves_path, read_points, read_runs
 from analysis.signed_rank import location, paired, wilcoxon_greater
 
 HERE = Path(__file__).parent
+RIVALS = HERE.with_name("mnist-d10-rivals")
 PATIENCES = [1, 2, 3, 5, 10]
 OF_SCORES = [
     ("RME(2)", "VAE-more"),
@@ -32,17 +33,28 @@ OF_SCORES = [
     ("RME(5), 2e-5", "VAE-more, 2e-5, RME(5)'s compute"),
     ("RME(5), 2e-5, 16 epochs", "VAE-more, 2e-5, 16 epochs"),
     ("RME(5), 2e-5", "RME(2), 2e-5"),
-    ("ME(2), 2e-5", "VAE-more, 2e-5"),
-    ("IAF(2), 2e-5", "VAE-more, 2e-5"),
-    ("BVI-ER2(2), 2e-5", "VAE-more, 2e-5"),
-    ("RME(2), 2e-5", "ME(2), 2e-5"),
-    ("RME(2), 2e-5", "IAF(2), 2e-5"),
-    ("RME(2), 2e-5", "BVI-ER2(2), 2e-5"),
-    ("ME(2)", "VAE-more, 5e-4"),
-    ("IAF(2)", "VAE-more, 5e-4"),
-    ("BVI-ER2(2)", "VAE-more"),
 ]
 """Of which differences in score the study speaks: a row, and what it is held against."""
+
+OF_RIVALS = [
+    ("RME(2), 2e-5", "VAE-more, 2e-5"),
+    ("IAF(2), 2e-5", "VAE-more, 2e-5"),
+    ("BVI-ER2(2), 2e-5", "VAE-more, 2e-5"),
+    ("ME(2), 2e-5", "VAE-more, 2e-5"),
+    ("RME(2), 2e-5", "IAF(2), 2e-5"),
+    ("RME(2), 2e-5", "BVI-ER2(2), 2e-5"),
+    ("RME(2), 2e-5", "ME(2), 2e-5"),
+    ("RME(2)", "VAE-more"),
+    ("IAF(2)", "VAE-more, 5e-4"),
+    ("BVI-ER2(2)", "VAE-more"),
+    ("ME(2)", "VAE-more, 5e-4"),
+    ("RME(2)", "IAF(2)"),
+    ("RME(2)", "BVI-ER2(2)"),
+    ("RME(2)", "ME(2)"),
+    ("VAE-more", "IAF(2)"),
+    ("VAE-more", "ME(2)"),
+]
+"""The same of the rivals' page: on equal terms, then each at its own rate."""
 
 OF_NATS = [
     ("VAE-more, 2e-5", "VAE"),
@@ -65,10 +77,10 @@ def score_lines(scores: Mapping[str, pd.Series]) -> list[str]:
     return lines
 
 
-def own_lines(scores: Mapping[str, pd.Series]) -> list[str]:
-    """The study's differences, seed by seed and as a whole, with the tests in both directions."""
+def own_lines(scores: Mapping[str, pd.Series], pairs: Sequence[tuple[str, str]]) -> list[str]:
+    """Differences between rows, seed by seed and as a whole, with the tests in both directions."""
     lines = ["| row − what it is held against | of each seed | as a whole | p, above | p, below |", "|---" * 5 + "|"]
-    for row, other in OF_SCORES:
+    for row, other in pairs:
         if {row, other} <= set(scores):
             each = " ".join(f"{value:+.1f}" for value in paired(scores[row], scores[other]))
             above, below = wilcoxon_greater(scores[row], scores[other]), wilcoxon_greater(scores[other], scores[row])
@@ -191,11 +203,15 @@ def paired_text(a: pd.Series, b: pd.Series, with_p: bool = False) -> str:
 
 
 def main() -> None:
-    runs = read_runs(HERE / "runs.csv")
+    files, of_rivals = [HERE / "runs.csv", HERE / "longer.csv"], RIVALS / "runs.csv"
+    runs, points = pd.concat(map(read_runs, files)), pd.concat(read_points(curves_path(file)) for file in files)
     scores = by_label(runs)
-    tables = [score_lines(scores), own_lines(scores), search_lines(pd.read_csv(HERE / "search.csv"))]
-    tables += [patience_lines(runs, read_points(curves_path(HERE / "runs.csv")))]
-    tables += [head_room_lines(pd.read_csv(HERE / "head_room.csv")), nats_lines(pd.read_csv(HERE / "nats.csv"))]
+    tables = [score_lines(scores), own_lines(scores, OF_SCORES), search_lines(pd.read_csv(HERE / "search.csv"))]
+    tables += [patience_lines(runs, points), head_room_lines(pd.read_csv(HERE / "head_room.csv"))]
+    tables += [nats_lines(pd.read_csv(HERE / "nats.csv"))]
+    rivals = read_runs(of_rivals)
+    tables += [score_lines(by_label(rivals)), own_lines(by_label(rivals), OF_RIVALS)]
+    tables += [patience_lines(rivals, read_points(curves_path(of_rivals)))]
     print("\n\n".join("\n".join(table) for table in tables))
 
 
