@@ -41,7 +41,7 @@ def show_plan(plan: Plan, as_json: bool, other_settings: str | None) -> None:
         return
     out = Console()
     whose = [f"{counts[kind]:,} {name}" for kind, name in _WHOSE.items() if counts[kind]]
-    out.print(f"{plan.grid.name}: {plan.grid.description}", highlight=False)
+    out.print(": ".join(filter(None, (plan.grid.name, plan.grid.description))), highlight=False)
     out.print(
         "{cells} cells{whose}, {runs} runs, {trainings} trainings in {trials} trials".format(
             **counts, whose=f" ({', '.join(whose)})" if whose else ""
