@@ -258,9 +258,12 @@ class _Scores:
         return next(filter(None, found), "")
 
     def hardest(self, ours: Key, rows: list[Key]) -> tuple[Key, float, str]:
-        """The row that ours is least told apart from, the p of that, and the p in words."""
+        """The row that ours is least told apart from, or of those the highest mean's; the p of that, and the p in words.
+
+        Few pairs give the same smallest p for every row that all of ours are above.
+        """
         tests = {key: wilcoxon_greater(self.scores[ours], self.scores[key]) for key in rows}
-        row = max(rows, key=lambda key: 1.0 if np.isnan(tests[key].p) else tests[key].p)
+        row = max(rows, key=lambda key: (1.0 if np.isnan(tests[key].p) else tests[key].p, self.cells[key]["mean"]))
         p = tests[row].p
         return row, p, tests[row].note if np.isnan(p) else f"p = {p:.2g}"
 

@@ -259,6 +259,15 @@ def test_every_order_of_a_rival_must_be_beaten():
     assert claim.status == NOT_HELD and "RME(2) − ME(3)" in claim.evidence and "p = 0.065" in claim.evidence
 
 
+def test_of_rows_that_are_beaten_in_every_seed_the_best_is_the_evidence():
+    """Each has the smallest p that ten pairs can give, so the p alone does not say which was hardest to beat."""
+    cells = {("rme", 2, "mnist", 10, "conv"): 700.0, ("me", 2, "mnist", 10, "conv"): 600.0}
+    for better in (3, 1):  # after the other in the table, and before it
+        claims = score_claims(runs_of({**cells, ("me", better, "mnist", 10, "conv"): 690.0}))
+        evidence = of(claims, "RME is better than ME (p ≤ 0.01)", "MNIST dim 10").evidence
+        assert f"RME(2) − ME({better}): +10.0 nats" in evidence
+
+
 @pytest.mark.parametrize(("seeds", "status"), [(6, TOO_FEW), (7, HELD)])
 def test_a_p_of_01_needs_seven_pairs(seeds, status):
     claims = score_claims(rme_column(seeds=seeds))
