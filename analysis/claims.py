@@ -258,7 +258,7 @@ class _Scores:
         return next(filter(None, found), "")
 
     def hardest(self, ours: Key, rows: list[Key]) -> tuple[Key, float, str]:
-        """The row that ours is least told apart from, or of those the highest mean's; the p of that, and the p in words.
+        """The row that ours is least told apart from, of equals the highest mean's; its p, and that in words.
 
         Few pairs give the same smallest p for every row that all of ours are above.
         """
