@@ -203,15 +203,15 @@ def paired_text(a: pd.Series, b: pd.Series, with_p: bool = False) -> str:
 
 
 def main() -> None:
-    files, of_rivals = [HERE / "runs.csv", HERE / "longer.csv"], RIVALS / "runs.csv"
+    files = [HERE / "runs.csv", HERE / "longer.csv"]
     runs, points = pd.concat(map(read_runs, files)), pd.concat(read_points(curves_path(file)) for file in files)
     scores = by_label(runs)
     tables = [score_lines(scores), own_lines(scores, OF_SCORES), search_lines(pd.read_csv(HERE / "search.csv"))]
     tables += [patience_lines(runs, points), head_room_lines(pd.read_csv(HERE / "head_room.csv"))]
     tables += [nats_lines(pd.read_csv(HERE / "nats.csv"))]
-    rivals = read_runs(of_rivals)
-    tables += [score_lines(by_label(rivals)), own_lines(by_label(rivals), OF_RIVALS)]
-    tables += [patience_lines(rivals, read_points(curves_path(of_rivals)))]
+    runs, points = read_runs(RIVALS / "runs.csv"), read_points(curves_path(RIVALS / "runs.csv"))
+    scores = by_label(runs)
+    tables += [score_lines(scores), own_lines(scores, OF_RIVALS), patience_lines(runs, points)]
     print("\n\n".join("\n".join(table) for table in tables))
 
 
