@@ -21,6 +21,7 @@ from rme import data
 from rme.checkpoint import Checkpoints, write_atomically
 from rme.config import RunSpec
 from rme.engine import DivergedError, Engine, all_members
+from rme.memory import is_out_of_memory
 from rme.result import Result
 from rme.training import Trained, build, choose, identity, train, trained
 
@@ -28,8 +29,6 @@ log = logging.getLogger(__name__)
 
 NOTE = "array.json"
 """Beside a training's checkpoints: how many members its arrays may hold, because more did not fit."""
-
-_SIGNS = ("can't allocate memory", "not enough memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "std::bad_alloc")
 
 
 class OutOfMemory(RuntimeError):
@@ -93,13 +92,6 @@ def train_runs(
     return choose([done[i] for i in range(members)], images.test.to(device), tests)
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether it says that a GPU's memory, or the process's, is used up."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
-
-
 def parts(members: range, limit: int) -> list[range]:
     """The members in halves, and halves of those, until none holds more than `limit`: smaller parts lie in larger."""
     if len(members) <= limit:
@@ -151,7 +143,8 @@ def _begin_from_larger(engine: Engine, checkpoints: Checkpoints, part: range, me
             except KeyError as error:
                 log.warning("%s: beginning anew: %s", folder, error)
                 return
-            if set(identity(engine)["runs"]) <= set(about["runs"]):
+            own = identity(engine)
+            if set(own["runs"]) <= set(about["runs"]) and own.get("device") == about.get("device"):
                 checkpoints.save(int(cut["counters"][0]), cut, identity(engine))
             return
 

@@ -243,6 +243,7 @@ class Engine:
     def keep(self) -> None:
         """Give each member the parameters that it keeps. At the end: training cannot go on from them."""
         self.kept.put_back(self.method.state_dict())
+        self._graphed = self._new_graph()  # what was captured goes, and its memory
 
     def check_alive(self) -> None:
         """Raise DivergedError once no member's losses are finite any more."""

@@ -91,12 +91,18 @@ def log_joint_everywhere(method: Method, x: Tensor, z: Tensor) -> Tensor:
 def images_at_once(method: Method) -> int:
     """How many images a decoder pass may hold: on a GPU `GPU_CHUNK_BYTES`, or a quarter of its free memory if less."""
     weight = method.decoder.logvar
-    on_gpu = weight.device.type == "cuda"
-    budget = min(GPU_CHUNK_BYTES, torch.cuda.mem_get_info(weight.device)[0] // 4) if on_gpu else CPU_CHUNK_BYTES
+    budget = _gpu_chunk_bytes(weight.device) if weight.device.type == "cuda" else CPU_CHUNK_BYTES
     image = weight.element_size() * decoder_activations(
         method.decoder.image_shape, method.spec.dim, method.spec.decoder
     )
     return max(1, budget // image)
+
+
+def _gpu_chunk_bytes(device: torch.device) -> int:
+    """What torch holds unused counts as free, and a power of two is wanted, so that the parts' size seldom changes."""
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    quarter = max(1, (torch.cuda.mem_get_info(device)[0] + unused) // 4)
+    return min(GPU_CHUNK_BYTES, 2 ** (quarter.bit_length() - 1))
 
 
 @lru_cache

@@ -164,10 +164,13 @@ def _channels_as_members(x: Tensor, members: int) -> Tensor:
 
 # ---------------------------------------------------------------------- the choice
 _chosen: dict[tuple, Kernel] = {}
-_left_out: set[Kernel] = set()
+_left_out: set[tuple[Kernel, torch.dtype, torch.device]] = set()
 
 TRIALS = 5
 """How often each way is timed; the shortest counts."""
+
+HEAD_START = 10_000_000
+"""Cycles, some ms, that a GPU waits while a way's work is launched: a CUDA graph, too, has its launches behind it."""
 
 
 def fastest(ways: Sequence[Kernel], x: Tensor, weight: Tensor, *rest) -> Kernel:
@@ -175,7 +178,7 @@ def fastest(ways: Sequence[Kernel], x: Tensor, weight: Tensor, *rest) -> Kernel:
 
     Measured at the first call with such shapes and remembered in this process; while a CUDA graph is captured nothing
     can be measured, so a shape not met before takes the first way, as everything does on a CPU. A way that fails is
-    left out: for these shapes when memory was short, else from then on.
+    left out: for these shapes when memory was short, else from then on for tensors of that type on that device.
     """
     if x.device.type != "cuda":
         return ways[0]
@@ -185,29 +188,32 @@ def fastest(ways: Sequence[Kernel], x: Tensor, weight: Tensor, *rest) -> Kernel:
     if key not in _chosen:
         if torch.cuda.is_current_stream_capturing():
             return ways[0]
-        times = measured(ways, lambda way: _milliseconds(way, learning, x, weight, *rest))
+        times = measured(ways, x.dtype, x.device, lambda way: _milliseconds(way, learning, x, weight, *rest))
         _chosen[key] = min(times, key=lambda way: times[way])
         said = ", ".join(f"{way.__name__} {ms:.3f} ms" for way, ms in times.items())
         log.debug("%s by %s: %s", tuple(x.shape), tuple(weight.shape), said)
     return _chosen[key]
 
 
-def measured(ways: Sequence[Kernel], milliseconds: Callable[[Kernel], float]) -> dict[Kernel, float]:
+def measured(
+    ways: Sequence[Kernel], dtype: torch.dtype, device: torch.device, milliseconds: Callable[[Kernel], float]
+) -> dict[Kernel, float]:
     """How long each way takes, but for those that fail. Raises the first's error where all do."""
     times: dict[Kernel, float] = {}
     errors: list[Exception] = []
     for way in ways:
-        if way in _left_out:
+        if (way, dtype, device) in _left_out:
             continue
         try:
             times[way] = milliseconds(way)
         except Exception as error:
             errors.append(error)
             if not isinstance(error, torch.OutOfMemoryError):
-                _left_out.add(way)
-                log.info("the kernel %s is left out: %s: %s", way.__name__, type(error).__name__, error)
+                _left_out.add((way, dtype, device))
+                said = (way.__name__, dtype, device, type(error).__name__, error)
+                log.info("the kernel %s is left out for %s on %s: %s: %s", *said)
     if not times and errors:
-        _left_out.difference_update(ways)
+        _left_out.difference_update((way, dtype, device) for way in ways)
         raise errors[0]
     return times
 
@@ -228,6 +234,7 @@ def _milliseconds(way: Kernel, learning: bool, x: Tensor, weight: Tensor, *rest)
         times = []
         for _ in range(TRIALS):
             began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            torch.cuda._sleep(HEAD_START)
             began.record()
             once()
             ended.record()

@@ -139,6 +139,20 @@ class Unflatten(nn.Module):
         return x.unflatten(-1, self.shape)
 
 
+class ReLU(nn.Module):
+    """max(0, x), in x's place unless x is a view: autograd answers a change of a view with copies of the whole."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x, inplace=not x._is_view())
+
+
+class LeakyReLU(nn.Module):
+    """x, and 0.01 x where it is negative; in x's place unless x is a view."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.leaky_relu(x, 0.01, inplace=not x._is_view())
+
+
 class Network(nn.Sequential):
     """Layers one after another, for B members: (B, N, ...) -> (B, N, ...)."""
 
@@ -192,9 +206,9 @@ def encoder_trunk(members: int, image_shape: ImageShape) -> tuple[Network, int]:
     layers: list[nn.Module] = []
     inputs = image_shape[0]
     for outputs in channels:
-        layers += [Conv(members, inputs, outputs), nn.LeakyReLU(0.01, inplace=True)]
+        layers += [Conv(members, inputs, outputs), LeakyReLU()]
         inputs = outputs
-    layers += [Flatten(), Linear(members, channels[-1] * sides[-1] ** 2, width), nn.LeakyReLU(0.01, inplace=True)]
+    layers += [Flatten(), Linear(members, channels[-1] * sides[-1] ** 2, width), LeakyReLU()]
     return Network(*layers), width
 
 
@@ -287,15 +301,15 @@ def _conv_decoder(members: int, dim: int, image_shape: ImageShape) -> list[nn.Mo
     sides, channels, width = convolutions(image_shape)
     small = (64, sides[-1], sides[-1])
     layers: list[nn.Module] = [
-        Linear(members, dim, width), nn.ReLU(inplace=True),
-        Linear(members, width, math.prod(small)), nn.ReLU(inplace=True),
+        Linear(members, dim, width), ReLU(),
+        Linear(members, width, math.prod(small)), ReLU(),
         Unflatten(small),
     ]  # fmt: skip
     # the encoder's channels backwards, and the image's last: 32, 32, C or 64, 32, 32, C
     outputs = [*channels[-2::-1], image_shape[0]]
     inputs = small[0]
     for output, smaller, larger in zip(outputs, sides[:0:-1], sides[-2::-1], strict=True):
-        layers += [TransposedConv(members, inputs, output, extra=larger - STRIDE * smaller), nn.ReLU(inplace=True)]
+        layers += [TransposedConv(members, inputs, output, extra=larger - STRIDE * smaller), ReLU()]
         inputs = output
     return layers[:-1]
 
@@ -303,8 +317,8 @@ def _conv_decoder(members: int, dim: int, image_shape: ImageShape) -> list[nn.Mo
 def _fc_decoder(members: int, dim: int, image_shape: ImageShape) -> list[nn.Module]:
     width = fc_decoder_width(dim, image_shape)
     return [
-        Linear(members, dim, width), nn.ReLU(inplace=True),
-        Linear(members, width, width), nn.ReLU(inplace=True),
+        Linear(members, dim, width), ReLU(),
+        Linear(members, width, width), ReLU(),
         Linear(members, width, math.prod(image_shape)), Unflatten(image_shape),
     ]  # fmt: skip
 
@@ -333,7 +347,7 @@ class BoundedRegressor(nn.Module):
         self.mlp = Network(
             Flatten(),
             Linear(members, math.prod(image_shape), hidden),
-            nn.ReLU(inplace=True),
+            ReLU(),
             Linear(members, hidden, 1),
         )
 

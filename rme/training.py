@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -138,6 +139,10 @@ def train(
         if meta == identity(engine):
             engine.load_state(state)
             log.info("%s: going on after epoch %d", engine.spec.cell, engine.epoch)
+        elif meta | {"device": None} == identity(engine) | {"device": None}:
+            here = engine.device.type
+            log.warning("%s holds a training on %s, whose random streams %s does not have: beginning anew",
+                        checkpoints.folder, meta.get("device", "cpu"), here)  # fmt: skip
         else:
             log.warning("%s holds another training's checkpoints: they are not used", checkpoints.folder)
     total = engine.spec.training_epochs
@@ -170,9 +175,11 @@ def is_measured(spec: RunSpec, epoch: int) -> bool:
     return at % every == 0 or at == part
 
 
-def identity(engine: Engine) -> dict[str, list]:
-    """Whose training it is, for its checkpoints."""
-    runs: dict[str, list] = {"runs": [spec.key for spec in engine.specs]}
+def identity(engine: Engine) -> dict[str, Any]:
+    """Whose training it is, for its checkpoints: runs, members unless it is all, and where unless on a CPU."""
+    runs: dict[str, Any] = {"runs": [spec.key for spec in engine.specs]}
+    if engine.device.type != "cpu":
+        runs["device"] = engine.device.type  # each type's generators have states of their own
     if engine.members != all_members(engine.specs):
         runs["members"] = [[member.spec.key, member.restart] for member in engine.members]
     return runs

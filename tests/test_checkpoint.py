@@ -219,6 +219,17 @@ def test_another_trainings_checkpoint_is_not_used(tiny, tmp_path: Path, caplog) 
         assert torch.equal(a, b)
 
 
+def test_a_training_on_another_type_of_device_begins_anew_and_says_so(tiny, tmp_path: Path, caplog) -> None:
+    """A CUDA device's random streams have states that a CPU's cannot take."""
+    engine = tiny.engine(tiny.spec(epochs=1))
+    state = engine.state() | {"stream.train.0": torch.zeros(16, dtype=torch.uint8)}
+    Checkpoints(tmp_path).save(1, state, training.identity(engine) | {"device": "cuda"})
+    with caplog.at_level(logging.WARNING):
+        training.train(engine, Checkpoints(tmp_path))
+    assert "on cuda" in caplog.text and "another training" not in caplog.text
+    assert engine.epoch == 1
+
+
 def test_a_training_goes_on_from_the_checkpoint_before_a_damaged_one(tiny, tmp_path: Path) -> None:
     spec = tiny.spec(epochs=3)
     whole, first, second = (tiny.engine(spec) for _ in range(3))

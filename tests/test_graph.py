@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+import gc
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -81,6 +83,8 @@ def test_a_step_recorded_once_and_repeated_is_a_training(engines) -> None:
 class Stream:
     """A generator as far as a capture needs one: what has registered its state no longer draws outside of a capture."""
 
+    device_index = 0
+
     def __init__(self, position: int) -> None:
         self.position, self.registered = position, False
 
@@ -91,23 +95,64 @@ class Stream:
         self.position, self.registered = other.position, other.registered
 
 
-def test_streams_can_be_drawn_from_after_a_capture_that_broke_off(monkeypatch, caplog) -> None:
-    class Graph:
-        def register_generator_state(self, stream: Stream) -> None:
-            stream.registered = True
+class Capture:
+    """What torch leaves after a capture that broke off: a stream, the states of generators, an open memory pool."""
 
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
-    monkeypatch.setattr(torch.cuda, "graph", lambda graph: nullcontext())
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    def __init__(self, monkeypatch) -> None:
+        self.streams, self.default = [Stream(5), Stream(7)], Stream(3)
+        self.stream, self.recording, self.collects = "main", False, None
+        cuda = {
+            "CUDAGraph": lambda: self, "graph": self.graph, "synchronize": lambda device: None,
+            "graph_pool_handle": lambda: (0, 1), "default_generators": [self.default], "Stream": lambda device: "side",
+            "current_stream": lambda device: SimpleNamespace(device_index=0, name=self.stream),
+            "set_stream": lambda stream: setattr(self, "stream", stream.name),
+        }  # fmt: skip
+        for name, value in cuda.items():
+            monkeypatch.setattr(torch.cuda, name, value)
+        monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", self.end, raising=False)
+        monkeypatch.setattr(torch._C, "_cuda_releasePool", lambda device, pool: None, raising=False)
+
+    def register_generator_state(self, stream: Stream) -> None:
+        stream.registered = True
+
+    @contextmanager
+    def graph(self, graph, pool, stream):
+        self.default.registered = self.recording = True
+        self.stream, self.collects = stream, gc.isenabled()
+        try:
+            yield
+        finally:
+            raise RuntimeError("previous error during capture")
+
+    def end(self, device: int, pool: tuple[int, int]) -> None:
+        self.recording = False
+
+
+def test_all_is_as_before_after_a_capture_that_broke_off(monkeypatch, caplog) -> None:
+    capture = Capture(monkeypatch)
 
     def work(x):
         raise RuntimeError("operation not permitted when stream is capturing\nand more")
 
-    streams = [Stream(5), Stream(7)]
-    graphed = Graphed(work, streams)
+    graphed = Graphed(work, capture.streams)
     graphed._capture(torch.ones(1, 4))
-    assert [(s.position, s.registered) for s in streams] == [(5, False), (7, False)]
+    states = [(s.position, s.registered) for s in [*capture.streams, capture.default]]
+    assert states == [(5, False), (7, False), (3, False)]
+    assert capture.stream == "main" and not capture.recording
+    assert capture.collects is False and gc.isenabled(), "a graph collected during a capture would break it"
     assert not graphed.possible and "cannot be captured in a CUDA graph: operation not permitted" in caplog.text
+
+
+def test_memory_that_runs_out_in_a_capture_is_said(monkeypatch) -> None:
+    capture = Capture(monkeypatch)
+
+    def work(x):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    graphed = Graphed(work, capture.streams)
+    with pytest.raises(torch.OutOfMemoryError, match="Tried to allocate"):
+        graphed._capture(torch.ones(1, 4))
+    assert graphed.possible and capture.stream == "main"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -134,3 +179,43 @@ def test_a_step_that_cannot_be_captured_is_made_all_the_same(caplog) -> None:
     values = [graphed(index).item() for _ in range(WARM_UP + 3)]
     assert values == [4.0 * (i + 1) for i in range(WARM_UP + 3)]
     assert caplog.text.count("cannot be captured") == 1
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_device_is_whole_after_a_capture_that_broke_off() -> None:
+    generator = torch.Generator("cuda").manual_seed(3)
+    here = torch.cuda.current_stream()
+
+    def step(x):
+        noise = torch.randn(4, device="cuda", generator=generator)
+        return x * x.sum().item() + noise
+
+    graphed = Graphed(step, [generator])
+    x = torch.ones(1, 4, device="cuda")
+    values = [graphed(x).clone() for _ in range(WARM_UP + 2)]
+    assert not graphed.possible and torch.cuda.current_stream() == here
+    again = torch.Generator("cuda").manual_seed(3)
+    for value in values:
+        torch.testing.assert_close(value, 4 + torch.randn(1, 4, device="cuda", generator=again))
+    torch.rand(3, device="cuda")  # the default generator's
+    large = torch.empty(64 << 20, device="cuda")
+    del large
+    torch.cuda.empty_cache()
+    assert torch.cuda.memory_reserved() - torch.cuda.memory_allocated() < 64 << 20, "freed memory is given back"
+    fine = Graphed(lambda y: y * 2, [])
+    for _ in range(WARM_UP + 2):
+        assert fine(x).sum().item() == 8
+    assert fine.graphs
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_graphs_outlive_one_that_is_destroyed() -> None:
+    """Destroying one frees the workspaces of its stream, which must not be another's."""
+    weight = torch.randn(256, 256, device="cuda")
+    x = torch.randn(64, 256, device="cuda")
+    kept, gone = Graphed(lambda y: y @ weight, []), Graphed(lambda y: y @ weight.mT, [])
+    for _ in range(WARM_UP + 1):
+        kept(x), gone(x)
+    del gone
+    gc.collect()
+    torch.testing.assert_close(kept(x), x @ weight)

@@ -239,17 +239,21 @@ def test_a_way_that_fails_is_left_out_and_the_others_are_compared(monkeypatch) -
             raise torch.OutOfMemoryError("CUDA out of memory")
         return 1.0
 
+    cpu = torch.device("cpu")
     for _ in range(2):
-        assert list(kernels.measured(kernels.CONVOLUTIONS, milliseconds)) == [kernels.grouped, kernels.one_by_one]
+        times = kernels.measured(kernels.CONVOLUTIONS, torch.float32, cpu, milliseconds)
+        assert list(times) == [kernels.grouped, kernels.one_by_one]
     assert asked.count(kernels.in_triton) == 1, "what cannot run at all is not tried again"
     assert asked.count(kernels.product) == 2, "what did not fit may fit another shape"
+    kernels.measured(kernels.CONVOLUTIONS, torch.float64, cpu, milliseconds)
+    assert asked.count(kernels.in_triton) == 2, "what one type of tensor cannot is tried for another"
 
     def nothing_runs(way: kernels.Kernel) -> float:
         raise RuntimeError(f"no {way.__name__}")
 
     for _ in range(2):
         with pytest.raises(RuntimeError, match="no grouped"):
-            kernels.measured(kernels.CONVOLUTIONS, nothing_runs)
+            kernels.measured(kernels.CONVOLUTIONS, torch.float32, cpu, nothing_runs)
 
 
 # ---------------------------------------------------------------------- initialisation

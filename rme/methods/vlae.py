@@ -64,7 +64,10 @@ class VLAE(Method):
             mean, tangents = self.linearise(mu)
             residual = (x.flatten(2) - mean) @ last  # W3'(x - g(mu)), (B, N, width)
             gradient = precision_of_x * (tangents @ residual.unsqueeze(-1)).squeeze(-1) - mu
-            to_mode = torch.cholesky_solve(gradient.unsqueeze(-1), self.precision_cholesky(tangents, gram))
+            lower = self.precision_cholesky(tangents, gram)
+            # not cholesky_solve, whose batched form waits for a GPU in some releases of torch
+            whitened = torch.linalg.solve_triangular(lower, gradient.unsqueeze(-1), upper=False)
+            to_mode = torch.linalg.solve_triangular(lower.mT, whitened, upper=True)
             mu = mu + 0.5 / (t + 1) * to_mode.squeeze(-1)
         return FullGaussian(mu, self.precision_cholesky(self.linearise(mu).tangents, gram))
 
