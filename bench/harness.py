@@ -346,7 +346,8 @@ def prepare(device: torch.device) -> None:
     """
     torch.distributions.Distribution.set_default_validate_args(False)
     if device.type == "cuda":
-        torch.cuda.set_device(device)
+        if device.index is not None:  # plain "cuda" is the current one already
+            torch.cuda.set_device(device)
     else:
         torch.set_num_threads(1)
         allocator.keep_freed_memory()
