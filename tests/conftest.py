@@ -79,7 +79,7 @@ def generator() -> torch.Generator:
 @pytest.fixture(scope="module")
 def ray_folder():
     """A folder for the Ray of a file's sweeps, which is ended with it."""
-    from sweeping import short_folder
+    from tests.sweeping import short_folder
 
     with short_folder() as folder:
         yield folder
@@ -87,7 +87,7 @@ def ray_folder():
 
 @pytest.fixture
 def hold(tmp_path):
-    from sweeping import Hold
+    from tests.sweeping import Hold
 
     with Hold(tmp_path / "hold") as hold:
         yield hold

@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests import ROOT
+
 HOME = Path("/mnt/home")
 SHARED = Path("/mnt/rme")
 SUBNET = "10.213.77"

@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 import torch
 import yaml
-from conftest import blobs
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Run
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests import ROOT
+from tests.conftest import blobs
 
 PATIENCE_S = 1800
 """How long is waited for what is sure to come; a machine may be busy."""

@@ -1,0 +1,344 @@
+"""What every method must do, whichever it is: a new file in `rme/methods/` is tested here by being there."""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from rme import data, evaluate, methods
+from rme.checkpoint import Checkpoints
+from rme.config import RunSpec
+from rme.data import Images
+from rme.engine import Engine, member_parameters
+from rme.methods._template import Template
+from rme.methods.base import Method
+from rme.noise import Noise
+from rme.step import Step
+
+
+def cases(trained: bool = False) -> list:
+    """Every method, or those that are trained, with its smallest order under both decoders, and with its largest.
+
+    The dearest are slow. So are the largest orders of a file's second method, which shares the code of the first.
+    """
+    out = []
+    files: set[str] = set()
+    for method in [*methods.registry().values(), Template]:
+        if trained and not method.trains:
+            continue
+        variant = method.__module__ in files
+        files.add(method.__module__)
+        orders = sorted(method.orders) if method.orders else [None]
+        for decoder in method.decoders:
+            for order in dict.fromkeys([orders[0], orders[-1]]):
+                dear = order != orders[0] and (variant or decoder != method.decoders[0])
+                name = f"{method.name}-{order}-{decoder}" if order else f"{method.name}-{decoder}"
+                out.append(pytest.param(method, order, decoder, id=name, marks=[pytest.mark.slow] * dear))
+    return out
+
+
+every_method = pytest.mark.parametrize(("method", "order", "decoder"), cases())
+every_trained_method = pytest.mark.parametrize(("method", "order", "decoder"), cases(trained=True))
+
+
+@pytest.fixture(autouse=True)
+def template_is_registered(monkeypatch) -> None:
+    monkeypatch.setitem(methods.registry(), Template.name, Template)
+
+
+@pytest.fixture
+def spec(tiny, method: type[Method], order: int | None, decoder: str):
+    """Specs of the method under test."""
+    return lambda **fields: tiny.spec(method.name, order, decoder=decoder, **fields)
+
+
+def state(engine: Engine) -> dict[str, Tensor]:
+    return {n: v.clone() for n, v in engine.state().items() if n not in ("history.seconds", "history.finished_at")}
+
+
+# ---------------------------------------------------------------------- the declaration
+@every_method
+def test_it_declares_itself(method: type[Method], order: int | None, decoder: str) -> None:
+    assert re.fullmatch(r"[a-z0-9][a-z0-9-]*", method.name) and method.label
+    assert set(method.decoders) <= {"conv", "fc"} and method.decoders
+    assert set(method.fields) <= set(RunSpec.model_fields) and 0 < method.stage_rate < 1
+    if method.orders is not None:
+        assert method.order_means and all(o > 0 for o in method.orders)
+    if method.starts_from is not None:
+        assert method.starts_from in methods.registry()
+
+
+# ---------------------------------------------------------------------- the posterior
+@every_method
+def test_posterior_shapes_and_draws(tiny, spec) -> None:
+    engine = tiny.engine([spec(seed=s, precision="float64") for s in (1, 2)])
+    images, draws, dim = 5, 4, 3
+    x = engine.method.centred(tiny.images.test[:images].expand(2, -1, -1, -1, -1))
+    assert x.shape == (2, images, 1, 28, 28) and x.dtype == torch.float64
+
+    def streams(*seeds: int) -> Noise:
+        return Noise([torch.Generator().manual_seed(s) for s in seeds], torch.float64)
+
+    with torch.no_grad():
+        q = engine.method.posterior(x, streams(5, 6))
+        z = q.sample(streams(0, 1), draws)
+        assert z.shape == (2, draws, images, dim) and z.dtype == torch.float64
+        log_q = q.log_prob(z)
+        assert log_q.shape == (2, draws, images) and log_q.isfinite().all()
+        for s in range(draws):
+            torch.testing.assert_close(q.log_prob(z[:, s]), log_q[:, s], rtol=1e-10, atol=1e-10)
+        again = engine.method.posterior(x, streams(5, 6))
+        assert torch.equal(again.sample(streams(0, 1), draws), z), "inference draws nothing but from the noise given"
+        both, log_both = again.sample_with_log_prob(streams(0, 1), draws)
+        assert torch.equal(both, z)
+        torch.testing.assert_close(log_both, log_q, rtol=1e-10, atol=1e-10)
+        other = again.sample(streams(0, 9), draws)
+        assert torch.equal(other[0], z[0]) and not torch.isclose(other[1], z[1]).any()
+        assert not torch.isclose(z[:, 0], z[:, 1]).any()
+
+
+@every_method
+def test_the_density_belongs_to_the_draws(tiny, spec, method: type[Method]) -> None:
+    """E_q[f / q] is the integral of f: with f a Gaussian fitted to the draws, the mean ratio must be one."""
+    engine = tiny.engine(spec(seed=1, precision="float64", dim=1))
+    if method.trains:
+        engine.train_epoch()
+    draws = 20_000
+    with torch.no_grad():
+        noise = Noise([torch.Generator().manual_seed(0)], torch.float64)
+        q = engine.method.posterior(engine.method.centred(tiny.images.test[:3].unsqueeze(0)), noise)
+        z = q.sample(noise, draws)
+        # narrower than the draws, so that the ratio has a variance
+        f = torch.distributions.Normal(z.mean(1, keepdim=True), 0.7 * z.std(1, keepdim=True))
+        ratio = torch.exp(f.log_prob(z).sum(-1) - q.log_prob(z))
+    error = ratio.std(1) / math.sqrt(draws)
+    assert ((ratio.mean(1) - 1).abs() < 5 * error + 1e-9).all()
+    assert (error < 0.05).all(), "too noisy to show anything"
+
+
+# ---------------------------------------------------------------------- the updates
+@every_trained_method
+def test_an_update_changes_what_it_names_and_nothing_else(tiny, spec) -> None:
+    engine = tiny.engine([spec(seed=s, precision="float64") for s in (1, 2)])
+    names = [u.name for u in engine.updates]
+    assert len(set(names)) == len(names) and all(re.fullmatch(r"[A-Za-z0-9_-]+", name) for name in names)
+    engine.train_epoch()  # past what starts at exactly zero
+    whose = {id(p): name for name, p in engine.method.named_parameters()}
+    named: set[str] = set()
+    step = Step(engine.method.centred(engine.pixels[engine.train_index[:, :16]]), engine.noise, engine.iteration)
+    for update, adam in zip(engine.updates, engine.optimisers, strict=True):
+        own = {whose[id(p)] for p in update.parameters}
+        assert own and len(own) == len(update.parameters)
+        named |= own
+        gradients: dict[str, Tensor] = {}
+
+        def keep(optimiser, *_, gradients=gradients) -> None:
+            for group in optimiser.param_groups:
+                gradients.update({whose[id(p)]: p.grad.clone() for p in group["params"]})
+
+        hook = adam.register_step_pre_hook(keep)
+        before = {name: value.clone() for name, value in engine.method.state_dict().items()}
+        loss = engine._apply(update, adam, step)
+        hook.remove()
+        assert loss.shape == (2,) and loss.isfinite().all() and loss.dtype == torch.float64
+        changed = {n for n, value in engine.method.state_dict().items() if not torch.equal(value, before[n])}
+        assert changed == own
+        for name, gradient in gradients.items():
+            assert gradient.isfinite().all(), name
+            assert (gradient.reshape(2, -1).abs().amax(1) > 0).all(), f"{name} has no gradient in {update.name}"
+    assert named == set(whose.values()), "a parameter that no update names is never trained"
+
+
+# ---------------------------------------------------------------------- arrays
+def trained(engine: Engine, steps: int = 3) -> tuple[Engine, Tensor]:
+    """Some steps on the beginning of each member's own training images; the losses, (steps, U, B)."""
+    losses = [engine.train_step(engine.train_index[:, 8 * i : 8 * i + 8]) for i in range(steps)]
+    return engine, torch.stack(losses)
+
+
+@every_trained_method
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+def test_an_array_of_three_equals_three_alone(tiny, spec, precision: str) -> None:
+    specs = [spec(seed=s, precision=precision) for s in (1, 2, 3)]
+    engine, losses = trained(tiny.engine(specs))
+    for i, own in enumerate(specs):
+        alone, own_losses = trained(tiny.engine(own))
+        if precision == "float32":
+            torch.testing.assert_close(losses[..., i], own_losses[..., 0], rtol=1e-5, atol=1e-5)
+            continue
+        torch.testing.assert_close(losses[..., i], own_losses[..., 0], rtol=1e-12, atol=1e-12)
+        theirs = member_parameters(engine.method, i)
+        for name, value in member_parameters(alone.method, 0).items():
+            assert (value - theirs[name]).norm() <= 1e-12 * max(1.0, value.norm().item()), name
+    assert not torch.isclose(losses[..., 0], losses[..., 1]).any()
+
+
+@every_trained_method
+def test_restarts_are_trained_apart(tiny, spec) -> None:
+    """A run of two restarts: the first equals a run of one, the second is another."""
+    _, losses = trained(tiny.engine(spec(precision="float64", restarts=2)), 2)
+    _, own_losses = trained(tiny.engine(spec(precision="float64", restarts=1)), 2)
+    torch.testing.assert_close(losses[..., :1], own_losses, rtol=1e-12, atol=1e-12)
+    assert not torch.isclose(losses[..., 0], losses[..., 1]).any()
+
+
+# ---------------------------------------------------------------------- going on
+@every_trained_method
+def test_interrupted_equals_uninterrupted_bit_for_bit(tiny, spec, tmp_path: Path) -> None:
+    specs = [spec(seed=s) for s in (1, 2)]
+    whole = tiny.engine(specs)
+    for _ in range(3):
+        whole.train_epoch()
+        whole.validate()
+    first = tiny.engine(specs)
+    first.train_epoch()
+    first.validate()
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(first.epoch, first.state(), {})
+    second = tiny.engine(specs)
+    saved, _ = checkpoints.newest()
+    second.load_state(saved)
+    assert second.epoch == 1
+    for _ in range(2):
+        second.train_epoch()
+        second.validate()
+    a, b = state(whole), state(second)
+    assert a.keys() == b.keys()
+    different = [name for name in a if not torch.equal(a[name], b[name])]
+    assert different == []
+    assert any(not torch.equal(a[name], saved[name]) for name in a if name.startswith("model."))
+
+
+# ---------------------------------------------------------------------- small things that break
+@every_trained_method
+def test_a_last_batch_of_one_image_is_trained_on(tiny, spec) -> None:
+    images = Images(tiny.images.train[:19], tiny.images.test)  # 17 for training: 16 and 1
+    engine = tiny.engine(spec(), images)
+    assert engine.train_index.shape == (1, 17)
+    assert engine.train_epoch().isfinite().all()
+    assert all(p.isfinite().all() for p in engine.method.parameters())
+    assert engine.iteration == 2
+
+
+@every_trained_method
+def test_training_lowers_the_loss(tiny, digits, spec) -> None:
+    """The last update's, which is of the whole model, on real images. Its ELBO is not what every method is after."""
+    engine = tiny.engine(spec(precision="float64", batch_size=8), digits)
+    losses = [engine.train_epoch()[-1].item() for _ in range(8)]
+    assert sum(losses[-2:]) / 2 < losses[0] - 1
+    assert engine.method.pixel_mean.dtype == torch.float64
+
+
+@every_method
+def test_iwae_is_above_the_elbo_image_by_image(tiny, spec) -> None:
+    """As Jensen's inequality has it for the same draws."""
+    engine = tiny.engine(spec(precision="float64"))
+    stream = [torch.Generator().manual_seed(0)]
+    found = evaluate.scores(engine.method, engine.pixels, engine.train_index, samples=10, generators=stream)
+    assert found.iwae.shape == (1, 36) and (found.iwae >= found.elbo).all() and (found.iwae > found.elbo).any()
+
+
+@pytest.fixture(scope="module")
+def digits() -> Images:
+    """A few of the handwritten digits."""
+    images = data.get("digits").load(Path())
+    return Images(images.train[:60].contiguous(), images.test[:10].contiguous())
+
+
+def test_the_loss_falls_on_real_images() -> None:
+    images = data.get("digits").load(Path())
+    spec = RunSpec(method="vae", dataset="digits", dim=5, restarts=1, learning_rate=1e-3)
+    engine = Engine([spec], images, [data.get("digits").split(images, 0)])
+    losses = [engine.train_epoch().item() for _ in range(3)]
+    assert losses[0] > losses[1] + 20 and losses[1] > losses[2]
+
+
+def test_the_largest_images_and_colour_work(tiny) -> None:
+    from tests.conftest import blobs
+
+    images = Images(blobs(12, (3, 64, 64), 1), blobs(3, (3, 64, 64), 2))
+    engine = tiny.engine(tiny.spec("rme", 2), images)
+    assert engine.train_epoch().isfinite().all()
+    pictures = evaluate.reconstructions(engine.method, images.test, torch.Generator().manual_seed(0))
+    assert pictures.shape == (2, 3, 3, 64, 64) and torch.equal(pictures[0], images.test)
+    assert evaluate.prior_samples(engine.method, 2, torch.Generator().manual_seed(0)).shape == (2, 3, 64, 64)
+
+
+# ---------------------------------------------------------------------- the template
+def test_the_template_is_a_vae_with_a_weight_on_the_kl(tiny) -> None:
+    """At its default it trains as the VAE; with beta = 3 its loss has 2 KL more."""
+    runs = {
+        name: tiny.engine(tiny.spec(method, precision="float64", options=options))
+        for name, method, options in (("vae", "vae", {}), ("1", "template", {}), ("3", "template", {"beta": 3.0}))
+    }
+    index = torch.arange(8).unsqueeze(0)
+    q = runs["vae"].method.encoder(runs["vae"].method.centred(tiny.images.train[index]))
+    prior = torch.distributions.Normal(torch.zeros_like(q.mu), torch.ones_like(q.mu))
+    kl = torch.distributions.kl_divergence(torch.distributions.Normal(q.mu, (q.logvar / 2).exp()), prior).sum(-1).mean()
+    loss = {name: engine.train_step(index).item() for name, engine in runs.items()}
+    assert loss["1"] == pytest.approx(loss["vae"], rel=1e-13)
+    assert loss["3"] == pytest.approx(loss["vae"] + 2 * kl.item(), rel=1e-12)
+
+
+# ---------------------------------------------------------------------- the registry
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch) -> Path:
+    """An extra folder of methods, and a registry that has yet to be filled."""
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
+    monkeypatch.setattr(methods, "_registry", None)
+    yield tmp_path
+    for name in [n for n in sys.modules if n.startswith("rme.methods.zz_")]:
+        del sys.modules[name]
+
+
+_GOOD = """
+from rme.methods.vae import VAE
+class Mine(VAE):
+    name, label = "mine", "Mine"
+"""
+
+
+def test_a_file_is_found_by_being_there(folder: Path) -> None:
+    (folder / "zz_mine.py").write_text(_GOOD)
+    (folder / "_helper.py").write_text("raise RuntimeError('imported')")
+    found = methods.registry()
+    assert found["mine"].label == "Mine" and methods.names() == sorted(found)
+    assert methods.get("MINE") is found["mine"]
+    assert found["vae"].__name__ == "VAE", "an imported base is not registered again"
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    ("import no_such_module_at_all", "no_such_module_at_all"),
+    ("def broken(:", "SyntaxError"),
+    (_GOOD.replace('"mine"', '"Mine"'), "lower case"),
+    (_GOOD.replace('"mine"', '"vae"'), "taken by"),
+    ("x = 1", "no method"),
+    ("""
+from rme.methods.base import Method
+class Half(Method):
+    name, label = "half", "Half"
+    def posterior(self, x, noise): ...
+""", "updates"),
+    (_GOOD.replace("VAE):", "Base):").replace("from rme.methods.vae import VAE", """
+from rme.methods.base import Method
+class Base(Method):
+    def posterior(self, x, noise): ...
+    def updates(self): ...
+""").replace('name, label = "mine", "Mine"', 'name = "mine"'), "label"),
+])  # fmt: skip
+def test_a_file_that_is_not_right_is_named_with_what_is_wrong(folder: Path, text: str, said: str) -> None:
+    (folder / "zz_wrong.py").write_text(text)
+    with pytest.raises(ImportError, match=r"rme/methods/zz_wrong\.py") as error:
+        methods.registry()
+    assert said in str(error.value)
+
+
+def test_unknown_names_are_answered_with_the_choices() -> None:
+    with pytest.raises(ValueError, match=r"no method 'vea'; there are .*rme.*vae"):
+        methods.get("vea")

@@ -1,0 +1,107 @@
+"""SVI: the finished VAE, and for each image the best posterior that Adam finds."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from rme import nets, objective, training
+from rme.config import RunSpec, SpecError
+from rme.methods.svi import SVI
+from rme.noise import Noise
+from tests.oracles.linear_gaussian import LinearGaussian
+
+DIM, IMAGES = 2, 4
+
+
+def streams() -> Noise:
+    return Noise([torch.Generator().manual_seed(7 + i) for i in range(2)], torch.float64)
+
+
+def on_a_linear_decoder(order: int, orthogonal: bool = True, **options: float) -> tuple[SVI, torch.Tensor]:
+    """Two members, where the best diagonal posterior is known, and images that the decoder could have made."""
+    spec = RunSpec(method="svi", order=order, dataset="digits", dim=DIM, precision="float64", options=options)
+    method = SVI(spec, (1, 28, 28), 2).double().requires_grad_(False)
+    nets.initialise(method, [torch.Generator().manual_seed(i) for i in range(2)])
+    method.decoder = decoder = LinearGaussian(2, DIM, orthogonal=orthogonal)
+    g = torch.Generator().manual_seed(3)
+    z = torch.randn(2, IMAGES, DIM, generator=g, dtype=torch.float64)
+    return method, decoder(z) + 0.3 * torch.randn(2, IMAGES, 1, 28, 28, generator=g, dtype=torch.float64)
+
+
+def test_it_finds_the_true_posterior_where_its_family_has_it() -> None:
+    """With orthogonal columns p(z|x) is a diagonal Gaussian, known in closed form."""
+    method, x = on_a_linear_decoder(200)
+    with torch.no_grad():
+        q, start = method.posterior(x, streams()), method.encoder(x)
+    for b in range(2):
+        exact = method.decoder.posterior(b, x[b])
+        torch.testing.assert_close(q.mu[b], exact.mean, rtol=0, atol=0.02)
+        variance = exact.covariance_matrix.diagonal(dim1=-2, dim2=-1).expand(IMAGES, -1)
+        torch.testing.assert_close(q.logvar[b].exp(), variance, rtol=0.05, atol=0)
+        assert (start.mu[b] - exact.mean).abs().max() > 0.5, "or it had nothing to find"
+
+
+def test_more_steps_are_nearer_to_log_p() -> None:
+    elbos = []
+    for order in (10, 50, 200):
+        method, x = on_a_linear_decoder(order, orthogonal=False)
+        with torch.no_grad():
+            z, log_q = method.posterior(x, streams()).sample_with_log_prob(streams(), 2000)
+            elbos.append((objective.log_joint(method.decoder, x, z) - log_q).mean().item())
+    evidence = sum(method.decoder.log_evidence(b, x[b]).mean().item() / 2 for b in range(2))
+    assert elbos[0] < elbos[1] < elbos[2] + 0.05 and elbos[2] < evidence
+
+
+def test_an_images_posterior_does_not_depend_on_those_beside_it() -> None:
+    """The step of a batch's mean would shrink with the batch."""
+    method, x = on_a_linear_decoder(10)
+
+    class Zeros:
+        def normal(self, shape):
+            return torch.zeros(tuple(shape), dtype=torch.float64)
+
+    with torch.no_grad():
+        together = method.posterior(x, Zeros())  # type: ignore[arg-type]
+        alone = method.posterior(x[:, 1:2], Zeros())  # type: ignore[arg-type]
+    torch.testing.assert_close(together.mu[:, 1:2], alone.mu, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(together.logvar[:, 1:2], alone.logvar, rtol=1e-10, atol=1e-10)
+
+
+def test_its_rate_is_an_option_and_no_field_of_a_stage_concerns_it() -> None:
+    def spec(**fields) -> RunSpec:
+        return RunSpec(**{"method": "svi", "order": 10, "dataset": "digits", "dim": 3, **fields})
+
+    assert spec(options={"svi_rate": 0.1}).key == spec().key != spec(options={"svi_rate": 0.2}).key
+    for field in ({"stage_epochs": 3}, {"stage_learning_rate": 1e-4}, {"stage_patience": 2}, {"kl_max": 3}):
+        assert spec(**field).key == spec().key, field
+    assert spec(epochs=3).key != spec().key, "its VAE's"
+    with pytest.raises(SpecError, match=r"order=3.*Adam steps.*10, 50, 200"):
+        RunSpec.of({"method": "svi", "order": 3, "dataset": "digits", "dim": 3})
+
+
+def test_a_run_of_it_is_its_vae_scored_with_better_posteriors(tiny) -> None:
+    """Nothing is trained: the model is the parent's, restart by restart; its ELBO is higher."""
+    run = tiny.spec("svi", 50, restarts=2, precision="float64", seed=4)
+    vae = training.build([run.parent], tiny.images, "cpu", None)
+    training.train(vae)
+    (parent,) = training.results(vae).values()
+    engine = training.build([run], tiny.images, "cpu", [parent.models])
+    training.train(engine)
+    (result,) = training.results(engine).values()
+    for own, theirs in zip(result.models, parent.models, strict=True):
+        assert all(torch.equal(own[name], theirs[name]) for name in theirs)
+    assert (result.val_elbo > parent.val_elbo + 1).all()
+    assert result.losses.shape == (0, 0, 2) and result.history_elbo.shape == (0, 2)
+    assert result.kept_epochs.tolist() == [0, 0] and len(result.finished_at) == 0 and result.updates == []
+    assert result.train_s == 0 and result.inference_ms > parent.inference_ms
+
+
+def test_what_it_saves_is_read_back(tiny, tmp_path) -> None:
+    run = tiny.spec("svi", 10)
+    engine = tiny.engine(run)
+    training.train(engine)
+    (result,) = training.results(engine).values()
+    result.save(tmp_path)
+    again = type(result).load(tmp_path)
+    assert torch.equal(again.test_iwae, result.test_iwae) and again.losses.shape == (0, 0, 1)

@@ -1,0 +1,344 @@
+"""The networks against Tables 1-3 written out in torch.nn, one model at a time."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bench.plain import DECODERS, ENCODERS, BaseBoundedRegressor, copy_member, fc_decoder, weighted
+from rme import kernels, nets, noise
+
+SHAPES = [(1, 28, 28), (3, 32, 32), (3, 64, 64)]
+DIMS = [10, 20, 50, 100]
+MEMBERS, IMAGES = 3, 4
+
+# layer by layer, from the tables: (weights as (outputs, inputs, kernel area), biases)
+ENCODER_TABLE = {
+    (1, 28, 28): [(32, 1, 16), (32, 32, 16), (64, 32, 16), (256, 576, 1)],
+    (3, 32, 32): [(32, 3, 16), (32, 32, 16), (64, 32, 16), (512, 1024, 1)],
+    (3, 64, 64): [(32, 3, 16), (32, 32, 16), (64, 32, 16), (64, 64, 16), (512, 1024, 1)],
+}
+DECODER_TABLE = {
+    (1, 28, 28): [(576, 256, 1), (32, 64, 16), (32, 32, 16), (1, 32, 16)],
+    (3, 32, 32): [(1024, 512, 1), (32, 64, 16), (32, 32, 16), (3, 32, 16)],
+    (3, 64, 64): [(1024, 512, 1), (64, 64, 16), (32, 64, 16), (32, 32, 16), (3, 32, 16)],
+}
+HIDDEN = {(1, 28, 28): 256, (3, 32, 32): 512, (3, 64, 64): 512}
+
+
+def numbers(table: list[tuple[int, int, int]]) -> list[int]:
+    return [outputs * inputs * area + outputs for outputs, inputs, area in table]
+
+
+def counts(module: nn.Module) -> list[int]:
+    """Weights and biases of each layer, of one member."""
+    return [(layer.weight[0].numel() + layer.bias[0].numel()) for layer in weighted(module)]
+
+
+def filled(module: nn.Module, seed: int = 0) -> nn.Module:
+    """In float64, every member with weights of its own."""
+    module = module.double()
+    nets.initialise(module, [noise.generator(seed, r, noise.INIT) for r in range(MEMBERS)])
+    return module
+
+
+def normal(*shape: int, seed: int = 1) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+# ---------------------------------------------------------------------- Tables 1-3
+@pytest.mark.parametrize("dim", DIMS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_parameters_are_those_of_the_tables(shape: tuple[int, int, int], dim: int) -> None:
+    h = HIDDEN[shape]
+    with torch.device("meta"):
+        encoder, decoder = nets.Encoder(MEMBERS, dim, shape), nets.Decoder(MEMBERS, dim, shape)
+    assert encoder.width == h
+    assert counts(encoder) == numbers([*ENCODER_TABLE[shape], (2 * dim, h, 1)])
+    assert counts(decoder.mean) == numbers([(h, dim, 1), *DECODER_TABLE[shape]])
+    assert sum(p.numel() for p in encoder.parameters()) == MEMBERS * sum(counts(encoder))
+    assert sum(p.numel() for p in decoder.parameters()) == MEMBERS * (sum(counts(decoder.mean)) + 1)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_sides_from_layer_to_layer_are_those_of_the_tables(shape: tuple[int, int, int]) -> None:
+    sides = {28: [14, 7, 3], 32: [16, 8, 4], 64: [32, 16, 8, 4]}[shape[1]]
+    encoder, decoder = filled(nets.Encoder(MEMBERS, 2, shape)), filled(nets.Decoder(MEMBERS, 2, shape))
+    found, h = [], normal(MEMBERS, 1, *shape)
+    for layer in encoder.trunk:
+        h = layer(h)
+        if isinstance(layer, nets.Conv):
+            found.append(h.shape[-1])
+    assert found == sides
+    found, h = [], normal(MEMBERS, 1, 2)
+    for layer in decoder.mean:
+        h = layer(h)
+        if isinstance(layer, nets.TransposedConv):
+            found.append(h.shape[-1])
+    assert found == [*sides[-2::-1], shape[1]]
+    assert h.shape == (MEMBERS, 1, *shape)
+
+
+# ---------------------------------------------------------------------- the arithmetic
+def batched(network: nets.Network, x: Tensor) -> Tensor:
+    """What `Network.forward` does on an accelerator: one kernel for all members."""
+    return nn.Sequential.forward(network, x)
+
+
+def by_member(network: nets.Network, x: Tensor) -> Tensor:
+    """What it does on a CPU."""
+    return network(x)
+
+
+def check_against_plain(network: nets.Network, run, x: Tensor, build) -> None:
+    """Outputs and gradients, by weights and by the input, of every member against a torch.nn twin."""
+    x = x.clone().requires_grad_()
+    out = run(network, x)
+    cotangent = normal(*out.shape, seed=3)
+    parameters = list(network.parameters())
+    gradients = torch.autograd.grad((out * cotangent).sum(), [x, *parameters])
+    for i in range(MEMBERS):
+        twin = build().double()
+        copy_member(network, i, twin)
+        own = x[i].detach().requires_grad_()
+        wanted = twin(own)
+        torch.testing.assert_close(out[i], wanted, rtol=1e-12, atol=1e-12)
+        twins = torch.autograd.grad((wanted * cotangent[i]).sum(), [own, *twin.parameters()])
+        for found, expected in zip(gradients, twins, strict=True):
+            scale = expected.abs().max().item()
+            assert scale > 0
+            torch.testing.assert_close(found[i], expected, rtol=1e-12, atol=1e-12 * max(1, scale))
+
+
+@pytest.mark.parametrize("run", [by_member, batched])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_encoder_equals_the_table_in_torch_nn(shape: tuple[int, int, int], run) -> None:
+    encoder = filled(nets.Encoder(MEMBERS, 5, shape))
+    whole = nets.Network(*encoder.trunk, *encoder.head)
+    x = normal(MEMBERS, IMAGES, *shape)
+    check_against_plain(whole, run, x, lambda: ENCODERS[shape](5))
+    q = encoder(x)
+    torch.testing.assert_close(torch.cat([q.mu, q.logvar], -1), run(whole, x), rtol=1e-12, atol=1e-12)
+    assert q.mu.shape == q.logvar.shape == (MEMBERS, IMAGES, 5)
+
+
+@pytest.mark.parametrize("run", [by_member, batched])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_conv_decoder_equals_the_table_in_torch_nn(shape: tuple[int, int, int], run) -> None:
+    decoder = filled(nets.Decoder(MEMBERS, 5, shape))
+    check_against_plain(decoder.mean, run, normal(MEMBERS, IMAGES, 5), lambda: DECODERS[shape](5))
+
+
+@pytest.mark.parametrize("run", [by_member, batched])
+def test_fc_decoder_equals_torch_nn(run) -> None:
+    decoder = filled(nets.Decoder(MEMBERS, 5, (1, 28, 28), "fc"))
+    width = nets.fc_decoder_width(5, (1, 28, 28))
+    check_against_plain(decoder.mean, run, normal(MEMBERS, IMAGES, 5), lambda: fc_decoder(5, (1, 28, 28), width))
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_both_ways_of_applying_a_network_agree(members: int) -> None:
+    """Also for one member, which has a short cut."""
+    decoder = nets.Decoder(members, 3, (3, 32, 32)).double()
+    nets.initialise(decoder, [noise.generator(0, r, noise.INIT) for r in range(members)])
+    z = normal(members, IMAGES, 3)
+    torch.testing.assert_close(decoder.mean(z), batched(decoder.mean, z), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("extra", [0, 1])
+@pytest.mark.parametrize("outputs", [1, 3, 4, 5])
+def test_a_transposed_convolution_equals_torchs(outputs: int, extra: int) -> None:
+    layer = nets.TransposedConv(1, 6, outputs, extra).double()
+    nets.initialise(layer, [noise.generator(0, 0, noise.INIT)])
+    plain = nn.ConvTranspose2d(6, outputs, 4, 2, 1, output_padding=extra).double()
+    copy_member(layer, 0, plain)
+    x = normal(IMAGES, 6, 3, 5).requires_grad_()
+    wanted = plain(x)
+    (by_input,) = torch.autograd.grad(wanted.square().sum(), x, retain_graph=True)
+    (by_weight,) = torch.autograd.grad(wanted.square().sum(), plain.weight)
+    for found in (layer.single(x, layer.weight[0], layer.bias[0]), layer(x.unsqueeze(0))[0]):
+        assert found.shape == (IMAGES, outputs, 6 + extra, 10 + extra)
+        torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+        gradients = torch.autograd.grad(found.square().sum(), [x, layer.weight])
+        torch.testing.assert_close(gradients[0], by_input, rtol=1e-11, atol=1e-11)
+        torch.testing.assert_close(gradients[1][0], by_weight, rtol=1e-11, atol=1e-11)
+
+
+# ---------------------------------------------------------------------- ways for a whole array
+def of_torch(ways: tuple[kernels.Kernel, ...]) -> list[kernels.Kernel]:
+    """Those that any device has; `test_triton_kernels.py` is about the others."""
+    return [way for way in ways if "triton" not in way.__name__]
+
+
+@pytest.mark.parametrize("way", of_torch(kernels.CONVOLUTIONS), ids=lambda way: way.__name__)
+def test_every_way_of_an_arrays_convolution_is_the_convolution(way) -> None:
+    x, weight, bias = normal(MEMBERS, IMAGES, 5, 7, 6), normal(MEMBERS, 3, 5, 4, 4), normal(MEMBERS, 3)
+    assert_member_by_member(way, lambda h, w, b: nn.functional.conv2d(h, w, b, 2, 1), x, weight, bias)
+
+
+@pytest.mark.parametrize("extra", [0, 1])
+@pytest.mark.parametrize("way", of_torch(kernels.TRANSPOSED_CONVOLUTIONS), ids=lambda way: way.__name__)
+def test_every_way_of_an_arrays_transposed_convolution_is_that(way, extra: int) -> None:
+    x, weight, bias = normal(MEMBERS, IMAGES, 5, 3, 4), normal(MEMBERS, 5, 2, 4, 4), normal(MEMBERS, 2)
+    assert_member_by_member(
+        lambda *a: way(*a, extra), lambda h, w, b: nn.functional.conv_transpose2d(h, w, b, 2, 1, extra), x, weight, bias
+    )
+
+
+def assert_member_by_member(way, plain, *arguments: Tensor) -> None:
+    """Values and gradients of an array's kernel are those of torch's for each member."""
+    for argument in arguments:
+        argument.requires_grad_()
+    wanted = torch.stack([plain(*own) for own in zip(*arguments, strict=True)])
+    found = way(*arguments)
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+    ours = torch.autograd.grad(found.square().sum(), arguments)
+    for a, b in zip(ours, torch.autograd.grad(wanted.square().sum(), arguments), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_encoders_as_one_array_answer_as_each_alone(shape) -> None:
+    encoders = [nets.Encoder(MEMBERS, 5, shape).double() for _ in range(4)]
+    for i, encoder in enumerate(encoders):
+        nets.initialise(encoder, [noise.generator(m, i, noise.INIT) for m in range(MEMBERS)])
+    x = normal(MEMBERS, IMAGES, *shape)
+    found = nets.as_one_array(encoders, x)
+    for k, encoder in enumerate(encoders):
+        alone = encoder(x)
+        torch.testing.assert_close(found.mu[:, k], alone.mu, rtol=1e-11, atol=1e-12)
+        torch.testing.assert_close(found.logvar[:, k], alone.logvar, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("outputs", [1, 5])
+def test_a_transposed_convolution_can_be_differentiated_twice(outputs: int) -> None:
+    x, weight, bias = normal(1, 2, 3, 3), normal(2, outputs, 4, 4), normal(outputs)
+    arguments = [a.requires_grad_() for a in (x, weight, bias)]
+    assert torch.autograd.gradgradcheck(lambda *a: kernels.TransposedConvolution.apply(*a, 1).sin(), arguments)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_way_is_chosen_once_for_a_shape() -> None:
+    x, weight, bias = (t.float().cuda() for t in (normal(2, 4, 5, 6, 6), normal(2, 3, 5, 4, 4), normal(2, 3)))
+    first = kernels.fastest(kernels.CONVOLUTIONS, x, weight, bias)
+    assert kernels.fastest(kernels.CONVOLUTIONS, x, weight, bias) is first in kernels.CONVOLUTIONS
+
+
+def test_a_way_that_fails_is_left_out_and_the_others_are_compared(monkeypatch) -> None:
+    monkeypatch.setattr(kernels, "_left_out", set())
+    asked = []
+
+    def milliseconds(way: kernels.Kernel) -> float:
+        asked.append(way)
+        if way is kernels.in_triton:
+            raise ModuleNotFoundError("No module named 'triton'")
+        if way is kernels.product:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return 1.0
+
+    cpu = torch.device("cpu")
+    for _ in range(2):
+        times = kernels.measured(kernels.CONVOLUTIONS, torch.float32, cpu, milliseconds)
+        assert list(times) == [kernels.grouped, kernels.one_by_one]
+    assert asked.count(kernels.in_triton) == 1, "what cannot run at all is not tried again"
+    assert asked.count(kernels.product) == 2, "what did not fit may fit another shape"
+    kernels.measured(kernels.CONVOLUTIONS, torch.float64, cpu, milliseconds)
+    assert asked.count(kernels.in_triton) == 2, "what one type of tensor cannot is tried for another"
+
+    def nothing_runs(way: kernels.Kernel) -> float:
+        raise RuntimeError(f"no {way.__name__}")
+
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="no grouped"):
+            kernels.measured(kernels.CONVOLUTIONS, torch.float32, cpu, nothing_runs)
+
+
+# ---------------------------------------------------------------------- initialisation
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("layer", "plain"), [
+    (lambda: nets.Linear(2, 7, 5), lambda: nn.Linear(7, 5)),
+    (lambda: nets.Conv(2, 3, 6), lambda: nn.Conv2d(3, 6, 4)),
+    (lambda: nets.TransposedConv(2, 6, 3), lambda: nn.ConvTranspose2d(6, 3, 4)),
+])  # fmt: skip
+def test_initialisation_is_torchs_own(layer, plain, dtype: torch.dtype) -> None:
+    array = layer().to(dtype)
+    nets.initialise(array, [noise.generator(9, r, noise.INIT) for r in range(2)])
+    with torch.random.fork_rng():
+        for i in range(2):
+            torch.random.set_rng_state(noise.generator(9, i, noise.INIT).get_state())
+            twin = plain().to(dtype)
+            torch.random.set_rng_state(noise.generator(9, i, noise.INIT).get_state())
+            twin.reset_parameters()
+            assert torch.equal(array.weight[i], twin.weight)
+            assert torch.equal(array.bias[i], twin.bias)
+    assert not torch.equal(array.weight[0], array.weight[1])
+
+
+def test_a_members_weights_do_not_depend_on_the_array_it_is_in() -> None:
+    generators = [noise.generator(9, r, noise.INIT) for r in range(3)]
+    three, one = nets.Decoder(3, 4, (1, 28, 28)), nets.Decoder(1, 4, (1, 28, 28))
+    nets.initialise(three, generators)
+    nets.initialise(one, [noise.generator(9, 2, noise.INIT)])
+    for whole, alone in zip(three.parameters(), one.parameters(), strict=True):
+        assert torch.equal(whole[2], alone[0])
+
+
+# ---------------------------------------------------------------------- the fully connected decoder
+@pytest.mark.parametrize("dim", [10, 50])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_fc_width_brings_the_nearest_number_of_parameters(shape: tuple[int, int, int], dim: int) -> None:
+    target = sum(numbers([(HIDDEN[shape], dim, 1), *DECODER_TABLE[shape]]))
+    with torch.device("meta"):
+        distance = {
+            width: abs(sum(p.numel() for p in fc_decoder(dim, shape, width).parameters()) - target)
+            for width in range(1, 400)
+        }
+        best = min(distance, key=distance.__getitem__)
+        assert best < 399
+        assert nets.fc_decoder_width(dim, shape) == best
+        decoder = nets.Decoder(MEMBERS, dim, shape, "fc")
+    assert abs(sum(counts(decoder.mean)) - target) == distance[best]
+
+
+# ---------------------------------------------------------------------- the rest
+def test_bounded_regressor_equals_its_formula_and_stays_within_its_bounds() -> None:
+    regressor = filled(nets.BoundedRegressor(MEMBERS, (1, 28, 28), 0.001, 0.1))
+    x = normal(MEMBERS, 50, 1, 28, 28)
+    found = regressor(x)
+    for i in range(MEMBERS):
+        twin = BaseBoundedRegressor((1, 28, 28), 0.001, 0.1, 10).double()
+        copy_member(regressor, i, twin)
+        assert twin.layers[1].weight.shape == (10, 784)
+        torch.testing.assert_close(found[i], twin(x[i]), rtol=1e-12, atol=0)
+    assert found.shape == (MEMBERS, 50)
+    assert (found > 0.001).all() and (found < 0.1).all() and found.std() > 1e-4
+    last = regressor.mlp[-1]
+    with torch.no_grad():
+        last.weight.zero_()
+        for bias, limit in ((-50.0, 0.001), (0.0, 0.0505), (50.0, 0.1)):
+            last.bias.fill_(bias)
+            assert regressor(x[:, :1]).squeeze().tolist() == pytest.approx([limit] * MEMBERS, rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["conv", "fc"])
+@pytest.mark.parametrize("samples", [0, 6])
+def test_likelihood_is_torchs_normal(kind: str, samples: int) -> None:
+    decoder = filled(nets.Decoder(MEMBERS, 4, (1, 28, 28), kind))
+    with torch.no_grad():
+        decoder.logvar.copy_(torch.tensor([-3.0, 0.0, 1.0]))
+    x = normal(MEMBERS, IMAGES, 1, 28, 28)
+    z = normal(MEMBERS, *[samples] * bool(samples), IMAGES, 4, seed=2)
+    found = decoder.log_prob(x, z)
+    assert found.shape == z.shape[:-1]
+    for i in range(MEMBERS):
+        width = nets.fc_decoder_width(4, (1, 28, 28))
+        twin = (DECODERS[1, 28, 28](4) if kind == "conv" else fc_decoder(4, (1, 28, 28), width)).double()
+        copy_member(decoder.mean, i, twin)
+        for s in range(max(1, samples)):
+            own = z[i, s] if samples else z[i]
+            p = torch.distributions.Normal(twin(own), math.exp(decoder.logvar[i].item() / 2))
+            wanted = p.log_prob(x[i]).sum((1, 2, 3))
+            torch.testing.assert_close(found[i, s] if samples else found[i], wanted, rtol=1e-12, atol=1e-9)

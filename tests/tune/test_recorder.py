@@ -1,0 +1,211 @@
+"""What a sweep has written to MLflow by a process of its own, whatever happens to that and to the database."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from mlflow.artifacts import download_artifacts
+from PIL import Image
+
+import rme
+from rme import RunSpec
+from rme.result import MARKER
+from tests import ROOT
+from tests.sweeping import SMALL, cmdline, wait_for, write_npz
+from tune.failure import Failure
+from tune.recorder import Recorder
+from tune.storage import Storage
+from tune.tracking import Tracker
+from tune.writer import Writer
+from tune.writer_process import WriterError, WriterProcess
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory):
+    """Of a VAE, two restarts."""
+    path = write_npz(tmp_path_factory.mktemp("data") / "spots.npz")
+    return rme.fit(RunSpec.of({"method": "vae", "dataset": str(path), **SMALL, "restarts": 2}))
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory):
+    """A database that is made once: its migration takes seconds. Tests use experiments of their own."""
+    return tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+
+
+@pytest.fixture
+def tracker(database, request):
+    return Tracker(f"sqlite:///{database}", request.node.name)
+
+
+@pytest.fixture
+def writer(tracker, result, tmp_path):
+    """To the test's own experiment, from a storage that has the result."""
+    storage = Storage(tmp_path / "storage")
+    result.save(storage.run_folder(result.spec.key))
+    return Writer(tracker.uri, tracker.experiment, "", storage)
+
+
+def recorded(tracker: Tracker) -> list[str]:
+    return [run.data.tags["run_key"] for run in tracker.finished()]
+
+
+def test_the_recorder_tries_again_until_the_database_takes_it(result, database, tracker, writer, monkeypatch, caplog):
+    monkeypatch.setattr("tune.recorder.RETRY_AFTER_S", (0.01,))
+    execute(database, "CREATE TRIGGER refuse BEFORE INSERT ON runs BEGIN SELECT RAISE(ABORT, 'not today'); END")
+    heard = []
+    recorder = Recorder(writer, lambda spec, metrics: heard.append((spec.key, metrics)))
+    recorder.result(result.spec)
+    wait_for(lambda: "not today" in caplog.text)
+    assert heard == [] and recorder.left == [result.spec]
+    execute(database, "DROP TRIGGER refuse")
+    recorder.close()
+    assert recorder.left == [] and recorded(tracker) == [result.spec.key]
+    assert heard == [(result.spec.key, result.metrics)]
+
+
+def test_a_result_is_recorded_under_the_name_that_it_has_now(result, tracker, writer):
+    """It was trained as a VAE like any other; the grid that wants it calls the same run a variant."""
+    wanted = result.spec.model_copy(update={"variant": "short"})
+    assert wanted.key == result.spec.key
+    with Recorder(writer) as recorder:
+        recorder.result(wanted)
+    (run,) = tracker.finished()
+    assert run.info.run_name == "spots d3 VAE, short seed 0" and run.data.params["variant"] == "short"
+    (parent,) = tracker.client.search_runs([tracker.experiment_id], "tags.cell_key != ''")
+    assert parent.info.run_name == "spots d3 VAE, short" and parent.data.params["variant"] == "short"
+
+
+def execute(database: Path, statement: str) -> None:
+    with closing(sqlite3.connect(database, timeout=30)) as connection:
+        connection.execute(statement)
+        connection.commit()
+
+
+def test_what_the_database_never_takes_is_named_at_the_end(result, database, writer):
+    """And is not waited for, though the process stands in the midst of a write."""
+    with closing(sqlite3.connect(database, isolation_level=None)) as locked:
+        locked.execute("BEGIN EXCLUSIVE")
+        recorder = Recorder(writer)
+        recorder.result(result.spec)
+        wait_for(lambda: recorder.writer.pid is not None)
+        pid = recorder.writer.pid
+        recorder.close(timeout_s=0.2)
+        assert recorder.left == [result.spec]
+        assert not cmdline(pid), "its process is to end with it"
+        locked.execute("ROLLBACK")
+
+
+def test_a_damaged_result_is_not_recorded(result, tracker, writer, caplog):
+    file = writer.storage.run_folder(result.spec.key) / MARKER
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with Recorder(writer) as recorder:
+        recorder.result(result.spec)
+    assert recorder.left == [] and recorder.failures.keys() == {result.spec.key}
+    assert recorded(tracker) == []
+    assert not writer.storage.has_result(result.spec.key), "it is to be trained again"
+    assert str(file) in caplog.text, "what the process logs is for the driver to show"
+
+
+def test_a_recorder_ends_with_the_pictures_of_the_best(result, tracker, writer):
+    with Recorder(writer) as recorder:
+        for seed, val_iwae in enumerate((-5.0, -3.0, -4.0)):
+            spec = result.spec.model_copy(update={"seed": seed})
+            shade = torch.full_like(result.samples, 50 * seed)
+            replace(result, spec=spec, val_iwae=torch.full((2,), val_iwae), samples=shade).save(
+                writer.storage.run_folder(spec.key)
+            )
+            recorder.result(spec)
+    (parent,) = tracker.client.search_runs([tracker.experiment_id], "tags.cell_key != ''")
+    assert parent.data.tags["shown_val_iwae"] == "-3.0"
+    assert parent.data.metrics["cell/n"] == 3
+    picture = download_artifacts(run_id=parent.info.run_id, artifact_path="samples.png", tracking_uri=tracker.uri)
+    with Image.open(picture) as samples:
+        assert samples.getpixel((5, 5)) == (50, 50, 50)
+
+
+def test_a_killed_process_is_started_again(result, tracker, writer, monkeypatch, caplog):
+    monkeypatch.setattr("tune.recorder.RETRY_AFTER_S", (0.01,))
+    with Recorder(writer) as recorder:
+        recorder.failure(result.spec, Failure("to be forgotten"))
+        wait_for(lambda: not recorder.left)
+        first = recorder.writer.pid
+        os.kill(first, signal.SIGKILL)
+        recorder.result(result.spec)
+        wait_for(lambda: not recorder.left)
+        assert recorder.writer.pid != first
+    assert "was killed by signal 9" in caplog.text
+    assert recorded(tracker) == [result.spec.key]
+
+
+def test_with_nothing_to_record_no_process_is_started(tracker, writer, result):
+    tracker.record(result)  # by a driver that was killed before it summarised
+    with Recorder(writer) as recorder:
+        pass
+    assert recorder.writer.pid is None
+    (parent,) = tracker.client.search_runs([tracker.experiment_id], "tags.cell_key != ''")
+    assert parent.data.metrics["cell/n"] == 1
+
+
+def test_a_process_that_was_told_to_end_starts_no_more(writer, result):
+    process = WriterProcess(writer)
+    process.kill()
+    with pytest.raises(WriterError, match="told to end"):
+        process.result(result.spec)
+
+
+def test_a_process_that_does_not_start_is_tried_again(writer, result, tracker, monkeypatch):
+    process = WriterProcess(writer)
+    with monkeypatch.context() as broken:
+        broken.setattr(sys, "executable", "/nowhere/python")
+        with pytest.raises(WriterError, match=r"does not start: .*/nowhere/python"):
+            process.result(result.spec)
+    assert process.result(result.spec).metrics == result.metrics
+    process.close()
+    assert recorded(tracker) == [result.spec.key]
+
+
+DRIVER = """
+import sys, time
+from rme import RunSpec
+from tune.failure import Failure
+from tune.storage import Storage
+from tune.writer import Writer
+from tune.writer_process import WriterProcess
+
+uri, experiment, storage, spec = sys.argv[1:]
+process = WriterProcess(Writer(uri, experiment, "", Storage(storage)))
+process.failure(RunSpec.model_validate_json(spec), Failure("for a test"))
+print(process.pid, flush=True)
+time.sleep(3600)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
+def test_the_process_outlives_ctrl_c_but_not_its_driver(result, writer, end):
+    arguments = [writer.uri, writer.experiment, str(writer.storage.root), result.spec.model_dump_json()]
+    driver = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, *arguments], stdout=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True
+    )
+    pid = int(driver.stdout.readline())
+    try:
+        assert os.getpgid(pid) != os.getpgid(driver.pid), "Ctrl-C goes to all of the driver's group"
+        time.sleep(1)
+        assert cmdline(pid)
+    finally:
+        driver.send_signal(end)
+        driver.wait()
+    wait_for(lambda: not cmdline(pid), patience_s=60)

@@ -1,0 +1,467 @@
+"""What docs/reliability.md promises, tested by breaking the real thing: Ray, MLflow, disks, and the sweep itself."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.request
+from collections import Counter
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from rme.result import MARKER
+from tests import ROOT
+from tests.sweeping import (
+    PATIENCE_S,
+    Sweep,
+    assert_same,
+    checkpoints,
+    cmdline,
+    copy_of_the_project,
+    descendants,
+    end_processes_of,
+    finish,
+    output,
+    processes_of,
+    short_folder,
+    stop_in_mid_training,
+    timed,
+    wait_for,
+    write_grid,
+    write_npz,
+)
+
+pytestmark = pytest.mark.slow
+
+ROWS = [{"method": "vae"}, {"method": "rme", "order": 2}]
+SETTINGS = {"epochs": 150, "finish_epochs": 40, "stage_epochs": 30}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory) -> Path:
+    return write_npz(tmp_path_factory.mktemp("data") / "spots.npz")
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory, dataset) -> Path:
+    """Three seeds of a VAE and of the RME(2) that starts from it: four trials, two of them arrays."""
+    return write_grid(
+        tmp_path_factory.mktemp("grid") / "spots.yaml", ROWS, dataset=str(dataset), seed="0-2", **SETTINGS
+    )
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, grid, ray_folder) -> Sweep:
+    return timed(Sweep(tmp_path_factory.mktemp("undisturbed"), grid, ray_folder))[0]
+
+
+# ---------------------------------------------------------------------- killed and stopped
+def test_a_killed_worker_goes_on_from_its_checkpoint(undisturbed, tmp_path, grid, ray_folder, hold, held):
+    sweep = Sweep(tmp_path / "worker", grid, ray_folder, held)
+    hold.after(1)
+    driver = sweep.start()
+    wait_for(hold.standing, driver)
+    worker = hold.standing()[0]
+    assert worker in descendants(driver.pid) and b"ray::ImplicitFunc" in cmdline(worker)
+    os.kill(worker, signal.SIGKILL)
+    wait_for(lambda: second_epoch(sweep), driver)
+    hold.lift()
+    assert driver.wait(timeout=PATIENCE_S) == 0, output(sweep)
+    assert_same(sweep, undisturbed)
+
+
+def second_epoch(sweep: Sweep) -> bool:
+    """Where trainings stand after an epoch: whether one went on from the checkpoint of another."""
+    return any(path.stem == "epoch-000002" for path in checkpoints(sweep))
+
+
+CLUSTER = """
+import sys
+from ray.cluster_utils import Cluster
+
+cluster = Cluster()
+
+def add(cpus):
+    while True:
+        try:
+            return cluster.add_node(num_cpus=cpus, object_store_memory=100 << 20)
+        except Exception as error:  # Ray gives a node 30 s to start, which a busy machine may not
+            if "timed out" not in str(error):
+                raise
+
+add(0)
+nodes = [add(1)]
+print(cluster.address, flush=True)
+for line in sys.stdin:
+    if line == "remove\\n":
+        cluster.remove_node(nodes.pop(), allow_graceful=False)
+    elif line == "add\\n":
+        nodes.append(add(2))  # room for a trial that had waited, which may be first, and for the lost one
+    print("done", flush=True)
+cluster.shutdown()
+"""
+
+
+def test_a_lost_node_s_trials_go_on_at_a_new_one(undisturbed, tmp_path, grid, ray_folder, hold, held):
+    sweep = Sweep(tmp_path / "node", grid, ray_folder, held)
+    hold.after(1)
+    cluster = subprocess.Popen(
+        [sys.executable, "-c", CLUSTER], env=sweep.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert cluster.stdin is not None and cluster.stdout is not None
+    try:
+        address = next(line.strip() for line in cluster.stdout if ":" in line and " " not in line.strip())
+        driver = sweep.start("--address", address)
+        wait_for(hold.standing, driver)
+        for order in ("remove", "add"):
+            assert not second_epoch(sweep)
+            print(order, file=cluster.stdin, flush=True)
+            wait_for(lambda: cluster.stdout.readline() == "done\n", driver)
+        wait_for(lambda: second_epoch(sweep), driver)
+        hold.lift()
+        assert driver.wait(timeout=PATIENCE_S) == 0, output(sweep)
+    finally:
+        cluster.stdin.close()
+        cluster.wait(timeout=PATIENCE_S)
+        end_processes_of(ray_folder)
+    assert_same(sweep, undisturbed)
+
+
+def test_ctrl_c_stops_tidily_and_a_damaged_checkpoint_is_passed_over(
+    undisturbed, tmp_path, grid, ray_folder, hold, held
+):
+    sweep = Sweep(tmp_path / "stopped", grid, ray_folder, held)
+    assert stop_in_mid_training(sweep, hold, signal.SIGINT, ray_folder) == 130
+    assert "the same command goes on" in output(sweep)
+    newest = max(checkpoints(sweep), key=lambda path: path.stat().st_mtime)
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    done = finish(sweep)
+    assert "checkpoint passed over" in done.stderr and newest.name in done.stderr
+    assert_same(sweep, undisturbed)
+
+
+def test_ctrl_c_twice_stops_at_once(undisturbed, tmp_path, grid, ray_folder, hold, held):
+    sweep = Sweep(tmp_path / "twice", grid, ray_folder, held)
+    hold.after(1)
+    driver = sweep.start()
+    wait_for(hold.standing, driver)
+    driver.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    driver.send_signal(signal.SIGINT)
+    assert driver.wait(timeout=PATIENCE_S) == 130, output(sweep)
+    assert "Traceback" not in output(sweep)
+    wait_for(lambda: not processes_of(ray_folder))
+    hold.lift()
+    assert checkpoints(sweep), "it was to be stopped before its trials were done"
+    finish(sweep)
+    assert_same(sweep, undisturbed)
+
+
+# ---------------------------------------------------------------------- two at once
+@pytest.fixture
+def watched(tmp_path, held, monkeypatch) -> tuple[Path, Path]:
+    """The copy of the project also notes each training that begins, and where."""
+    root = held
+    with open(root / "tune" / "trainable.py", "a") as code:
+        code.write(
+            "\n\n_train_runs = train_runs\n\n\ndef train_runs(specs, *arguments, **named):\n"
+            "    import os\n"
+            "    with open(os.environ['TRAININGS'], 'a') as file:\n"
+            "        file.write(''.join(f'{spec.key}\\n' for spec in specs))\n"
+            "    return _train_runs(specs, *arguments, **named)\n"
+        )
+    trainings = tmp_path / "trainings"
+    monkeypatch.setenv("TRAININGS", str(trainings))
+    return root, trainings
+
+
+def another(sweep: Sweep, grid: Path, ray_folder: Path, folder: Path, root: Path = ROOT) -> Sweep:
+    """A second sweep with the storage and the database of the first."""
+    second = Sweep(folder, grid, ray_folder, root)
+    second.command += ["--storage", str(sweep.storage), "--tracking-uri", sweep.tracking]
+    second.storage, second.tracking = sweep.storage, sweep.tracking
+    return second
+
+
+def test_two_sweeps_at_once_train_each_run_once(undisturbed, tmp_path, grid, dataset, ray_folder, hold, watched):
+    """Started at the same moment: the same grid, and another that overlaps it and groups its runs otherwise."""
+    root, trainings = watched
+    first = Sweep(tmp_path / "first", grid, ray_folder, root)
+    same = another(first, grid, ray_folder, tmp_path / "same", root)
+    overlapping = write_grid(tmp_path / "others.yaml", ROWS, dataset=str(dataset), seed="2-3", **SETTINGS)
+    other = another(first, overlapping, ray_folder, tmp_path / "other", root)
+    sweeps = (first, same, other)
+    # until they meet: with what one of them trains standing still, the other can but find it locked
+    hold.after(1)
+    drivers = [first.start(), same.start(), other.start("--seeds-per-trial", "1")]
+    wait_for(
+        lambda: (
+            any("another sweep is training it" in output(sweep) for sweep in sweeps)
+            or any(driver.poll() is not None for driver in drivers)
+        )
+    )
+    hold.lift()
+    for driver, sweep in zip(drivers, sweeps, strict=True):
+        assert driver.wait(timeout=PATIENCE_S) == 0, output(sweep)
+    times = Counter(trainings.read_text().split())
+    assert set(times.values()) == {1}, "a run was trained twice"
+    assert len(times) == 2 * 4
+    assert "another sweep is training it" in "".join(output(sweep) for sweep in sweeps)
+    # each experiment has each of its runs once, and both have the same numbers of what they share
+    assert sorted(run.info.run_name for run in other.runs()) == sorted(
+        f"spots d3 {method} seed {seed}" for method in ("VAE", "RME(2)") for seed in (2, 3)
+    )
+    ours, theirs = first.scores(), other.scores()
+    assert all(ours[name] == theirs[name] for name in ours.keys() & theirs.keys())
+    first.storage = only(first, tmp_path / "own")
+    assert_same(first, undisturbed)
+
+
+def only(sweep: Sweep, folder: Path) -> Path:
+    """A storage with the results of that sweep's experiment alone."""
+    (folder / "runs").mkdir(parents=True)
+    for run in sweep.runs():
+        key = run.data.tags["run_key"]
+        (folder / "runs" / key).symlink_to(sweep.storage / "runs" / key)
+    return folder
+
+
+def test_a_sweep_takes_over_what_a_killed_one_was_training(undisturbed, tmp_path, grid, ray_folder, hold, held):
+    with short_folder() as own_ray:
+        killed = Sweep(tmp_path / "killed", grid, own_ray, held)
+        hold.after(1)
+        driver = killed.start()
+        wait_for(hold.standing, driver)
+        heir = another(killed, grid, ray_folder, tmp_path / "heir", held)
+        heir_driver = heir.start()
+        wait_for(lambda: "another sweep is training it" in output(heir), heir_driver)
+        for pid in [driver.pid, *descendants(driver.pid)]:
+            os.kill(pid, signal.SIGKILL)
+        driver.wait()
+        wait_for(lambda: second_epoch(killed), heir_driver)
+        hold.lift()
+        assert heir_driver.wait(timeout=PATIENCE_S) == 0, output(heir)
+    assert_same(heir, undisturbed)
+
+
+# ---------------------------------------------------------------------- runs that fail
+BROKEN = """
+from typing import ClassVar
+import torch
+from rme.methods.vae import VAE
+
+class Broken(VAE):
+    name: ClassVar[str] = "broken"
+    label: ClassVar[str] = "BROKEN"
+    orders = (1, 2)
+    order_means = "ways to fail"
+
+    def loss(self, step):
+        if self.spec.order == 1:
+            raise ZeroDivisionError("the new idea\\ndoes not work")
+        if self.spec.order == 2:
+            torch.empty(2**50)
+        return super().loss(step)
+"""
+
+
+def test_what_raised_is_left_alone_until_it_is_asked_for(tmp_path, dataset, ray_folder):
+    root = copy_of_the_project(tmp_path / "project")
+    method = root / "rme" / "methods" / "broken.py"
+    method.write_text(BROKEN)
+    rows = [{"method": "broken", "order": [1, 2]}, {"method": "vae"}]
+    sweep = Sweep(
+        tmp_path / "failing", write_grid(tmp_path / "mixed.yaml", rows, dataset=str(dataset)), ray_folder, root
+    )
+    done = sweep.run()
+    assert done.returncode == 1
+    reasons = {"spots d3 BROKEN(1) seed 0": "ZeroDivisionError: the new idea", "spots d3 BROKEN(2) seed 0": "memory"}
+    runs = {run.info.run_name: run for run in sweep.runs()}
+    assert runs["spots d3 VAE seed 0"].info.status == "FINISHED"
+    client = MlflowClient(tracking_uri=sweep.tracking)
+    for name, reason in reasons.items():
+        assert f"failed: {name}" in done.stderr
+        assert runs[name].info.status == "FAILED" and reason in runs[name].data.tags["failure"]
+        text = Path(client.download_artifacts(runs[name].info.run_id, "traceback.txt", str(tmp_path))).read_text()
+        assert "broken.py" in text and reason.partition(":")[0] in text
+
+    again = sweep.run()
+    assert again.returncode == 1 and "started" not in again.stderr
+    assert all(f"failed before: {name}" in again.stderr for name in reasons) and "--retry-failed" in again.stderr
+
+    method.write_text(BROKEN.replace("raise ZeroDivisionError", "ZeroDivisionError"))
+    retried = sweep.run("--retry-failed")
+    assert retried.returncode == 1, "one of them still fails"
+    assert "started    spots d3 BROKEN(1)" in retried.stderr and "VAE" not in retried.stderr.replace("VAE seed 0:", "")
+    runs = {run.info.run_name: run for run in sweep.runs()}
+    assert len(runs) == len(sweep.runs()) == 3
+    mended = runs["spots d3 BROKEN(1) seed 0"]
+    assert mended.info.status == "FINISHED" and "failure" not in mended.data.tags
+    assert "traceback.txt" not in {artifact.path for artifact in client.list_artifacts(mended.info.run_id)}
+    assert runs["spots d3 BROKEN(2) seed 0"].info.status == "FAILED"
+
+
+# ---------------------------------------------------------------------- disks
+@pytest.fixture
+def small_disk(tmp_path):
+    """The process whose mount namespace has a small disk at the given folder."""
+    folder = tmp_path / "full" / "storage"
+    folder.mkdir(parents=True)
+    mount = f"mount -t tmpfs -o size=64m tmpfs '{folder}' && echo mounted && exec sleep infinity"
+    holder = subprocess.Popen(
+        ["unshare", "--mount", "--propagation", "private", "sh", "-c", mount],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert holder.stdout is not None
+    if holder.stdout.readline() != "mounted\n":
+        pytest.skip(f"no private mount here: {holder.communicate()[1].strip()}")
+    yield holder.pid, folder
+    holder.kill()
+    holder.wait()
+
+
+def fill(ballast: Path) -> None:
+    """Take all the space that is left."""
+    with open(ballast, "wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(1 << 20))
+        except OSError:
+            pass
+
+
+@pytest.mark.parametrize("what", ["checkpoint", "result"])
+def test_a_full_disk_fails_the_trial_and_keeps_what_is_there(
+    undisturbed, tmp_path, grid, ray_folder, small_disk, hold, held, what
+):
+    pid, folder = small_disk
+    inside = ("nsenter", f"--mount=/proc/{pid}/ns/mnt", f"--wd={folder}")
+    sweep = Sweep(folder.parent, grid, ray_folder, held, inside)
+    sweep.storage = Path(f"/proc/{pid}/root{folder}")  # the disk as it is seen from here
+    hold.after(1 if what == "checkpoint" else SETTINGS["epochs"])  # with more checkpoints to come, or none
+    driver = sweep.start()
+    wait_for(hold.standing, driver)
+    assert checkpoints(sweep)
+    fill(sweep.storage / "ballast")
+    hold.lift()
+    assert driver.wait(timeout=PATIENCE_S) == 1, output(sweep)
+    assert "No space left on device" in output(sweep) and "runs are done" in output(sweep)
+    failed = [run for run in sweep.runs() if run.info.status == "FAILED"]
+    assert any("No space left" in run.data.tags["failure"] for run in failed)
+    assert checkpoints(sweep), "earlier checkpoints stay"
+    (sweep.storage / "ballast").unlink()
+    done = finish(sweep)
+    assert "passed over" not in done.stderr, "they are whole"
+    assert_same(sweep, undisturbed)
+
+
+# ---------------------------------------------------------------------- MLflow
+@contextmanager
+def tracking_server(folder: Path, port: int):
+    """A real one; ends with all of its processes, as by kill -9."""
+    store = [
+        "--backend-store-uri",
+        f"sqlite:///{folder / 'server.db'}",
+        "--artifacts-destination",
+        str(folder / "artifacts"),
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        *store,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
+    with open(folder / "server.txt", "ab") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, cwd=folder)
+    try:
+        wait_for(lambda: answers(port), server)
+        yield
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def answers(port: int) -> bool:
+    try:
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+def test_a_tracking_server_killed_between_two_writes_has_every_metric_once(
+    undisturbed, tmp_path, grid, ray_folder, hold, held
+):
+    """And down for a minute, in which the training goes on."""
+    writing = tmp_path / "writing"
+    writing.touch()
+    with open(held / "tune" / "tracking.py", "a") as code:
+        code.write(
+            "\n\n_add_files = Tracker._add_files\n\n\ndef _then_add_files(self, run, result):\n"
+            f"    while Path({str(writing)!r}).exists():\n"
+            "        time.sleep(0.02)\n"
+            "    _add_files(self, run, result)\n\n\nTracker._add_files = _then_add_files\n"
+        )
+    with closing(socket.create_server(("127.0.0.1", 0))) as free:
+        port = free.getsockname()[1]
+    sweep = Sweep(tmp_path / "server", grid, ray_folder, held)
+    sweep.tracking = f"http://127.0.0.1:{port}"
+    sweep.command += ["--tracking-uri", sweep.tracking]
+    database = f"file:{tmp_path / 'server.db'}?mode=ro"
+
+    def half_written() -> bool:
+        with closing(sqlite3.connect(database, uri=True, timeout=30)) as store:
+            query = "SELECT 1 FROM runs JOIN metrics USING (run_uuid) WHERE status = 'RUNNING' LIMIT 1"
+            return store.execute(query).fetchone() is not None
+
+    def results() -> int:
+        return len(list(sweep.storage.glob(f"runs/*/{MARKER}")))
+
+    hold.after(SETTINGS["stage_epochs"])  # a VAE in its midst, and an RME at its end
+    with tracking_server(tmp_path, port):
+        driver = sweep.start()
+        wait_for(hold.standing, driver)
+        hold.let_go()
+        wait_for(half_written, driver)
+    down = time.monotonic()
+    writing.unlink()
+    wait_for(hold.standing, driver)
+    there = results()
+    hold.let_go()
+    wait_for(lambda: results() > there, driver)
+    wait_for(lambda: "is not recorded yet" in output(sweep), driver)
+    time.sleep(max(0, down + 60 - time.monotonic()))
+    assert driver.poll() is None, "a sweep outlives its tracking server"
+    with tracking_server(tmp_path, port):
+        hold.lift()
+        assert driver.wait(timeout=PATIENCE_S) == 0, output(sweep)
+        assert_same(sweep, undisturbed)
+
+
+def test_a_locked_database_is_waited_for(undisturbed, tmp_path, grid, ray_folder, hold, held):
+    sweep = Sweep(tmp_path / "locked", grid, ray_folder, held)
+    hold.after(SETTINGS["epochs"])
+    driver = sweep.start()
+    wait_for(hold.standing, driver)
+    with closing(sqlite3.connect(sweep.folder / "mlflow.db", timeout=30, isolation_level=None)) as database:
+        database.execute("BEGIN EXCLUSIVE")
+        hold.lift()
+        wait_for(lambda: "database is locked" in output(sweep), driver)
+        database.execute("ROLLBACK")
+    assert driver.wait(timeout=PATIENCE_S) == 0, output(sweep)
+    assert_same(sweep, undisturbed)

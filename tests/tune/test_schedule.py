@@ -1,0 +1,249 @@
+"""The schedule: who waits for whom, and what a failure costs."""
+
+from __future__ import annotations
+
+import heapq
+import random
+
+import pytest
+
+from tests.tune.test_grid import spec
+from tune import grid
+from tune.cost import trial_flops
+from tune.grid import Trial, trials, with_parents
+from tune.schedule import Schedule, State
+
+
+def start_all(schedule: Schedule) -> list[Trial]:
+    started = []
+    while (trial := schedule.next()) is not None:
+        started.append(trial)
+    return started
+
+
+def names(found: list[Trial]) -> list[str]:
+    return sorted(f"{t.runs[0].method_label} {','.join(str(r.seed) for r in t.runs)}" for t in found)
+
+
+def make(available=(), seeds_per_trial=2):
+    wanted = [spec("rme", order, seed) for order in (2, 3) for seed in range(4)]
+    return Schedule.of(trials(with_parents(wanted), seeds_per_trial), available)
+
+
+def test_children_wait_for_their_own_parents_alone():
+    schedule = make()
+    first = start_all(schedule)
+    assert names(first) == ["VAE 0,1", "VAE 2,3"]
+    assert not schedule.exhausted
+    schedule.finished(next(t for t in first if t.runs[0].seed == 2))
+    assert names(start_all(schedule)) == ["RME(2) 2,3", "RME(3) 2,3"]  # without a barrier
+    schedule.finished(next(t for t in first if t.runs[0].seed == 0))
+    assert names(start_all(schedule)) == ["RME(2) 0,1", "RME(3) 0,1"]
+    assert schedule.exhausted
+
+
+def test_what_is_available_is_not_waited_for():
+    parents = [spec("vae", seed=s).key for s in range(4)]
+    assert names(start_all(make(available=parents)))[:2] == ["RME(2) 0,1", "RME(2) 2,3"]
+
+
+def test_what_unblocks_most_comes_first():
+    wanted = [spec(seed=5), spec("rme", 2, seed=0), spec("rme", 3, seed=0)]
+    schedule = Schedule.of(trials(with_parents(wanted), 2))
+    # of the VAEs of seed 0 and 5, which are one array here, and alone when arrays are of one run
+    assert names([schedule.next()]) == ["VAE 0,5"]
+    schedule = Schedule.of(trials(with_parents(wanted), 1))
+    assert names([schedule.next()]) == ["VAE 0"]
+
+
+def test_children_of_a_failed_run_are_skipped_with_its_name():
+    schedule = make()
+    first = start_all(schedule)
+    failed = next(t for t in first if t.runs[0].seed == 0)
+    schedule.finished(failed, {run.key: "loss is NaN" for run in failed.runs})
+    assert start_all(schedule) == []
+    skipped = [e for e in schedule.entries.values() if e.state is State.SKIPPED]
+    assert names([e.trial for e in skipped]) == ["RME(2) 0,1", "RME(3) 0,1"]
+    assert all("digits d3 VAE seed" in e.reason for e in skipped)
+    assert len(schedule.failed_runs) == 2 + 4
+    schedule.finished(next(t for t in first if t.runs[0].seed == 2))
+    assert names(start_all(schedule)) == ["RME(2) 2,3", "RME(3) 2,3"]
+    assert schedule.exhausted
+    assert schedule.count(State.SKIPPED) == 4
+
+
+def test_the_other_runs_of_an_array_go_on_without_a_failed_one():
+    schedule = make()
+    first = next(t for t in start_all(schedule) if t.runs[0].seed == 0)
+    lost, kept = first.runs
+    schedule.finished(first, {lost.key: "loss is NaN"})
+    started = start_all(schedule)
+    assert names(started) == [f"RME(2) {kept.seed}", f"RME(3) {kept.seed}"]
+    for trial in started:
+        schedule.finished(trial)
+    assert schedule.failed_runs.keys() == {lost.key, *(spec("rme", o, lost.seed).key for o in (2, 3))}
+
+
+# ---------------------------------------------------------------------- the order
+def test_of_equals_the_longest_comes_first():
+    wanted = [spec("vae", seed=s, epochs=e) for s, e in enumerate((3, 50, 7))]
+    schedule = Schedule.of(trials(wanted, 1))
+    assert [t.runs[0].epochs for t in start_all(schedule)] == [50, 7, 3]
+
+
+def test_what_the_most_work_waits_for_comes_first_however_short_it_is():
+    wanted = [
+        spec("rme", 2, seed=0, stage_epochs=5),
+        spec("rme", 2, seed=1, stage_epochs=900),
+        spec("rme", 3, seed=0, stage_epochs=5),
+        spec("sa", 8, seed=0, epochs=100),
+    ]
+    order = [(t.runs[0].method, t.runs[0].seed) for t in start_all(Schedule.of(trials(with_parents(wanted), 1)))]
+    assert order == [("vae", 1), ("vae", 0), ("sa", 0)]
+
+
+def test_cost_grows_with_what_is_computed():
+    """More components, steps, epochs or images: each costs more, and a component about as much as the last."""
+
+    def cost(method, order=None, **fields):
+        return trial_flops(Trial((spec(method, order, **fields),)))
+
+    vae = cost("vae", epochs=50)
+    assert cost("vae", epochs=100) == pytest.approx(2 * vae, rel=0.1)
+    assert cost("sa", 1, epochs=50) > 1.5 * vae
+    assert 1.5 < cost("sa", 8, epochs=50) / cost("sa", 4, epochs=50) < 2
+    rme = [cost("rme", order, epochs=50) for order in (2, 3, 4, 5)]
+    assert vae < rme[0] < rme[1] < rme[2] < rme[3]
+    assert cost("vae", epochs=50, dataset="celeba") > 100 * vae  # 160 times the images, 12 times the pixels
+    assert cost("vae", epochs=50, restarts=3) == pytest.approx(3 * vae, rel=0.1)
+    # all of it at test time: 200 steps of an image's own posterior against 50
+    assert cost("svi", 50, epochs=50) == cost("svi", 50, epochs=900)
+    assert 3 < cost("svi", 200, iwae_samples=1) / cost("svi", 50, iwae_samples=1) < 4.1
+
+
+def test_the_order_is_the_same_each_time():
+    runs = with_parents(grid.load("paper", {"seed": ["0-3"], "dataset": ["mnist", "celeba"]}).runs)
+
+    def order():
+        return [key for key, *_ in simulate(Schedule.of(trials(runs, 2)), 7)]
+
+    assert order() == order()
+
+
+def simulate(
+    schedule: Schedule, slots: int, available=frozenset(), failing=lambda trial: False
+) -> list[tuple[str, float, float]]:
+    """Run the schedule on so many slots, each trial for as long as its work: (key, start, end) of each.
+
+    Fails when a slot is idle while a trial may start, or when one starts before what it starts from has ended.
+    """
+    clock, done, history = 0.0, set(available), []
+    running: list[tuple[float, int, Trial]] = []
+    while True:
+        while len(running) < slots and (trial := schedule.next()) is not None:
+            assert all(run.parent is None or run.parent.key in done for run in trial.runs)
+            work = schedule.entries[trial.key].work
+            heapq.heappush(running, (clock + work, len(history), trial))
+            history.append((trial.key, clock, clock + work))
+        if len(running) < slots:
+            waiting = [e for e in schedule.entries.values() if e.state is State.WAITING]
+            assert not any(e.needs <= done for e in waiting), "a slot is idle, and there is work"
+        if not running:
+            assert schedule.exhausted
+            return history
+        clock, _, trial = heapq.heappop(running)
+        failed = {run.key: "loss is NaN" for run in trial.runs} if failing(trial) else {}
+        done |= {run.key for run in trial.runs} - failed.keys()
+        schedule.finished(trial, failed)
+
+
+def random_schedule(rng: random.Random) -> tuple[Schedule, list[Trial], set[str]]:
+    """Some cells, some seeds, arrays of 1-3, a few finished parents, and works of all sizes."""
+    cells = [("vae", None), ("sa", 1), ("rme", 2), ("rme", 3), ("me", 2), ("iaf", 1)]
+    wanted = [
+        spec(m, o, seed, dim=dim)
+        for dim in (2, 3)
+        for m, o in rng.sample(cells, rng.randint(1, 6))
+        for seed in rng.sample(range(8), rng.randint(1, 8))
+    ]
+    found = trials(with_parents(wanted), rng.randint(1, 3))
+    works = {trial.key: rng.lognormvariate(0, 1.5) for trial in found}
+    vaes = [run for trial in found for run in trial.runs if run.method == "vae"]
+    there = {run.key for run in vaes if rng.random() < 0.2}
+    left = [t for t in found if not all(run.key in there for run in t.runs)]
+    there -= {run.key for t in left for run in t.runs}  # as in a sweep: what is trained again is not there
+    return Schedule.of(left, there, lambda trial: works.get(trial.key, 1.0)), left, there
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_no_slot_is_idle_and_the_end_is_near_the_best_possible(seed):
+    """Graham (1966): whoever never idles ends within total / slots + (1 - 1 / slots) * the longest chain."""
+    rng = random.Random(seed)
+    schedule, wanted, there = random_schedule(rng)
+    slots = rng.randint(1, 6)
+    entries = dict(schedule.entries)
+    history = simulate(schedule, slots, there)
+    assert sorted(key for key, *_ in history) == sorted(trial.key for trial in wanted)
+    of_run = {run: e for e in entries.values() for run in e.runs}
+
+    def chain(entry) -> float:
+        parents = [of_run[r.parent.key] for r in entry.trial.runs if r.parent and r.parent.key in of_run]
+        return entry.work + max((chain(p) for p in parents), default=0.0)
+
+    total, longest = sum(e.work for e in entries.values()), max(map(chain, entries.values()))
+    assert max(end for *_, end in history) <= (total / slots + (1 - 1 / slots) * longest) * (1 + 1e-9)
+
+
+def test_the_paper_s_tail_is_short():
+    """On 64 slots the whole grid ends within 2% of what no schedule can undercut, and next() is quick."""
+    runs = with_parents(grid.load("paper").runs)
+    schedule = Schedule.of(trials(runs, 2))
+    assert len(schedule.entries) == 3280
+    history = simulate(schedule, 64)
+    total = sum(e.work for e in schedule.entries.values())
+    assert max(end for *_, end in history) < 1.02 * total / 64
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_what_fails_costs_its_children_and_nothing_else(seed):
+    rng = random.Random(seed)
+    schedule, wanted, there = random_schedule(rng)
+    unlucky = {run.key for t in wanted if rng.random() < 0.3 for run in t.runs}
+    history = simulate(schedule, rng.randint(1, 4), there, lambda t: any(r.key in unlucky for r in t.runs))
+    assert len({key for key, *_ in history}) == len(history), "each is started once"
+    for run in (run for t in wanted for run in t.runs):
+        lost_parent = run.parent is not None and run.parent.key in schedule.failed_runs
+        reason = schedule.failed_runs.get(run.key, "")
+        assert lost_parent == (reason == f"skipped: it starts from {run.parent and run.parent.run_name}, which failed")
+        if not lost_parent and run.key not in unlucky:
+            # it came to something, unless another run of its own array made that fail
+            entry = next(e for e in schedule.entries.values() if run.key in e.runs)
+            assert (run.key in schedule.failed_runs) == any(r in unlucky for r in entry.runs)
+    counts = {s: sum(len(e.runs) for e in schedule.entries.values() if e.state is s) for s in State}
+    assert {s: schedule.count(s) for s in State} == counts
+
+
+# ---------------------------------------------------------------------- other sweeps
+def test_what_another_sweep_trains_is_waited_for_and_may_come_back():
+    schedule = make()
+    ours, theirs = schedule.next(), schedule.next()
+    schedule.leave(theirs)
+    assert schedule.elsewhere == [theirs] and not schedule.ready and not schedule.exhausted
+    schedule.finished(ours)
+    seed = ours.runs[0].seed
+    assert {t.runs[0].seed for t in start_all(schedule)} == {seed}, "what starts from theirs waits"
+    schedule.take_back(theirs)
+    assert schedule.elsewhere == [] and schedule.ready
+    assert schedule.next() == theirs
+    schedule.leave(theirs)
+    schedule.finished(theirs)
+    assert {t.runs[0].seed for t in start_all(schedule)} == {2 - seed} and schedule.exhausted
+
+
+def test_a_sweep_is_not_over_while_another_has_its_last_trial():
+    schedule = Schedule.of(trials([spec(seed=0)], 1))
+    schedule.leave(schedule.next())
+    assert not schedule.exhausted
+    schedule.take_back(schedule.elsewhere[0])
+    schedule.finished(schedule.next())
+    assert schedule.exhausted
