@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn.utils import parameters_to_vector
 
 from rme import evaluate, methods, noise, precision
 
@@ -21,18 +22,23 @@ def test_only_the_networks_compute_in_bfloat16(tiny) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in methods.names() if methods.get(name).trains])
-def test_every_method_learns_in_bfloat16_with_parameters_in_float32(name: str, tiny) -> None:
+def test_every_method_learns_in_bfloat16_what_it_learns_in_float32(name: str, tiny) -> None:
+    """An epoch moves the parameters, which stay float32, as far and in nearly the same direction.
+
+    Rounded gradients that are near zero change sign, and Adam steps as far for these as for any.
+    """
     kind = methods.get(name)
-    spec = tiny.spec(
-        name, min(kind.orders) if kind.orders else None, decoder=kind.decoders[0], precision="bf16", restarts=2
-    )
-    engine = tiny.engine(spec)
-    before = {key: value.clone() for key, value in engine.method.state_dict().items()}
-    assert engine.train_epoch().isfinite().all()
-    after = engine.method.state_dict()
-    assert all(value.dtype == torch.float32 for value in engine.state().values() if value.is_floating_point()
-               and value.dim() > 3)  # fmt: skip
-    assert any(not torch.equal(before[key], after[key]) for key in before)
+    order = min(kind.orders) if kind.orders else None
+    moved = []
+    for kept in ("bf16", "float32"):
+        method = (engine := tiny.engine(tiny.spec(name, order, decoder=kind.decoders[0], precision=kept))).method
+        before = parameters_to_vector(method.parameters()).clone()
+        engine.train_epoch()
+        moved.append(parameters_to_vector(method.parameters()) - before)
+    rough, fine = moved
+    assert rough.dtype == torch.float32
+    assert torch.cosine_similarity(rough, fine, 0) > 0.7, "of no relation it would be within a thousandth of zero"
+    assert (rough.norm() / fine.norm()).item() == pytest.approx(1, abs=0.05)
 
 
 def test_scores_are_float32_whatever_trained(tiny) -> None:
