@@ -22,13 +22,13 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def runs(tiny):
+def runs(small):
     """Two runs of three restarts in float64, and the models that they start from."""
 
     def make(method="vae", order=None, **fields):
         settings = {"precision": "float64", "restarts": 3, "epochs": 4, **fields}
-        specs = [tiny.spec(method, order, seed=seed, **settings) for seed in (0, 1)]
-        parents = [tiny.models(s.parent, tiny.images) for s in specs] if specs[0].parent is not None else None
+        specs = [small.spec(method, order, seed=seed, **settings) for seed in (0, 1)]
+        parents = [small.models(s.parent, small.images) for s in specs] if specs[0].parent is not None else None
         return specs, parents
 
     return make
@@ -72,22 +72,22 @@ def test_parts_are_halves_of_halves(members):
 @pytest.mark.parametrize(
     ("method", "order", "limit"), [("vae", None, 4), ("vae", None, 2), ("vae", None, 1), ("rme", 2, 2), ("sa", 1, 1)]
 )
-def test_members_come_out_the_same_in_smaller_arrays(runs, tiny, tmp_path, method, order, limit):
+def test_members_come_out_the_same_in_smaller_arrays(runs, small, tmp_path, method, order, limit):
     specs, parents = runs(method, order)
-    whole = train_runs(specs, tiny.images, CPU, parents)
+    whole = train_runs(specs, small.images, CPU, parents)
     sizes = []
     in_parts = train_runs(
-        specs, tiny.images, CPU, parents, smaller(tmp_path, limit), lambda engine: sizes.append(len(engine.members))
+        specs, small.images, CPU, parents, smaller(tmp_path, limit), lambda engine: sizes.append(len(engine.members))
     )
     assert max(sizes) <= limit
     assert_same(in_parts, whole)
 
 
-def test_what_the_larger_array_had_done_is_not_done_again(runs, tiny, tmp_path, monkeypatch):
+def test_what_the_larger_array_had_done_is_not_done_again(runs, small, tmp_path, monkeypatch):
     """Out of memory in the third epoch; at half the size, again in one part."""
     monkeypatch.setattr("rme.training.CHECKPOINT_SHARE", 1e9)  # a checkpoint after each epoch
     specs, parents = runs("rme", 2, stage_epochs=5)
-    whole = train_runs(specs, tiny.images, CPU, parents)
+    whole = train_runs(specs, small.images, CPU, parents)
     seen: list[tuple[int, int, int]] = []
 
     def strained(engine):
@@ -97,7 +97,7 @@ def test_what_the_larger_array_had_done_is_not_done_again(runs, tiny, tmp_path, 
             raise MemoryError("none left")
 
     lines: list[str] = []
-    found = train_runs(specs, tiny.images, CPU, parents, tmp_path, strained, lines.append)
+    found = train_runs(specs, small.images, CPU, parents, tmp_path, strained, lines.append)
     assert_same(found, whole)
     assert "going on with 3 of 6 members at a time (none left)" in lines[0] and "2 of 6" in lines[1]
     assert json.loads((tmp_path / NOTE).read_text())["members"] == 2
@@ -106,14 +106,14 @@ def test_what_the_larger_array_had_done_is_not_done_again(runs, tiny, tmp_path, 
     assert seen[4:] == [(2, 0, 5), (1, 2, 5), (2, 3, 4), (2, 3, 5), (1, 5, 4), (1, 5, 5)]
     # a worker that is started again begins with the smaller size, and has nothing left to do
     seen.clear()
-    assert_same(train_runs(specs, tiny.images, CPU, parents, tmp_path, strained, lines.append), whole)
+    assert_same(train_runs(specs, small.images, CPU, parents, tmp_path, strained, lines.append), whole)
     assert seen == []
 
 
-def test_a_cut_state_is_a_smaller_array_s(runs, tiny):
+def test_a_cut_state_is_a_smaller_array_s(runs, small):
     """Entry by entry, so that what an engine adds to its state is not forgotten here."""
     specs, _ = runs()
-    whole, part = build(specs, tiny.images, CPU, None), build(specs, tiny.images, CPU, None, range(2, 4))
+    whole, part = build(specs, small.images, CPU, None), build(specs, small.images, CPU, None, range(2, 4))
     for engine in (whole, part):
         engine.train_epoch()
         engine.validate()
@@ -125,24 +125,24 @@ def test_a_cut_state_is_a_smaller_array_s(runs, tiny):
         state_of_members({**whole.state(), "unheard.of": torch.zeros(6)}, range(2, 4))
 
 
-def test_another_training_s_checkpoints_are_not_cut(runs, tiny, tmp_path):
+def test_another_training_s_checkpoints_are_not_cut(runs, small, tmp_path):
     specs, _ = runs()
     others = [spec.model_copy(update={"seed": spec.seed + 7}) for spec in specs]
-    train_runs(others, tiny.images, CPU, None, tmp_path)
+    train_runs(others, small.images, CPU, None, tmp_path)
     epochs = []
-    train_runs(specs, tiny.images, CPU, None, smaller(tmp_path, 3), lambda engine: epochs.append(engine.epoch))
+    train_runs(specs, small.images, CPU, None, smaller(tmp_path, 3), lambda engine: epochs.append(engine.epoch))
     assert epochs == [1, 2, 3, 4] * 2
     assert Checkpoints(tmp_path / "members-0-2").newest() is not None
 
 
-def test_one_member_that_does_not_fit_is_the_end(runs, tiny, tmp_path):
+def test_one_member_that_does_not_fit_is_the_end(runs, small, tmp_path):
     def never(engine):
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory: 9 bytes")
 
     specs, _ = runs()
     lines: list[str] = []
     with pytest.raises(OutOfMemory, match=r"digits d3 VAE: out of memory with one member at a time: .*9 bytes"):
-        train_runs(specs, tiny.images, CPU, None, tmp_path, never, lines.append)
+        train_runs(specs, small.images, CPU, None, tmp_path, never, lines.append)
     assert len(lines) == 3
 
 
@@ -153,7 +153,7 @@ def test_other_errors_are_not_taken_for_it():
     assert not is_out_of_memory(ValueError("out of memory"))
 
 
-def test_a_part_that_diverges_takes_no_other_with_it(runs, tiny, tmp_path):
+def test_a_part_that_diverges_takes_no_other_with_it(runs, small, tmp_path):
     """Whose losses are no numbers any more; in one array the others would have gone on as well."""
     specs, _ = runs()
 
@@ -162,8 +162,8 @@ def test_a_part_that_diverges_takes_no_other_with_it(runs, tiny, tmp_path):
             if member.spec.seed == 0 and member.restart < 2 and engine.epoch == 1:
                 engine.method.decoder.logvar[i] = torch.nan
 
-    whole = train_runs(specs, tiny.images, CPU, None, None, spoil)
-    in_parts = train_runs(specs, tiny.images, CPU, None, smaller(tmp_path, 1), spoil)
+    whole = train_runs(specs, small.images, CPU, None, None, spoil)
+    in_parts = train_runs(specs, small.images, CPU, None, smaller(tmp_path, 1), spoil)
     for found in (whole, in_parts):
         result = found[specs[0].key]
         assert isinstance(result, Result)
@@ -181,7 +181,7 @@ from rme.arrays import train_runs
 from rme.data import Images
 from rme.result import Result
 torch.set_num_threads(1)
-sys.path.insert(0, "tests")
+sys.path.insert(0, ".")
 from tests.conftest import blobs
 folder, headroom = Path(sys.argv[1]), int(sys.argv[2])
 images = Images(blobs(600, (1, 28, 28), 1), blobs(12, (1, 28, 28), 2))

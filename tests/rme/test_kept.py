@@ -66,8 +66,8 @@ def test_with_keep_last_patience_keeps_the_epoch_at_which_it_ended() -> None:
     ({"epochs": 205, "patience": 3}, [*range(3, 205, 3), 205]),
     ({"epochs": 207, "finish_epochs": 3}, [*range(4, 205, 4), 205, 206, 207]),
 ])  # fmt: skip
-def test_the_elbo_is_measured_some_fifty_times_and_in_few_epochs_at_each(tiny, fields, measured) -> None:
-    spec = tiny.spec(**fields)
+def test_the_elbo_is_measured_some_fifty_times_and_in_few_epochs_at_each(small, fields, measured) -> None:
+    spec = small.spec(**fields)
     assert [epoch for epoch in range(1, spec.epochs + 1) if is_measured(spec, epoch)] == measured
 
 
@@ -85,9 +85,9 @@ CASES = {
 every_case = pytest.mark.parametrize("case", CASES)
 
 
-def runs(tiny, case: str, seeds=(1, 2, 3), **more):
+def runs(small, case: str, seeds=(1, 2, 3), **more):
     method, order, fields = CASES[case]
-    return [tiny.spec(method, order, seed=s, precision="float64", **{**fields, **more}) for s in seeds]
+    return [small.spec(method, order, seed=s, precision="float64", **{**fields, **more}) for s in seeds]
 
 
 def watched(engine: Engine) -> list[dict[str, Tensor]]:
@@ -98,9 +98,9 @@ def watched(engine: Engine) -> list[dict[str, Tensor]]:
 
 
 @every_case
-def test_each_member_ends_with_its_best_epochs_parameters(tiny, case: str) -> None:
+def test_each_member_ends_with_its_best_epochs_parameters(small, case: str) -> None:
     """Against every epoch's, and validation ELBOs computed anew from them."""
-    engine = tiny.engine(runs(tiny, case))
+    engine = small.engine(runs(small, case))
     after = watched(engine)
     scores = []
     for parameters in after:
@@ -125,12 +125,12 @@ def test_each_member_ends_with_its_best_epochs_parameters(tiny, case: str) -> No
 
 
 @every_case
-def test_what_a_member_keeps_does_not_depend_on_who_trains_beside_it(tiny, case: str) -> None:
-    specs = runs(tiny, case)
-    together = tiny.engine(specs)
+def test_what_a_member_keeps_does_not_depend_on_who_trains_beside_it(small, case: str) -> None:
+    specs = runs(small, case)
+    together = small.engine(specs)
     train(together)
     for member, own in zip(trained(together), specs, strict=True):
-        alone = tiny.engine(own)
+        alone = small.engine(own)
         train(alone)
         (single,) = trained(alone)
         assert single.kept_epoch == member.kept_epoch
@@ -145,10 +145,10 @@ def test_what_a_member_keeps_does_not_depend_on_who_trains_beside_it(tiny, case:
 
 @every_case
 @pytest.mark.parametrize("cut", [1, 3])
-def test_gone_on_with_it_ends_with_the_very_same(tiny, case: str, cut: int, tmp_path: Path, monkeypatch) -> None:
+def test_gone_on_with_it_ends_with_the_very_same(small, case: str, cut: int, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(training, "CHECKPOINT_SHARE", 1e9)  # after every epoch
-    specs = runs(tiny, case)
-    whole = tiny.engine(specs)
+    specs = runs(small, case)
+    whole = small.engine(specs)
     train(whole)
 
     class PulledPlug(Exception):
@@ -159,8 +159,8 @@ def test_gone_on_with_it_ends_with_the_very_same(tiny, case: str, cut: int, tmp_
             raise PulledPlug
 
     with pytest.raises(PulledPlug):
-        train(tiny.engine(specs), Checkpoints(tmp_path), pull)
-    again = tiny.engine(specs)
+        train(small.engine(specs), Checkpoints(tmp_path), pull)
+    again = small.engine(specs)
     train(again, Checkpoints(tmp_path))
     for a, b in zip(trained(whole), trained(again), strict=True):
         assert a.kept_epoch == b.kept_epoch and torch.equal(a.val_iwae, b.val_iwae)
@@ -168,8 +168,8 @@ def test_gone_on_with_it_ends_with_the_very_same(tiny, case: str, cut: int, tmp_
         assert torch.equal(a.losses.nan_to_num(-1), b.losses.nan_to_num(-1))
 
 
-def test_an_array_ends_with_its_last_member_and_says_nothing_of_those_that_ended_before(tiny) -> None:
-    engine = tiny.engine(runs(tiny, "vae, patience", seeds=(1, 2, 3, 4)))
+def test_an_array_ends_with_its_last_member_and_says_nothing_of_those_that_ended_before(small) -> None:
+    engine = small.engine(runs(small, "vae, patience", seeds=(1, 2, 3, 4)))
     train(engine)
     ends = engine.kept.finished
     if (ends > 0).all():
@@ -182,9 +182,9 @@ def test_an_array_ends_with_its_last_member_and_says_nothing_of_those_that_ended
         assert (member.finished_at[end - 1 :] == member.finished_at[end - 1]).all()
 
 
-def test_a_member_that_diverges_is_lost_though_it_was_good_once(tiny) -> None:
+def test_a_member_that_diverges_is_lost_though_it_was_good_once(small) -> None:
     """As when it trains alone, where its training is broken off."""
-    engine = tiny.engine(runs(tiny, "vae", seeds=(1, 2)))
+    engine = small.engine(runs(small, "vae", seeds=(1, 2)))
 
     def spoil(e: Engine) -> None:
         if e.epoch == 3:
@@ -199,9 +199,9 @@ def test_a_member_that_diverges_is_lost_though_it_was_good_once(tiny) -> None:
     assert [type(each).__name__ for each in found.values()] == ["Result", "DivergedError"]
 
 
-def test_what_becomes_of_a_member_after_its_patience_is_not_asked(tiny) -> None:
-    engine = tiny.engine(runs(tiny, "vae, patience"))
-    quiet = tiny.engine(engine.specs)
+def test_what_becomes_of_a_member_after_its_patience_is_not_asked(small) -> None:
+    engine = small.engine(runs(small, "vae, patience"))
+    quiet = small.engine(engine.specs)
     train(quiet)
     first = int((quiet.kept.finished > 0).int().argmax())
     assert 0 < quiet.kept.finished[first] < quiet.epoch, "or nothing was shown"
@@ -218,13 +218,13 @@ def test_what_becomes_of_a_member_after_its_patience_is_not_asked(tiny) -> None:
 
 
 # ---------------------------------------------------------------------- a finish
-def stage_like_a_finish(tiny, fresh: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def stage_like_a_finish(small, fresh: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """A VAE of 2 + 2 epochs whose last 2 are at a lower rate; and one of 2, trained on as `vae-more`.
 
     `fresh`: the first one's optimiser is emptied at its finish. The second goes on with the random streams of its VAE.
     """
     fields = {"precision": "float64", "keep": "last"}
-    whole = tiny.engine(tiny.spec(epochs=4, finish_epochs=2, finish_learning_rate=1e-4, **fields))
+    whole = small.engine(small.spec(epochs=4, finish_epochs=2, finish_learning_rate=1e-4, **fields))
     for _ in range(2):
         whole.train_epoch()
     streams = {name: value for name, value in whole.state().items() if name.startswith("stream.")}
@@ -232,9 +232,9 @@ def stage_like_a_finish(tiny, fresh: bool) -> tuple[dict[str, Tensor], dict[str,
     if fresh:
         for adam in whole.optimisers:
             adam.load_state_dict({"state": {}, "param_groups": adam.state_dict()["param_groups"]})
-    more = tiny.spec("vae-more", epochs=2, stage_epochs=2, stage_learning_rate=1e-4, **fields)
-    split = training.data.get("digits").split(tiny.images, more.seed)
-    stage = Engine([more], tiny.images, [split], parents=parents)
+    more = small.spec("vae-more", epochs=2, stage_epochs=2, stage_learning_rate=1e-4, **fields)
+    split = training.data.get("digits").split(small.images, more.seed)
+    stage = Engine([more], small.images, [split], parents=parents)
     for name, value in streams.items():
         purpose = stage.order_streams if "order" in name else stage.noise.generators
         purpose[0].set_state(value)
@@ -244,22 +244,22 @@ def stage_like_a_finish(tiny, fresh: bool) -> tuple[dict[str, Tensor], dict[str,
     return member_parameters(whole.method, 0), member_parameters(stage.method, 0)
 
 
-def test_a_finish_is_the_control_of_as_many_epochs_at_that_rate(tiny) -> None:
+def test_a_finish_is_the_control_of_as_many_epochs_at_that_rate(small) -> None:
     """Where both begin with an empty optimiser and the same draws, to the last bit.
 
     In use three things differ: a finish goes on with what Adam has gathered, and with its training's random streams,
     where a stage begins both anew; and with `keep: best` a stage begins from the VAE's best epoch, a finish from where
     the training stands.
     """
-    finish, control = stage_like_a_finish(tiny, fresh=True)
+    finish, control = stage_like_a_finish(small, fresh=True)
     assert all(torch.equal(finish[name], control[name]) for name in finish)
-    finish, control = stage_like_a_finish(tiny, fresh=False)
+    finish, control = stage_like_a_finish(small, fresh=False)
     assert not torch.equal(finish["decoder.logvar"], control["decoder.logvar"]), "Adam's state goes on"
 
 
-def test_the_finish_learns_at_its_own_rate(tiny) -> None:
+def test_the_finish_learns_at_its_own_rate(small) -> None:
     """Adam's first steps move each parameter by about the rate; at a thousandth of it the model all but stands."""
-    engine = tiny.engine(tiny.spec(epochs=3, finish_epochs=1, finish_learning_rate=1e-9, keep="last"))
+    engine = small.engine(small.spec(epochs=3, finish_epochs=1, finish_learning_rate=1e-9, keep="last"))
     after = watched(engine)
     moved = [max((b[n] - a[n]).abs().max().item() for n in a) for a, b in pairwise(after)]
     assert moved[0] > 1e-4 and 0 < moved[1] < 1e-7
