@@ -22,6 +22,7 @@ from mlflow.entities import Metric, Run
 
 from tests import ROOT
 from tests.conftest import blobs
+from tests.databases import blank_database
 
 PATIENCE_S = 1800
 """How long is waited for what is sure to come; a machine may be busy."""
@@ -49,12 +50,16 @@ class Sweep:
     """`python tune/sweep.py` in a folder of its own, with a Ray and a database of its own."""
 
     def __init__(
-        self, folder: Path, grid: Path, ray_folder: Path, root: Path = ROOT, prefix: tuple[str, ...] = ()
-    ) -> None:
-        """`root`: where the project lies, or a copy of it; `prefix`: what the command is given to."""
+        self, folder: Path, grid: Path, ray_folder: Path, root: Path = ROOT, prefix: tuple[str, ...] = (),
+        database: bool = True,
+    ) -> None:  # fmt: skip
+        """`root`: where the project lies, or a copy of it; `prefix`: what the command is given to.
+
+        `database`: whether MLflow's tables are there already, else the sweep has them made.
+        """
         self.folder = folder
         folder.mkdir(exist_ok=True)
-        self.tracking = f"sqlite:///{folder / 'mlflow.db'}"
+        self.tracking = blank_database(folder / "mlflow.db") if database else f"sqlite:///{folder / 'mlflow.db'}"
         self.storage = folder / "storage"
         self.experiment = grid.stem
         self.command = [

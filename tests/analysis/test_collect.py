@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import shutil
 import sqlite3
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,6 +13,7 @@ from mlflow.tracking import MlflowClient
 
 from analysis import collect as collecting
 from analysis.collect import AmbiguousRuns, CollectError, collect, failures
+from tests.databases import blank_database
 
 STAGE = {"stage_epochs": 5, "stage_learning_rate": 1e-6}
 """Of the methods that start from a finished VAE."""
@@ -31,20 +29,12 @@ LABELS = {
 }
 
 
-@functools.cache
-def _blank_database(folder: Path) -> Path:
-    """MLflow makes its tables in seconds: once a session, then they are copied."""
-    MlflowClient(f"sqlite:///{folder}/blank.db").search_experiments()
-    return folder / "blank.db"
-
-
 class Store:
     """A tracking store of its own, and a short way to record a run in it."""
 
     def __init__(self, tmp_path_factory: pytest.TempPathFactory) -> None:
         folder = tmp_path_factory.mktemp("store")
-        shutil.copy(_blank_database(tmp_path_factory.getbasetemp()), folder / "mlflow.db")
-        self.uri = f"sqlite:///{folder}/mlflow.db"
+        self.uri = blank_database(folder / "mlflow.db")
         self.client = MlflowClient(self.uri)
         self.folder = folder
 

@@ -24,6 +24,7 @@ from rme import RunSpec
 from rme.timing import Timing, TimingSpec
 from tests import ROOT
 from tests.analysis.test_collect import Store
+from tests.databases import blank_database
 from tests.sweeping import SMALL, write_npz
 from tune.storage import Storage
 from tune.tracking import Tracker
@@ -243,7 +244,7 @@ def swept(tmp_path_factory):
     spec = TimingSpec.of({"method": "vae", "dataset": str(path), "dim": 2, "repeats": 2})
     times = (torch.tensor(values, dtype=torch.float64) for values in ([1.0, 1.5], [1.0, 1.0]))
     timing = Timing(spec, *times, vae.environment)
-    tracker = Tracker(f"sqlite:///{folder}/mlflow.db", "swept")
+    tracker = Tracker(blank_database(folder / "mlflow.db"), "swept")
     storage = Storage(folder / "storage")
     for result in (vae, mixture, svi):
         result.save(storage.run_folder(result.spec.key))

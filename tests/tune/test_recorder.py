@@ -21,6 +21,7 @@ import rme
 from rme import RunSpec
 from rme.result import MARKER
 from tests import ROOT
+from tests.databases import blank_database
 from tests.sweeping import SMALL, cmdline, wait_for, write_npz
 from tune.failure import Failure
 from tune.recorder import Recorder
@@ -40,7 +41,9 @@ def result(tmp_path_factory):
 @pytest.fixture(scope="module")
 def database(tmp_path_factory):
     """A database that is made once: its migration takes seconds. Tests use experiments of their own."""
-    return tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    blank_database(path)
+    return path
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from tests.sweeping import Hold, Sweep, assert_same, stop_in_mid_training, write
 from tune.storage import Storage
 
 ROWS = [{"method": "vae"}, {"method": "rme", "order": 2}]
-EPOCHS = {"epochs": 150, "stage_epochs": 30}
+EPOCHS = {"epochs": 20, "stage_epochs": 6}
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def grid(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, grid, ray_folder) -> Sweep:
-    sweep = Sweep(tmp_path_factory.mktemp("undisturbed"), grid, ray_folder)
+    sweep = Sweep(tmp_path_factory.mktemp("undisturbed"), grid, ray_folder, database=False)
     done = sweep.run()
     assert done.returncode == 0, done.stderr
     return sweep
@@ -79,12 +79,12 @@ def test_a_plan_sees_what_is_done(undisturbed):
 
 def test_other_settings_of_the_same_runs_are_refused_and_named(undisturbed):
     before = len(undisturbed.runs())
-    refused = undisturbed.run("--set", "epochs=151")
+    refused = undisturbed.run("--set", "epochs=21")
     assert refused.returncode == 2
-    assert "6 finished runs" in refused.stderr and "epochs 150 -> 151" in refused.stderr
+    assert "6 finished runs" in refused.stderr and "epochs 20 -> 21" in refused.stderr
     assert "--experiment" in refused.stderr and "started" not in refused.stderr
     assert len(undisturbed.runs()) == before
-    plan = json.loads(undisturbed.run("--plan", "--json", "--set", "epochs=151", "--experiment", "longer").stdout)
+    plan = json.loads(undisturbed.run("--plan", "--json", "--set", "epochs=21", "--experiment", "longer").stdout)
     assert plan["grid"] == "longer" and plan["other_settings"] is None and plan["to_train_runs"] == 6
 
 

@@ -21,6 +21,7 @@ import rme
 from analysis.collect import collect
 from analysis.stats import summarise, wilcoxon_greater
 from rme import RunSpec
+from tests.databases import blank_database
 from tests.sweeping import SMALL, write_npz
 from tune.artifacts import IMAGES
 from tune.failure import Failure
@@ -47,7 +48,7 @@ def untrained(results):
 @pytest.fixture(scope="module")
 def database(tmp_path_factory):
     """A database that is made once: its migration takes seconds. Tests use experiments of their own."""
-    return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
+    return blank_database(tmp_path_factory.mktemp("mlflow") / "mlflow.db")
 
 
 def children(tracker: Tracker):

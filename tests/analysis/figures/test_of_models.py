@@ -21,6 +21,7 @@ from analysis.measures import Budget, measure
 from analysis.models import shown_models
 from analysis.report import build_report
 from rme import RunSpec
+from tests.databases import blank_database
 from tests.sweeping import SMALL, write_npz
 from tune.artifacts import IMAGES, MODEL
 from tune.tracking import Tracker
@@ -40,7 +41,7 @@ def recorded(tmp_path_factory):
         rme.fit(RunSpec.of({"method": "rme", "order": 2, **common}), parent=vae),
         rme.fit(RunSpec.of({"method": "iaf", "order": 1, **common}), parent=vae),
     ]
-    uri = f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
+    uri = blank_database(tmp_path_factory.mktemp("mlflow") / "mlflow.db")
     tracker = Tracker(uri, "spots")
     for result in results:
         tracker.record(result)
