@@ -61,9 +61,9 @@ def fastest_first(longest: float) -> None:
 
     def ordered(self, tests):
         seconds = state().duration_by_test
-        kept = sorted((t for t in tests if seconds.get(t, 0) <= longest), key=lambda t: (seconds.get(t, 0), t))
-        # none at all would mean every test to pytest
-        return arguments(self, kept or sorted(tests, key=lambda t: seconds.get(t, 0))[:1])
+        wanted = sorted(tests or seconds, key=lambda test: (seconds.get(test, 0), test))
+        kept = [test for test in wanted if seconds.get(test, 0) <= longest]
+        return arguments(self, kept or wanted[:1])  # of none at all pytest would make all
 
     PytestRunner._pytest_args_regular_run = ordered
 

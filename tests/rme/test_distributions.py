@@ -3,13 +3,34 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import Tensor
-from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, Normal, kl_divergence
+from torch.distributions import (
+    AffineTransform,
+    Categorical,
+    ExpTransform,
+    Independent,
+    MixtureSameFamily,
+    MultivariateNormal,
+    Normal,
+    Transform,
+    TransformedDistribution,
+    kl_divergence,
+)
 
-from rme.distributions import DiagonalGaussian, FullGaussian, Mixture, gaussian_log_prob, standard_normal_log_prob
+from rme.distributions import (
+    DiagonalGaussian,
+    FullGaussian,
+    Mixture,
+    Posterior,
+    PushForward,
+    gaussian_log_prob,
+    stack,
+    standard_normal_log_prob,
+)
 from rme.noise import Noise
 from rme.objective import kl_to_prior
 from tests.oracles.densities import assert_draws_follow_the_density
@@ -222,3 +243,65 @@ def test_full_gaussian_kl_to_the_prior_is_torchs() -> None:
 def test_full_gaussian_draws_follow_its_density() -> None:
     root = torch.tensor([[[[1.2, 0.0], [-0.9, 0.7]]], [[[0.8, 0.0], [0.5, 1.5]]]], dtype=torch.float64)
     assert_draws_follow_the_density(FullGaussian(normal(B, 1, 2), root), (B, 1), half=10.0)
+
+
+# ---------------------------------------------------------------------- flows
+@dataclass(frozen=True)
+class Elementwise:
+    """One of torch's transforms as a flow."""
+
+    transform: Transform
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        moved = self.transform(z)
+        return moved, self.transform.log_abs_det_jacobian(z, moved).sum(-1)
+
+    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        back = self.transform.inv(z)
+        return back, self.transform.log_abs_det_jacobian(back, z).sum(-1)
+
+
+def pushed_forward() -> tuple[PushForward, TransformedDistribution]:
+    """Two maps that do not commute, and the same distribution by torch."""
+    base, maps = gaussian(B, N, P, seed=40), [AffineTransform(0.4, 0.5), ExpTransform()]
+    plain = Independent(Normal(base.mu, (base.logvar / 2).exp()), 1)
+    return PushForward(base, [Elementwise(each) for each in maps]), TransformedDistribution(plain, maps)
+
+
+@pytest.mark.parametrize("samples", [0, S, N])
+def test_a_flows_density_is_torchs_both_ways(samples: int) -> None:
+    q, plain = pushed_forward()
+    shape = (B, samples, N, P) if samples else (B, N, P)
+    z, log_q = q.push(normal(*shape, seed=41))
+    assert log_q.shape == shape[:-1]
+    # torch wants its sample axis first
+    wanted = plain.log_prob(z.movedim(1, 0)).movedim(0, 1) if samples else plain.log_prob(z)
+    torch.testing.assert_close(log_q, wanted, rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(q.log_prob(z), wanted, rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(z, torch.exp(0.4 + 0.5 * normal(*shape, seed=41)), rtol=1e-12, atol=0)
+
+
+def test_a_flows_draws_are_its_bases_carried_through() -> None:
+    q, _ = pushed_forward()
+    z0 = q.base.sample(noise(), S)
+    torch.testing.assert_close(q.sample(noise(), S), torch.exp(0.4 + 0.5 * z0), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("which", ["gaussian", "mixture", "full", "flow"])
+def test_draws_and_their_density_at_once_are_those_of_each_alone(which: str) -> None:
+    q: Posterior = {
+        "gaussian": gaussian(B, N, P), "mixture": mixture(3), "full": full_gaussian(B, N), "flow": pushed_forward()[0],
+    }[which]  # fmt: skip
+    z, log_q = q.sample_with_log_prob(noise(), S)
+    assert torch.equal(z, q.sample(noise(), S))
+    torch.testing.assert_close(log_q, q.log_prob(z), rtol=1e-11, atol=1e-11)
+
+
+def test_stacked_components_are_those_they_were() -> None:
+    """Where there are as many components as images, so that axes must not be mixed."""
+    parts = [gaussian(B, N, P, seed=60 + k) for k in range(N)]
+    z = normal(B, N, P, seed=70)
+    found = stack(parts).log_prob(z.unsqueeze(1).expand(B, N, N, P))
+    for k, q in enumerate(parts):
+        wanted = Normal(q.mu, (q.logvar / 2).exp()).log_prob(z).sum(-1)
+        torch.testing.assert_close(found[:, k], wanted, rtol=1e-12, atol=1e-12)
