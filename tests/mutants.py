@@ -33,19 +33,21 @@ def tests_of(file: Path) -> list[str]:
     """The tests that mirror a file, and for a method those that all methods share."""
     folder = Path("tests") / file.parent
     own = folder / f"test_{file.stem}.py"
-    shared = [folder / "test_contract.py", Path("tests/oracles")] if file.parent.name == "methods" else []
+    of_all = [folder / "test_contract.py", folder / "test_losses.py", Path("tests/oracles")]
+    shared = of_all if file.parent.name == "methods" else []
     return [str(path) for path in (own, *shared) if path.exists()]
 
 
-def take_samples(size: int | None, seed: int) -> None:
-    """Let mutmut go through `size` mutants of each file, drawn at random; None: through all."""
+def take_samples(size: int | None, seed: int, only: list[str]) -> None:
+    """Let mutmut go through those named, or `size` mutants of each file, drawn at random; None: through all."""
     collect = mutmut.collect_source_file_mutation_data
 
     def sampled(**wanted):
         mutants, files = collect(**wanted)
         by_file = defaultdict(list)
         for mutant in mutants:
-            by_file[str(mutant[0].path)].append(mutant)
+            if not only or mutant[1] in only:
+                by_file[str(mutant[0].path)].append(mutant)
         chosen = []
         for path, own in by_file.items():
             own.sort(key=lambda mutant: mutant[1])
@@ -90,6 +92,8 @@ def main() -> None:
     parser.add_argument("files", nargs="+", type=Path, help="what to mutate, e.g. rme/objective.py")
     parser.add_argument("--tests", nargs="+", default=[], help="more tests, beside those that mirror the files")
     parser.add_argument("--sample", type=int, help="so many mutants a file, drawn at random (default: all)")
+    parser.add_argument("-k", metavar="EXPRESSION", help="which of these tests, as pytest's -k")
+    parser.add_argument("--only", nargs="+", default=[], help="mutants by name, such as those that survived")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
     parser.add_argument("--longest", type=float, default=float("inf"), help="leave out tests of more seconds than this")
     parser.add_argument("--jobs", type=int, default=1)
@@ -98,7 +102,8 @@ def main() -> None:
     config().only_mutate = [str(file) for file in args.files]
     tests = [test for file in args.files for test in tests_of(file)] + args.tests
     config().pytest_add_cli_args_test_selection = list(dict.fromkeys(tests))
-    take_samples(args.sample, args.seed)
+    config().pytest_add_cli_args += ["-k", args.k] if args.k else []
+    take_samples(args.sample, args.seed, args.only)
     fastest_first(args.longest)
     mutmut._run((), args.jobs)
     report(args.files, args.seed)
