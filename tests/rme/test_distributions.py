@@ -192,6 +192,30 @@ def test_a_component_without_weight_is_never_drawn() -> None:
     assert q.log_prob(z).isfinite().all()
 
 
+def test_a_component_without_weight_is_not_drawn_at_the_uniforms_lowest_value_either() -> None:
+    """0 is among the values of U[0, 1), and is then the edge itself."""
+
+    class Lowest(Noise):
+        def uniform(self, shape):
+            return torch.zeros(tuple(shape), dtype=torch.float64)
+
+    alpha = torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64).view(1, 3, 1).expand(B, 3, N)
+    centres = torch.arange(3, dtype=torch.float64).view(1, 3, 1, 1).expand(B, 3, N, P).contiguous()
+    q = Mixture(alpha.log(), DiagonalGaussian(centres, torch.full_like(centres, -20.0)))
+    z = q.sample(Lowest(noise().generators, torch.float64), S)
+    assert (z.round() == 1).all()
+
+
+def test_a_mixture_of_more_batch_axes_draws_where_the_weight_is() -> None:
+    """All weight on one component, another for each image: (B, 2, K, N)."""
+    place = torch.randint(0, 4, (B, 2, N), generator=torch.Generator().manual_seed(12))
+    alpha = torch.nn.functional.one_hot(place, 4).movedim(-1, 2).double()
+    centres = torch.arange(4, dtype=torch.float64).view(4, 1, 1).expand(B, 2, 4, N, P).contiguous()
+    z = Mixture(alpha.log(), DiagonalGaussian(centres, torch.full_like(centres, -20.0))).sample(noise(), S)
+    assert z.shape == (B, 2, S, N, P)
+    assert (z.round() == place.view(B, 2, 1, N, 1)).all()
+
+
 # ---------------------------------------------------------------------- one Gaussian of full covariance
 def full_gaussian(*batch: int, p: int = P) -> FullGaussian:
     root = torch.tril(0.7 * normal(*batch, p, p, seed=31))
@@ -214,6 +238,24 @@ def test_full_gaussian_density_is_torchs(samples: int) -> None:
         for n in range(N):
             wanted = plain_full(q, b, n).log_prob(z[b, ..., n, :])
             torch.testing.assert_close(found[b, ..., n], wanted, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("samples", [0, S])
+def test_full_gaussian_density_with_more_batch_axes_is_torchs(samples: int) -> None:
+    q = full_gaussian(B, 2, N)
+    z = normal(B, 2, *[samples] * bool(samples), N, P, seed=2)
+    root = q.precision_cholesky
+    plain = MultivariateNormal(q.mu, precision_matrix=root @ root.mT)  # batch (B, 2, N)
+    wanted = plain.log_prob(z.movedim(2, 0)).movedim(0, 2) if samples else plain.log_prob(z)
+    torch.testing.assert_close(q.log_prob(z), wanted, rtol=1e-9, atol=1e-9)
+
+
+def test_full_gaussian_draws_are_the_noise_whitened_backwards() -> None:
+    """L' (z - mu) is the noise itself."""
+    q = full_gaussian(B, N)
+    eps = noise().normal((B, S, N, P))
+    back = (q.precision_cholesky.mT.unsqueeze(1) @ (q.sample(noise(), S) - q.mu.unsqueeze(1)).unsqueeze(-1)).squeeze(-1)
+    torch.testing.assert_close(back, eps, rtol=1e-9, atol=1e-9)
 
 
 def test_full_gaussian_draws_have_its_moments() -> None:
@@ -261,17 +303,18 @@ class Elementwise:
         return back, self.transform.log_abs_det_jacobian(back, z).sum(-1)
 
 
-def pushed_forward() -> tuple[PushForward, TransformedDistribution]:
+def pushed_forward(p: int = P) -> tuple[PushForward, TransformedDistribution]:
     """Two maps that do not commute, and the same distribution by torch."""
-    base, maps = gaussian(B, N, P, seed=40), [AffineTransform(0.4, 0.5), ExpTransform()]
+    base, maps = gaussian(B, N, p, seed=40), [AffineTransform(0.4, 0.5), ExpTransform()]
     plain = Independent(Normal(base.mu, (base.logvar / 2).exp()), 1)
     return PushForward(base, [Elementwise(each) for each in maps]), TransformedDistribution(plain, maps)
 
 
+@pytest.mark.parametrize("p", [1, P])
 @pytest.mark.parametrize("samples", [0, S, N])
-def test_a_flows_density_is_torchs_both_ways(samples: int) -> None:
-    q, plain = pushed_forward()
-    shape = (B, samples, N, P) if samples else (B, N, P)
+def test_a_flows_density_is_torchs_both_ways(samples: int, p: int) -> None:
+    q, plain = pushed_forward(p)
+    shape = (B, samples, N, p) if samples else (B, N, p)
     z, log_q = q.push(normal(*shape, seed=41))
     assert log_q.shape == shape[:-1]
     # torch wants its sample axis first
