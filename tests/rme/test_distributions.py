@@ -65,7 +65,8 @@ def test_densities_given_a_squared_distance() -> None:
     x, mean, logvar = normal(5, 7), normal(5, 7, seed=1), torch.tensor(-0.7, dtype=torch.float64)
     wanted = Normal(mean, math.exp(-0.35)).log_prob(x).sum(-1)
     torch.testing.assert_close(gaussian_log_prob((x - mean).square().sum(-1), logvar, 7), wanted, rtol=1e-12, atol=0)
-    torch.testing.assert_close(standard_normal_log_prob(x), Normal(0, 1).log_prob(x).sum(-1), rtol=1e-12, atol=0)
+    for z in (x, normal(B, N, P), normal(B, S, N, P)):
+        torch.testing.assert_close(standard_normal_log_prob(z), Normal(0, 1).log_prob(z).sum(-1), rtol=1e-12, atol=0)
 
 
 # ---------------------------------------------------------------------- one Gaussian
@@ -204,6 +205,19 @@ def test_a_component_without_weight_is_not_drawn_at_the_uniforms_lowest_value_ei
     q = Mixture(alpha.log(), DiagonalGaussian(centres, torch.full_like(centres, -20.0)))
     z = q.sample(Lowest(noise().generators, torch.float64), S)
     assert (z.round() == 1).all()
+
+
+@pytest.mark.parametrize("samples", [0, S])
+def test_mixture_density_with_more_batch_axes_is_torchs(samples: int) -> None:
+    components = gaussian(B, 2, 3, N, P, seed=13)
+    q = Mixture(torch.log_softmax(normal(B, 2, 3, N, seed=14), 2), components)
+    plain = MixtureSameFamily(
+        Categorical(logits=q.log_alpha.movedim(2, -1)),
+        Independent(Normal(components.mu.movedim(2, -2), (components.logvar.movedim(2, -2) / 2).exp()), 1),
+    )
+    z = normal(B, 2, *[samples] * bool(samples), N, P, seed=15)
+    wanted = plain.log_prob(z.movedim(2, 0)).movedim(0, 2) if samples else plain.log_prob(z)
+    torch.testing.assert_close(q.log_prob(z), wanted, rtol=1e-12, atol=1e-12)
 
 
 def test_a_mixture_of_more_batch_axes_draws_where_the_weight_is() -> None:
