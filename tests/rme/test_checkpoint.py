@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from rme import checkpoint, noise, training
@@ -59,6 +60,12 @@ def test_a_later_change_of_the_tensors_does_not_reach_the_file(tmp_path: Path) -
     checkpoint.save(tmp_path / "a", {"x": value}, {})
     value.add_(1)
     assert checkpoint.load(tmp_path / "a")[0]["x"].tolist() == [0, 0, 0]
+
+
+def test_the_same_content_is_the_same_file_in_whichever_order_it_comes(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "a", {"x": torch.zeros(3), "y": torch.ones(2)}, {"b": 1, "a": 2})
+    checkpoint.save(tmp_path / "b", {"y": torch.ones(2), "x": torch.zeros(3)}, {"a": 2, "b": 1})
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 def test_results_can_be_read_by_others(tmp_path: Path) -> None:
@@ -131,6 +138,16 @@ def test_a_failure_while_writing_leaves_the_old_file_and_nothing_else(tmp_path: 
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_full_disk_is_an_oserror_also_where_the_library_calls_it_otherwise(tmp_path: Path, monkeypatch) -> None:
+    def full_disk(tensors, where, metadata) -> None:
+        raise SafetensorError("no space left")
+
+    monkeypatch.setattr(checkpoint, "save_file", full_disk)
+    with pytest.raises(OSError, match=r"a\.safetensors.*no space left"):
+        checkpoint.save(tmp_path / "a.safetensors", {"x": torch.ones(3)}, {})
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_old_file_is_whole_until_the_new_one_is(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_text("old")
@@ -167,6 +184,13 @@ def test_the_newest_two_are_kept(tmp_path: Path) -> None:
     assert number(checkpoints.newest()) == 9
     filled(tmp_path / "d", [1, 2, 3, 4], keep=3)
     assert len(list((tmp_path / "d").iterdir())) == 3
+
+
+def test_two_are_kept_unless_one_says(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    for epoch in range(1, 6):
+        checkpoints.save(epoch, {"epoch": torch.tensor(epoch)}, {})
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 @pytest.mark.parametrize("damage", [
