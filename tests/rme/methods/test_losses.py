@@ -73,3 +73,22 @@ def test_one_update_of_everything_by_the_methods_name(tiny, name: str, order: in
     (update,) = method.updates()
     assert update.name == name and update.loss == method.loss
     assert {id(p) for p in update.parameters} == {id(p) for p in method.parameters()}
+
+
+@pytest.mark.parametrize("name", ["me", "rme"])
+def test_what_a_mixture_shows_as_it_trains_is_of_its_posterior(tiny, name: str) -> None:
+    """At one draw of each component, from the noise given: its weight, and its own ELBO."""
+    method = tiny.engine(tiny.spec(name, 2, precision="float64", restarts=MEMBERS)).method
+    x = method.centred(tiny.images.train[:IMAGES].expand(MEMBERS, -1, -1, -1, -1))
+    with torch.no_grad():
+        found, q = method.diagnostics(x, streams()), method.posterior(x, streams())
+        z = q.components.mu + (q.components.logvar / 2).exp() * streams().normal(q.components.mu.shape)
+        assert set(found) == {"alpha_0", "alpha_1", "elbo_q_0", "elbo_q_1", "kl_1"}
+        for k in range(2):
+            torch.testing.assert_close(found[f"alpha_{k}"], q.log_alpha[:, k].exp(), rtol=1e-12, atol=0)
+            sigma = (q.components.logvar[:, k] / 2).exp()
+            own = Independent(Normal(q.components.mu[:, k], sigma), 1)
+            kl = kl_divergence(own, Independent(Normal(torch.zeros_like(sigma), torch.ones_like(sigma)), 1))
+            for b in range(MEMBERS):
+                fit = log_normal(x[b], method.decoder(z[:, k])[b], (method.decoder.logvar[b] / 2).exp())
+                torch.testing.assert_close(found[f"elbo_q_{k}"][b], fit - kl[b], rtol=1e-11, atol=0)
