@@ -90,7 +90,7 @@ def report(files: list[Path], seed: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", type=Path, help="what to mutate, e.g. rme/objective.py")
-    parser.add_argument("--tests", nargs="+", default=[], help="more tests, beside those that mirror the files")
+    parser.add_argument("--tests", nargs="+", default=[], help="instead of those that mirror the files")
     parser.add_argument("--sample", type=int, help="so many mutants a file, drawn at random (default: all)")
     parser.add_argument("-k", metavar="EXPRESSION", help="which of these tests, as pytest's -k")
     parser.add_argument("--only", nargs="+", default=[], help="mutants by name, such as those that survived")
@@ -100,7 +100,7 @@ def main() -> None:
     args = parser.parse_args()
     shutil.rmtree("mutants", ignore_errors=True)  # a sample or a test of the last time would be taken for this one's
     config().only_mutate = [str(file) for file in args.files]
-    tests = [test for file in args.files for test in tests_of(file)] + args.tests
+    tests = args.tests or [test for file in args.files for test in tests_of(file)]
     config().pytest_add_cli_args_test_selection = list(dict.fromkeys(tests))
     config().pytest_add_cli_args += ["-k", args.k] if args.k else []
     take_samples(args.sample, args.seed, args.only)
