@@ -59,6 +59,17 @@ def test_with_keep_last_patience_keeps_the_epoch_at_which_it_ended() -> None:
     assert weights.tolist() == [7] and kept.epochs(7).tolist() == [7]
 
 
+def test_with_keep_last_only_those_that_ended_are_put_back() -> None:
+    rising = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
+    kept, weights = kept_of([UP_AND_DOWN, rising], "last", patience=2)
+    assert weights.tolist() == kept.epochs(7).tolist() == [4, 7]
+
+
+def test_a_member_may_end_with_its_first_epoch() -> None:
+    kept, weights = kept_of([[math.nan, 1.0, 2.0]], "last", patience=1)
+    assert weights.tolist() == kept.epochs(3).tolist() == kept.finished.tolist() == [1]
+
+
 @pytest.mark.parametrize(("keep", "patience", "copies"), [("best", None, 1), ("last", 2, 1), ("last", None, 0)])
 def test_before_the_first_measurement_nothing_is_best(keep: str, patience: int | None, copies: int) -> None:
     model = {"weight": torch.ones(3, 2)}
