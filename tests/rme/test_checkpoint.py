@@ -214,6 +214,22 @@ def test_a_damaged_newest_one_is_named_and_passed_over(tmp_path: Path, caplog, d
     assert checkpoints.newest() is None
 
 
+def test_a_checkpoint_that_another_process_takes_away_meanwhile_is_passed_over(tmp_path: Path) -> None:
+    class Raced(Checkpoints):
+        """Sees a file that is gone by the time it is wanted."""
+
+        def _saved(self) -> list[tuple[int, Path]]:
+            return [*super()._saved(), (0, self.folder / "epoch-000000.safetensors")]
+
+    checkpoints = Raced(tmp_path / "c", keep=1)
+    assert checkpoints.newest() is None
+    for epoch in (1, 2):
+        checkpoints.save(epoch, {"epoch": torch.tensor(epoch)}, {})
+    assert number(checkpoints.newest()) == 2 and len(list((tmp_path / "c").iterdir())) == 1
+    checkpoints.remove()
+    assert not (tmp_path / "c").exists()
+
+
 def test_no_folder_is_no_checkpoint(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path / "none")
     assert checkpoints.newest() is None
