@@ -45,7 +45,8 @@ def test_the_decoder_is_of_the_runs_size_and_kind() -> None:
     z = torch.zeros(MEMBERS, 5, 3)
     for kind, other in (("conv", "fc"), ("fc", "conv")):
         method = vae(0, kind)
-        assert method.members == MEMBERS and method.decoder(z).shape == (MEMBERS, 5, *SHAPE)
+        assert method.members == MEMBERS and method.spec.decoder == kind
+        assert method.decoder(z).shape == (MEMBERS, 5, *SHAPE)
         assert [p.shape for p in method.decoder.parameters()] != [p.shape for p in vae(0, other).decoder.parameters()]
         assert any(value.dim() == 5 for value in method.decoder.parameters()) == (kind == "conv")
 
