@@ -6,8 +6,9 @@ EXPERIMENT ?= demo
 OUT ?= report/$(EXPERIMENT)
 PORT ?= 5000
 JOBS ?= 2
+FILES ?= rme/objective.py
 
-.PHONY: help venv demo test slow lint format mlflow report lock clean
+.PHONY: help venv demo test slow mutants lint format mlflow report lock clean
 
 help:  ## what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
@@ -32,6 +33,9 @@ test: venv  ## the tests, under 15 minutes on two cores
 
 slow: venv  ## the slow tests
 	$(BIN)/python -m pytest -m slow -n $(JOBS) --dist loadfile
+
+mutants: venv  ## how many faults put into FILES their tests notice (MORE="--sample 40 --seed 0" for a sample)
+	$(BIN)/python tests/mutants.py $(FILES) $(MORE)
 
 lint: venv  ## style and types
 	$(BIN)/ruff check

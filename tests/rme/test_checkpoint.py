@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from rme import checkpoint, noise, training
@@ -59,6 +60,16 @@ def test_a_later_change_of_the_tensors_does_not_reach_the_file(tmp_path: Path) -
     checkpoint.save(tmp_path / "a", {"x": value}, {})
     value.add_(1)
     assert checkpoint.load(tmp_path / "a")[0]["x"].tolist() == [0, 0, 0]
+
+
+def test_the_same_content_has_the_same_hash_in_whichever_order_it_comes(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "a", {"x": torch.zeros(3), "y": torch.ones(2)}, {"b": 1, "a": 2})
+    checkpoint.save(tmp_path / "b", {"y": torch.ones(2), "x": torch.zeros(3)}, {"a": 2, "b": 1})
+    headers = []
+    for name in ("a", "b"):
+        with safe_open(tmp_path / name, framework="pt") as file:
+            headers.append(file.metadata())  # the library writes its entries in any order
+    assert headers[0] == headers[1]
 
 
 def test_results_can_be_read_by_others(tmp_path: Path) -> None:
@@ -131,6 +142,16 @@ def test_a_failure_while_writing_leaves_the_old_file_and_nothing_else(tmp_path: 
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_full_disk_is_an_oserror_also_where_the_library_calls_it_otherwise(tmp_path: Path, monkeypatch) -> None:
+    def full_disk(tensors, where, metadata) -> None:
+        raise SafetensorError("no space left")
+
+    monkeypatch.setattr(checkpoint, "save_file", full_disk)
+    with pytest.raises(OSError, match=r"a\.safetensors.*no space left"):
+        checkpoint.save(tmp_path / "a.safetensors", {"x": torch.ones(3)}, {})
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_old_file_is_whole_until_the_new_one_is(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_text("old")
@@ -169,6 +190,13 @@ def test_the_newest_two_are_kept(tmp_path: Path) -> None:
     assert len(list((tmp_path / "d").iterdir())) == 3
 
 
+def test_two_are_kept_unless_one_says(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    for epoch in range(1, 6):
+        checkpoints.save(epoch, {"epoch": torch.tensor(epoch)}, {})
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 @pytest.mark.parametrize("damage", [
     lambda whole: b"",
     lambda whole: whole[:-10],
@@ -184,6 +212,22 @@ def test_a_damaged_newest_one_is_named_and_passed_over(tmp_path: Path, caplog, d
     assert newest.name in caplog.text
     min(tmp_path.iterdir()).write_bytes(b"")
     assert checkpoints.newest() is None
+
+
+def test_a_checkpoint_that_another_process_takes_away_meanwhile_is_passed_over(tmp_path: Path) -> None:
+    class Raced(Checkpoints):
+        """Sees a file that is gone by the time it is wanted."""
+
+        def _saved(self) -> list[tuple[int, Path]]:
+            return [*super()._saved(), (0, self.folder / "epoch-000000.safetensors")]
+
+    checkpoints = Raced(tmp_path / "c", keep=1)
+    assert checkpoints.newest() is None
+    for epoch in (1, 2):
+        checkpoints.save(epoch, {"epoch": torch.tensor(epoch)}, {})
+    assert number(checkpoints.newest()) == 2 and len(list((tmp_path / "c").iterdir())) == 1
+    checkpoints.remove()
+    assert not (tmp_path / "c").exists()
 
 
 def test_no_folder_is_no_checkpoint(tmp_path: Path) -> None:

@@ -3,13 +3,34 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import Tensor
-from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, Normal, kl_divergence
+from torch.distributions import (
+    AffineTransform,
+    Categorical,
+    ExpTransform,
+    Independent,
+    MixtureSameFamily,
+    MultivariateNormal,
+    Normal,
+    Transform,
+    TransformedDistribution,
+    kl_divergence,
+)
 
-from rme.distributions import DiagonalGaussian, FullGaussian, Mixture, gaussian_log_prob, standard_normal_log_prob
+from rme.distributions import (
+    DiagonalGaussian,
+    FullGaussian,
+    Mixture,
+    Posterior,
+    PushForward,
+    gaussian_log_prob,
+    stack,
+    standard_normal_log_prob,
+)
 from rme.noise import Noise
 from rme.objective import kl_to_prior
 from tests.oracles.densities import assert_draws_follow_the_density
@@ -44,7 +65,8 @@ def test_densities_given_a_squared_distance() -> None:
     x, mean, logvar = normal(5, 7), normal(5, 7, seed=1), torch.tensor(-0.7, dtype=torch.float64)
     wanted = Normal(mean, math.exp(-0.35)).log_prob(x).sum(-1)
     torch.testing.assert_close(gaussian_log_prob((x - mean).square().sum(-1), logvar, 7), wanted, rtol=1e-12, atol=0)
-    torch.testing.assert_close(standard_normal_log_prob(x), Normal(0, 1).log_prob(x).sum(-1), rtol=1e-12, atol=0)
+    for z in (x, normal(B, N, P), normal(B, S, N, P)):
+        torch.testing.assert_close(standard_normal_log_prob(z), Normal(0, 1).log_prob(z).sum(-1), rtol=1e-12, atol=0)
 
 
 # ---------------------------------------------------------------------- one Gaussian
@@ -171,6 +193,43 @@ def test_a_component_without_weight_is_never_drawn() -> None:
     assert q.log_prob(z).isfinite().all()
 
 
+def test_a_component_without_weight_is_not_drawn_at_the_uniforms_lowest_value_either() -> None:
+    """0 is among the values of U[0, 1), and is then the edge itself."""
+
+    class Lowest(Noise):
+        def uniform(self, shape):
+            return torch.zeros(tuple(shape), dtype=torch.float64)
+
+    alpha = torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64).view(1, 3, 1).expand(B, 3, N)
+    centres = torch.arange(3, dtype=torch.float64).view(1, 3, 1, 1).expand(B, 3, N, P).contiguous()
+    q = Mixture(alpha.log(), DiagonalGaussian(centres, torch.full_like(centres, -20.0)))
+    z = q.sample(Lowest(noise().generators, torch.float64), S)
+    assert (z.round() == 1).all()
+
+
+@pytest.mark.parametrize("samples", [0, S])
+def test_mixture_density_with_more_batch_axes_is_torchs(samples: int) -> None:
+    components = gaussian(B, 2, 3, N, P, seed=13)
+    q = Mixture(torch.log_softmax(normal(B, 2, 3, N, seed=14), 2), components)
+    plain = MixtureSameFamily(
+        Categorical(logits=q.log_alpha.movedim(2, -1)),
+        Independent(Normal(components.mu.movedim(2, -2), (components.logvar.movedim(2, -2) / 2).exp()), 1),
+    )
+    z = normal(B, 2, *[samples] * bool(samples), N, P, seed=15)
+    wanted = plain.log_prob(z.movedim(2, 0)).movedim(0, 2) if samples else plain.log_prob(z)
+    torch.testing.assert_close(q.log_prob(z), wanted, rtol=1e-12, atol=1e-12)
+
+
+def test_a_mixture_of_more_batch_axes_draws_where_the_weight_is() -> None:
+    """All weight on one component, another for each image: (B, 2, K, N)."""
+    place = torch.randint(0, 4, (B, 2, N), generator=torch.Generator().manual_seed(12))
+    alpha = torch.nn.functional.one_hot(place, 4).movedim(-1, 2).double()
+    centres = torch.arange(4, dtype=torch.float64).view(4, 1, 1).expand(B, 2, 4, N, P).contiguous()
+    z = Mixture(alpha.log(), DiagonalGaussian(centres, torch.full_like(centres, -20.0))).sample(noise(), S)
+    assert z.shape == (B, 2, S, N, P)
+    assert (z.round() == place.view(B, 2, 1, N, 1)).all()
+
+
 # ---------------------------------------------------------------------- one Gaussian of full covariance
 def full_gaussian(*batch: int, p: int = P) -> FullGaussian:
     root = torch.tril(0.7 * normal(*batch, p, p, seed=31))
@@ -193,6 +252,24 @@ def test_full_gaussian_density_is_torchs(samples: int) -> None:
         for n in range(N):
             wanted = plain_full(q, b, n).log_prob(z[b, ..., n, :])
             torch.testing.assert_close(found[b, ..., n], wanted, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("samples", [0, S])
+def test_full_gaussian_density_with_more_batch_axes_is_torchs(samples: int) -> None:
+    q = full_gaussian(B, 2, N)
+    z = normal(B, 2, *[samples] * bool(samples), N, P, seed=2)
+    root = q.precision_cholesky
+    plain = MultivariateNormal(q.mu, precision_matrix=root @ root.mT)  # batch (B, 2, N)
+    wanted = plain.log_prob(z.movedim(2, 0)).movedim(0, 2) if samples else plain.log_prob(z)
+    torch.testing.assert_close(q.log_prob(z), wanted, rtol=1e-9, atol=1e-9)
+
+
+def test_full_gaussian_draws_are_the_noise_whitened_backwards() -> None:
+    """L' (z - mu) is the noise itself."""
+    q = full_gaussian(B, N)
+    eps = noise().normal((B, S, N, P))
+    back = (q.precision_cholesky.mT.unsqueeze(1) @ (q.sample(noise(), S) - q.mu.unsqueeze(1)).unsqueeze(-1)).squeeze(-1)
+    torch.testing.assert_close(back, eps, rtol=1e-9, atol=1e-9)
 
 
 def test_full_gaussian_draws_have_its_moments() -> None:
@@ -222,3 +299,66 @@ def test_full_gaussian_kl_to_the_prior_is_torchs() -> None:
 def test_full_gaussian_draws_follow_its_density() -> None:
     root = torch.tensor([[[[1.2, 0.0], [-0.9, 0.7]]], [[[0.8, 0.0], [0.5, 1.5]]]], dtype=torch.float64)
     assert_draws_follow_the_density(FullGaussian(normal(B, 1, 2), root), (B, 1), half=10.0)
+
+
+# ---------------------------------------------------------------------- flows
+@dataclass(frozen=True)
+class Elementwise:
+    """One of torch's transforms as a flow."""
+
+    transform: Transform
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        moved = self.transform(z)
+        return moved, self.transform.log_abs_det_jacobian(z, moved).sum(-1)
+
+    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        back = self.transform.inv(z)
+        return back, self.transform.log_abs_det_jacobian(back, z).sum(-1)
+
+
+def pushed_forward(p: int = P) -> tuple[PushForward, TransformedDistribution]:
+    """Two maps that do not commute, and the same distribution by torch."""
+    base, maps = gaussian(B, N, p, seed=40), [AffineTransform(0.4, 0.5), ExpTransform()]
+    plain = Independent(Normal(base.mu, (base.logvar / 2).exp()), 1)
+    return PushForward(base, [Elementwise(each) for each in maps]), TransformedDistribution(plain, maps)
+
+
+@pytest.mark.parametrize("p", [1, P])
+@pytest.mark.parametrize("samples", [0, S, N])
+def test_a_flows_density_is_torchs_both_ways(samples: int, p: int) -> None:
+    q, plain = pushed_forward(p)
+    shape = (B, samples, N, p) if samples else (B, N, p)
+    z, log_q = q.push(normal(*shape, seed=41))
+    assert log_q.shape == shape[:-1]
+    # torch wants its sample axis first
+    wanted = plain.log_prob(z.movedim(1, 0)).movedim(0, 1) if samples else plain.log_prob(z)
+    torch.testing.assert_close(log_q, wanted, rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(q.log_prob(z), wanted, rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(z, torch.exp(0.4 + 0.5 * normal(*shape, seed=41)), rtol=1e-12, atol=0)
+
+
+def test_a_flows_draws_are_its_bases_carried_through() -> None:
+    q, _ = pushed_forward()
+    z0 = q.base.sample(noise(), S)
+    torch.testing.assert_close(q.sample(noise(), S), torch.exp(0.4 + 0.5 * z0), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("which", ["gaussian", "mixture", "full", "flow"])
+def test_draws_and_their_density_at_once_are_those_of_each_alone(which: str) -> None:
+    q: Posterior = {
+        "gaussian": gaussian(B, N, P), "mixture": mixture(3), "full": full_gaussian(B, N), "flow": pushed_forward()[0],
+    }[which]  # fmt: skip
+    z, log_q = q.sample_with_log_prob(noise(), S)
+    assert torch.equal(z, q.sample(noise(), S))
+    torch.testing.assert_close(log_q, q.log_prob(z), rtol=1e-11, atol=1e-11)
+
+
+def test_stacked_components_are_those_they_were() -> None:
+    """Where there are as many components as images, so that axes must not be mixed."""
+    parts = [gaussian(B, N, P, seed=60 + k) for k in range(N)]
+    z = normal(B, N, P, seed=70)
+    found = stack(parts).log_prob(z.unsqueeze(1).expand(B, N, N, P))
+    for k, q in enumerate(parts):
+        wanted = Normal(q.mu, (q.logvar / 2).exp()).log_prob(z).sum(-1)
+        torch.testing.assert_close(found[:, k], wanted, rtol=1e-12, atol=1e-12)

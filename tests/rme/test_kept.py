@@ -59,6 +59,56 @@ def test_with_keep_last_patience_keeps_the_epoch_at_which_it_ended() -> None:
     assert weights.tolist() == [7] and kept.epochs(7).tolist() == [7]
 
 
+def test_with_keep_last_only_those_that_ended_are_put_back() -> None:
+    rising = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
+    kept, weights = kept_of([UP_AND_DOWN, rising], "last", patience=2)
+    assert weights.tolist() == kept.epochs(7).tolist() == [4, 7]
+
+
+def test_a_member_may_end_with_its_first_epoch() -> None:
+    kept, weights = kept_of([[math.nan, 1.0, 2.0]], "last", patience=1)
+    assert weights.tolist() == kept.epochs(3).tolist() == kept.finished.tolist() == [1]
+
+
+@pytest.mark.parametrize(("keep", "patience", "copies"), [("best", None, 1), ("last", 2, 1), ("last", None, 0)])
+def test_before_the_first_measurement_nothing_is_best(keep: str, patience: int | None, copies: int) -> None:
+    model = {"weight": torch.ones(3, 2)}
+    kept = Kept(model, keep, patience)  # type: ignore[arg-type]
+    assert kept.elbo.tolist() == [-math.inf] * 3 and kept.elbo.dtype == torch.float64
+    assert kept.epoch.tolist() == kept.finished.tolist() == [0] * 3
+    assert kept.epoch.dtype == kept.finished.dtype == torch.int64
+    assert kept.epochs(5).tolist() == [5, 5, 5], "the last stays"
+    assert len(kept.model) == copies
+    model["weight"].zero_()
+    kept.put_back(model)
+    assert (model["weight"] == 0).all()
+
+
+@pytest.mark.parametrize(("keep", "patience"), [("best", None), ("best", 2), ("last", 2), ("last", None)])
+def test_what_is_written_is_read_back_and_gone_on_from(keep: str, patience: int | None) -> None:
+    whole, weights = kept_of([UP_AND_DOWN, UP_AND_DOWN[::-1]], keep, patience)
+    model = {"weight": torch.zeros(2, 2)}
+    half = Kept(model, keep, patience)  # type: ignore[arg-type]
+    by_epoch = torch.tensor([UP_AND_DOWN, UP_AND_DOWN[::-1]], dtype=torch.float64).T
+    for epoch, elbo in enumerate(by_epoch[:4], 1):
+        model["weight"].fill_(epoch)
+        half.measured(epoch, elbo, model)
+    state = {name: value.clone() for name, value in half.state().items()}
+    assert all(len(value) == 2 for value in state.values())
+    again = Kept(model, keep, patience)  # type: ignore[arg-type]
+    again.load_state(state)
+    for epoch, elbo in enumerate(by_epoch[4:], 5):
+        model["weight"].fill_(epoch)
+        again.measured(epoch, elbo, model)
+    again.put_back(model)
+    assert torch.equal(model["weight"][:, 0], weights)
+    for name, value in whole.state().items():
+        assert torch.equal(again.state()[name], value), name
+    for name in state:
+        with pytest.raises(KeyError, match=name):
+            Kept(model, keep, patience).load_state({n: v for n, v in state.items() if n != name})  # type: ignore[arg-type]
+
+
 # ---------------------------------------------------------------------- how often it is measured
 @pytest.mark.parametrize(("fields", "measured"), [
     ({"epochs": 8}, [1, 2, 3, 4, 5, 6, 7, 8]),

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 
 from rme import evaluate, objective
-from rme.distributions import DiagonalGaussian, Mixture
+from rme.distributions import DiagonalGaussian, FullGaussian, Mixture
 from rme.noise import Noise
 from tests.oracles.linear_gaussian import LinearGaussian, LinearMethod
 
@@ -35,6 +35,16 @@ def test_kl_to_the_prior_equals_torchs() -> None:
     q = gaussian(2, 7, 5, seed=0)
     prior = Independent(Normal(torch.zeros_like(q.mu), torch.ones_like(q.mu)), 1)
     torch.testing.assert_close(objective.kl_to_prior(q), kl_divergence(plain(q), prior), rtol=1e-12, atol=1e-12)
+
+
+def test_kl_of_a_full_gaussian_to_the_prior_equals_torchs() -> None:
+    g = torch.Generator().manual_seed(10)
+    root = torch.randn(2, 3, 4, 4, generator=g, dtype=torch.float64).tril(-1)
+    root = root + torch.diag_embed(torch.rand(2, 3, 4, generator=g, dtype=torch.float64) + 0.5)
+    mu = torch.randn(2, 3, 4, generator=g, dtype=torch.float64)
+    prior = MultivariateNormal(torch.zeros(4, dtype=torch.float64), torch.eye(4, dtype=torch.float64))
+    wanted = kl_divergence(MultivariateNormal(mu, precision_matrix=root @ root.mT), prior)
+    torch.testing.assert_close(objective.kl_to_prior(FullGaussian(mu, root)), wanted, rtol=1e-9, atol=1e-9)
 
 
 def test_kl_of_gaussians_equals_torchs() -> None:

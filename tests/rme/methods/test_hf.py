@@ -51,6 +51,13 @@ def test_a_reflection_is_the_householder_matrix() -> None:
             assert torch.linalg.det(matrix).item() == pytest.approx(-1)
 
 
+def test_a_reflection_of_one_latent_turns_it_over() -> None:
+    z = normal(B, 5, N, 1)
+    found, log_det = Reflection(normal(B, N, 1, seed=1)).forward(z)
+    torch.testing.assert_close(found, -z, rtol=1e-12, atol=0)
+    assert (log_det == 0).all() and log_det.shape == (B, 5, N)
+
+
 def test_a_reflection_without_a_direction_is_still_a_number() -> None:
     z = normal(1, 1, 3)
     assert torch.equal(Reflection(torch.zeros(1, 1, 3, dtype=torch.float64)).forward(z)[0], z)
@@ -102,6 +109,7 @@ def test_each_vector_is_linear_in_the_one_before_and_the_first_in_the_hidden_lay
     method = engine.method
     x = method.centred(tiny.images.test[:5].expand(2, -1, -1, -1, -1))
     q = method.posterior(x, None)
+    assert len(q.flows) == 4, "the order is their number"
     for b in range(2):
         v = method.encoder.features(x)[b]
         for linear, reflection in zip(method.vectors, q.flows, strict=True):
