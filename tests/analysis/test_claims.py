@@ -7,6 +7,7 @@ from collections import Counter
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 
 from analysis.claims import HELD, NOT_ABOVE, NOT_HELD, NOT_RUN, TOO_FEW, UNKNOWN, count, score_claims, time_claims
 from analysis.listing import claim_listing, claim_summary
@@ -240,3 +241,223 @@ def test_times_that_were_not_measured_decide_nothing():
     claims = time_claims(timings_of({("vae", None, "mnist", 50, "conv"): (1.0, 1.0)}))
     assert len(claims) == 5 and {claim.status for claim in claims} == {NOT_RUN}
     assert claims[0].evidence == "RME was not timed against the VAE"
+
+
+def at_mnist_50(decoder="conv", device="a device", **times):
+    """Timings of MNIST at dim 50: `rme_2=(ms, ratio)`."""
+    cells = {}
+    for name, value in times.items():
+        method, _, order = name.partition("_")
+        cells[method, int(order) if order else None, "mnist", 50, decoder] = value
+    return timings_of(cells, device)
+
+
+def time_statuses(runs):
+    return {claim.statement.split(":")[0]: claim.status for claim in time_claims(runs)}
+
+
+MULTIPLE, SPREADS, SLOW, GROWS, FLOWS, VLAE = (
+    "RME takes no larger multiple of the VAE's time than the paper's largest", "RME's order hardly matters",
+    "SA is many times slower", "SA's time grows with its steps", "RME is faster than IAF with more than one flow",
+    "VLAE with 4 or 8 steps is slower than RME",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("statement", "times", "status"),
+    [
+        (MULTIPLE, {"rme_2": (1.0, 1.364)}, HELD),  # as printed, with two digits, it is the paper's 1.36
+        (MULTIPLE, {"rme_2": (1.0, 1.0), "rme_5": (1.0, 1.37)}, NOT_HELD),
+        (SPREADS, {"rme_2": (1.0, 1.0), "rme_3": (1.0, 1.0)}, HELD),
+        (SPREADS, {"rme_2": (1.0, 1.0), "rme_3": (1.5, 1.0)}, NOT_HELD),
+        (SPREADS, {"rme_2": (1.0, 1.0)}, NOT_RUN),
+        (SLOW, {"sa_1": (1.0, 2.01), "sa_4": (1.0, 5.01)}, HELD),
+        (SLOW, {"sa_1": (1.0, 2.01), "sa_4": (1.0, 5.0)}, NOT_HELD),
+        (GROWS, {"sa_4": (1.2, 9.0), "sa_1": (1.0, 9.0), "sa_2": (1.1, 9.0)}, HELD),
+        (GROWS, {"sa_1": (1.0, 9.0), "sa_2": (1.0, 9.0)}, NOT_HELD),
+        (GROWS, {"sa_1": (1.0, 9.0)}, NOT_RUN),
+        (FLOWS, {"rme_2": (1.0, 1.0), "iaf_1": (0.5, 1.0), "iaf_2": (1.1, 1.0)}, HELD),
+        (FLOWS, {"rme_2": (1.0, 1.0), "rme_3": (1.1, 1.0), "iaf_2": (1.1, 1.0), "iaf_4": (9.0, 1.0)}, NOT_HELD),
+        (FLOWS, {"rme_2": (1.0, 1.0), "iaf_1": (0.5, 1.0)}, NOT_RUN),
+        (FLOWS, {"iaf_2": (1.0, 1.0)}, NOT_RUN),
+    ],
+)
+def test_times_at_their_limits(statement, times, status):
+    assert time_statuses(at_mnist_50(vae=(1.0, 1.0), **times))[statement] == status
+
+
+@pytest.mark.parametrize(
+    ("times", "status"),
+    [
+        ({"rme_2": (1.0, 1.0), "vlae_1": (0.5, 1.0), "vlae_4": (1.1, 1.0), "vlae_8": (2.0, 1.0)}, HELD),
+        ({"rme_2": (1.0, 1.0), "rme_3": (1.1, 1.0), "vlae_4": (1.1, 1.0), "vlae_8": (2.0, 1.0)}, NOT_HELD),
+        ({"rme_2": (1.0, 1.0), "vlae_2": (2.0, 1.0)}, NOT_RUN),
+        ({"vlae_4": (2.0, 1.0)}, NOT_RUN),
+    ],
+)
+def test_vlaes_time_is_asked_of_fully_connected_decoders(times, status):
+    runs = at_mnist_50("fc", vae=(1.0, 1.0), **times)
+    assert time_statuses(runs) == {VLAE: status}
+    assert {claim.where for claim in time_claims(runs)} == {"MNIST dim 50, FC decoder"}
+
+
+def test_each_device_has_its_own_times():
+    fast = at_mnist_50(vae=(1.0, 1.0), sa_1=(3.0, 3.0), sa_2=(4.0, 4.0))
+    slow = at_mnist_50(device="other", vae=(1.0, 1.0), sa_1=(1.5, 1.5), sa_2=(1.6, 1.6))
+    claims = time_claims(pd.concat([fast, slow]))
+    found = {claim.where: claim.status for claim in claims if claim.statement.startswith(SLOW)}
+    assert found == {"MNIST dim 50, a device": HELD, "MNIST dim 50, other": NOT_HELD}
+    assert {claim.where for claim in time_claims(fast)} == {"MNIST dim 50"}
+    assert all(claim.in_paper and claim.dataset == "mnist" and not claim.control for claim in claims)
+
+
+def test_times_of_a_data_set_that_the_paper_lacks():
+    runs = at_mnist_50(vae=(1.0, 1.0), sa_1=(3.0, 3.0), sa_2=(4.0, 4.0), rme_2=(1.1, 1.1), iaf_2=(2.0, 2.0))
+    claims = time_claims(runs.assign(dataset="digits", dataset_label="digits"))
+    assert [claim.statement.split(":")[0] for claim in claims] == [SLOW, GROWS, FLOWS]
+    assert {(claim.status, claim.published, claim.in_paper) for claim in claims} == {(HELD, UNKNOWN, False)}
+
+
+# ---------------------------------------------------------------------- statuses by SciPy
+def test_statuses_are_those_that_scipys_test_gives():
+    """Forty columns of random rows: each status follows from means, and p of SciPy's exact test, alone."""
+    rng = np.random.default_rng(0)
+    rows = [("rme", 2), ("rme", 3), ("me", 2), ("me", 3), ("vae", None), ("vae-more", None)]
+    cells = {
+        (method, order, "digits", dim, "conv"): rng.normal(rng.uniform(0, 2) + (0.8 if method == "rme" else 0), 1, 10)
+        for dim in range(1, 41)
+        for method, order in rows
+    }
+    claims, told = score_claims(runs_of(cells)), Counter()
+    for dim in range(1, 41):
+        scores = {row: cells[(*row, "digits", dim, "conv")] for row in rows}
+        ours = max(rows[:2], key=lambda row: scores[row].mean())
+        p = {
+            row: scipy.stats.wilcoxon(scores[ours], scores[row], alternative="greater", method="exact").pvalue
+            for row in rows[2:]
+        }
+        p_more = p["vae-more", None]
+        highest = scores[ours].mean() > max(scores[row].mean() for row in rows[2:5])
+        expected = {
+            BEST: NOT_HELD if not highest else HELD if p_more <= 0.05 else NOT_ABOVE,
+            OVER_VAE: NOT_HELD if p["vae", None] > 0.01 else HELD if p_more <= 0.01 else NOT_ABOVE,
+            # trained alike: no control is needed
+            "RME is better than ME (p ≤ 0.01)": HELD if max(p["me", 2], p["me", 3]) <= 0.01 else NOT_HELD,
+            OVER_MORE: HELD if p_more <= 0.01 else NOT_HELD,
+        }
+        assert {s: of(claims, s, f"digits dim {dim}").status for s in expected} == expected
+        told.update(expected.items())
+    assert len(told) == 3 + 3 + 2 + 2, "each status of each occurs"
+
+
+@pytest.mark.parametrize(("seeds", "status"), [(4, TOO_FEW), (5, HELD)])
+def test_a_p_of_05_needs_five_pairs(seeds, status):
+    assert of(score_claims(rme_column(more=695.0, seeds=seeds)), BEST, "MNIST dim 10").status == status
+
+
+def test_pairs_are_counted_and_not_runs():
+    """Ten runs each, of which five seeds are shared: enough for .05 and too few for .01."""
+    runs = rme_column()
+    runs["seed"] += 5 * (runs["method"] == "vae")
+    claims = score_claims(runs)
+    assert of(claims, BEST, "MNIST dim 10").status == HELD
+    assert of(claims, OVER_VAE, "MNIST dim 10").status == TOO_FEW
+
+
+def test_a_control_without_the_same_seeds_leaves_the_claim_open():
+    runs = rme_column(more=695.0)
+    for shift, best in ((5, HELD), (6, TOO_FEW)):
+        moved = runs.assign(seed=runs["seed"] + shift * (runs["method"] == "vae-more"))
+        claims = score_claims(moved)
+        assert of(claims, BEST, "MNIST dim 10").status == best
+        assert {of(claims, statement, "MNIST dim 10").status for statement in (OVER_VAE, OVER_MORE)} == {TOO_FEW}
+
+
+def test_equal_means_are_not_above():
+    claims = score_claims(rme_column(700.0, more=695.0, sa=700.0))
+    assert of(claims, BEST, "MNIST dim 10").status == NOT_HELD
+
+
+@pytest.mark.parametrize("method", ["rme", "vae"])
+def test_what_was_not_run_is_said(method):
+    """Without RME there is nothing to claim; RME alone has nothing to be compared with."""
+    claims = score_claims(rme_column().query("method == @method"))
+    assert {claim.status for claim in claims} == {NOT_RUN}
+    assert "RME was not run" in {claim.evidence for claim in claims} or method == "rme"
+
+
+def test_a_row_without_a_score_is_not_enough():
+    runs = rme_column(more=695.0)
+    claims = score_claims(runs.assign(test_iwae=runs["test_iwae"].mask(runs["method"] == "rme")))
+    assert {of(claims, statement, "MNIST dim 10").status for statement in (BEST, OVER_VAE, OVER_MORE)} == {TOO_FEW}
+
+
+def test_what_is_not_trained_is_no_rival_for_the_highest_mean():
+    runs = rme_column(svi=999.0)
+    untrained = runs["method"] == "svi"
+    runs = runs.assign(starts_from=np.where(untrained, "vae", None), stage_epochs=runs["stage_epochs"].mask(untrained))
+    assert of(score_claims(runs), BEST, "MNIST dim 10").status == HELD
+
+
+# ---------------------------------------------------------------------- decoders
+VAE_OVER_VLAE = "The VAE with a convolutional decoder is above the best VLAE with a fully connected one"
+CONVOLUTIONAL = "Every row is higher with the convolutional decoder than with the fully connected one"
+
+
+def both_decoders(conv, fc, seeds=10, dataset="mnist"):
+    """{(method, order): mean} of each decoder, at dim 10."""
+    cells = {(*row, dataset, 10, "conv"): mean for row, mean in conv.items()}
+    return runs_of(cells | {(*row, dataset, 10, "fc"): mean for row, mean in fc.items()}, seeds)
+
+
+VAE_ROW, RME_ROW, VLAE_1, VLAE_8 = ("vae", None), ("rme", 2), ("vlae", 1), ("vlae", 8)
+
+
+@pytest.mark.parametrize(
+    ("conv", "fc", "vlae", "every"),
+    [
+        ({VAE_ROW: 3.0, RME_ROW: 4.0}, {VAE_ROW: 1.0, RME_ROW: 2.0, VLAE_1: 0.0, VLAE_8: 2.0}, HELD, HELD),
+        ({VAE_ROW: 3.0, RME_ROW: 2.0}, {VAE_ROW: 1.0, RME_ROW: 2.0, VLAE_1: 3.0, VLAE_8: 2.0}, NOT_HELD, NOT_HELD),
+        ({VAE_ROW: 3.0, RME_ROW: 1.0}, {VAE_ROW: 1.0, RME_ROW: 2.0, VLAE_1: 0.0, VLAE_8: 4.0}, NOT_HELD, NOT_HELD),
+        ({VAE_ROW: 3.0}, {RME_ROW: 2.0, VLAE_1: 0.0}, HELD, NOT_RUN),
+        ({RME_ROW: 3.0}, {RME_ROW: 2.0, VLAE_1: 0.0}, NOT_RUN, HELD),
+        ({VAE_ROW: 3.0}, {VAE_ROW: 2.0}, NOT_RUN, HELD),
+    ],
+)
+def test_decoders_by_their_means(conv, fc, vlae, every):
+    claims = score_claims(both_decoders(conv, fc))
+    found = [of(claims, statement, "MNIST dim 10") for statement in (VAE_OVER_VLAE, CONVOLUTIONAL)]
+    assert [claim.status for claim in found] == [vlae, every]
+    assert {(claim.published, claim.dataset, claim.in_paper) for claim in found} == {(HELD, "mnist", True)}
+    elsewhere = score_claims(both_decoders(conv, fc, dataset="digits"))
+    assert {(claim.published, claim.in_paper) for claim in elsewhere} == {(UNKNOWN, False)}
+
+
+@pytest.mark.parametrize(("seeds", "status"), [(4, TOO_FEW), (5, HELD)])
+def test_decoders_are_told_apart_by_as_many_runs_as_a_test_needs(seeds, status):
+    runs = both_decoders({VAE_ROW: 3.0}, {VAE_ROW: 1.0, VLAE_8: 2.0}, seeds)
+    claims = score_claims(runs)
+    assert {of(claims, s, "MNIST dim 10").status for s in (VAE_OVER_VLAE, CONVOLUTIONAL)} == {status}
+    for lost in ("conv", "fc"):  # one run of that decoder's
+        left = runs[(runs["decoder"] != lost) | (runs["seed"] > 0)]
+        claims = score_claims(left, expected_seeds=seeds)
+        assert {of(claims, s, "MNIST dim 10").status for s in (VAE_OVER_VLAE, CONVOLUTIONAL)} == {TOO_FEW}
+
+
+def test_fully_connected_columns_have_claims_of_their_own():
+    claims = score_claims(both_decoders({VAE_ROW: 3.0}, {VAE_ROW: 1.0, RME_ROW: 2.0, VLAE_8: 2.5}))
+    own = {claim.statement: claim.status for claim in claims if claim.where == "MNIST dim 10, FC decoder"}
+    assert own == {"VLAE has the highest mean": HELD, OVER_VAE: HELD, OVER_MORE: NOT_RUN}
+
+
+def test_columns_stand_in_the_papers_order():
+    cells = {
+        (method, order, data, dim, decoder): 1.0
+        for decoder in ("fc", "conv")
+        for data in ("omniglot", "mnist")
+        for dim in (50, 10)
+        for method, order in (VAE_ROW, RME_ROW)
+    }
+    where = list(dict.fromkeys(claim.where for claim in score_claims(runs_of(cells)) if claim.control))
+    conv = ["MNIST dim 10", "MNIST dim 50", "OMNIGLOT dim 10", "OMNIGLOT dim 50"]
+    assert where == conv + [f"{column}, FC decoder" for column in conv]
