@@ -137,7 +137,8 @@ def test_there_is_a_lock_for_every_name(tmp_path):
 def test_where_there_are_no_locks_every_lock_is_free(tmp_path, monkeypatch, code, supported):
     path = tmp_path / "locks"
 
-    def refuse(descriptor, *_):
+    def refuse(descriptor, operation, *_):
+        assert operation & fcntl.LOCK_NB, "it would wait"
         assert os.path.samestat(os.fstat(descriptor), path.stat()), "another file was asked"
         raise OSError(code, os.strerror(code))
 

@@ -7,7 +7,7 @@ import pytest
 from rme.result import MARKER
 from tests.tune.test_grid import spec
 from tune.failure import Failure
-from tune.grid import AbsentCell, Grid, Trial, with_parents
+from tune.grid import AbsentCell, Grid, Trial, trials, with_parents
 from tune.plan import Plan, make_plan
 from tune.storage import Storage
 
@@ -30,12 +30,17 @@ def plan(storage: Storage, recorded=(), runs=WANTED) -> Plan:
     return make_plan(Grid("g", "", tuple(runs), ()), 2, {run.key for run in recorded}, storage)
 
 
-def names(trials) -> list[str]:
-    return [f"{t.runs[0].method_label} {','.join(str(run.seed) for run in t.runs)}" for t in trials]
+def names(found) -> list[str]:
+    return [f"{t.runs[0].method_label} {','.join(str(run.seed) for run in t.runs)}" for t in found]
 
 
 def test_all_is_trained_where_nothing_is_there(storage):
     assert names(plan(storage).to_train) == ["VAE 0,1", "VAE 2,3", "RME(2) 0,1", "RME(2) 2,3"]
+
+
+def test_a_plan_that_knows_of_no_failures_trains_all():
+    found = Plan(Grid("g", "", WANTED, ()), tuple(trials(WANTED, 2)), frozenset(), frozenset(), 0)
+    assert found.to_train == list(found.trials)
 
 
 def test_what_is_recorded_is_left_alone(storage):
@@ -148,7 +153,7 @@ def test_a_plan_is_counted_with_what_is_absent(storage):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(("absent_seeds", "trials"), [(1, 1), (2, 1), (4, 2), (5, 3)])
-def test_arrays_of_what_is_absent_are_as_large_as_the_others(storage, absent_seeds, trials):
-    assert counted_plan(storage, absent_seeds).absent_trials == trials
+@pytest.mark.parametrize(("absent_seeds", "arrays"), [(1, 1), (2, 1), (4, 2), (5, 3)])
+def test_arrays_of_what_is_absent_are_as_large_as_the_others(storage, absent_seeds, arrays):
+    assert counted_plan(storage, absent_seeds).absent_trials == arrays
     assert counted_plan(storage, absent_seeds, lambda spec: 3).absent_trials == 1
