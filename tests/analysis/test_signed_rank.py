@@ -172,4 +172,5 @@ def test_holm_is_the_closed_bonferroni_test():
 
 def test_holm_leaves_out_what_was_not_tested():
     np.testing.assert_allclose(holm([np.nan, 0.02, np.nan, 0.03]), [np.nan, 0.04, np.nan, 0.04])
+    np.testing.assert_allclose(holm([None, 0.02, None, 0.03]), [np.nan, 0.04, np.nan, 0.04])
     assert np.isnan(holm([np.nan])).all() and holm([]).size == 0

@@ -308,6 +308,8 @@ def test_the_baseline_is_one_row():
     assert not of_baseline(column, "sa").any()
     two = column.assign(variant=column["variant"].fillna("late"))
     assert column[of_baseline(two, "vae")]["variant"].tolist() == ["finish"] * 6  # before `late`
+    numbered = two.assign(variant=two["variant"].replace({"late": "kl 100", "finish": "kl 20"}))
+    assert column[of_baseline(numbered, "vae")]["variant"].tolist() == ["finish"] * 6  # 20 before 100
 
 
 # ---------------------------------------------------------------------- labels, equals, gaps
