@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import heapq
 import random
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -302,3 +304,35 @@ def test_what_is_trained_elsewhere_is_counted_there():
     schedule.take_back(trial)
     assert (schedule.count(State.ELSEWHERE), schedule.count(State.WAITING)) == (0, 4)
     assert schedule.next() == trial and schedule.count(State.RUNNING) == 1
+
+
+def stand_in(name: str, parent: Any = None) -> Any:
+    """A trial of one run, of which only what the order depends on is there; it may start from another's."""
+    run = SimpleNamespace(key=f"run {name}", run_name=name, parent=parent and parent.runs[0])
+    return SimpleNamespace(key=name, runs=(run,))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_work_of_all_generations_counts(seed):
+    """Random families, each trial but the first starting from an earlier one of its family or from nothing."""
+    rng = random.Random(seed)
+    family: list[Any] = []
+    for i in range(30):
+        family.append(stand_in(str(i), rng.choice([None, *family[-8:]])))
+    works = {trial.key: float(rng.randint(1, 100)) for trial in family}
+
+    def descendants(trial) -> float:
+        children = [t for t in family if t.runs[0].parent is trial.runs[0]]
+        return sum(works[t.key] + descendants(t) for t in children)
+
+    schedule = Schedule.of(family, work=lambda trial: works[trial.key])
+    left = list(family)
+    ended: list[Any] = []
+    while left:
+        may = [t for t in left if t.runs[0].parent is None or any(t.runs[0].parent is e.runs[0] for e in ended)]
+        first = min(may, key=lambda t: (-descendants(t), -works[t.key], family.index(t)))
+        assert schedule.next() is first
+        schedule.finished(first)
+        left = [t for t in left if t is not first]
+        ended.append(first)
+    assert schedule.exhausted and schedule.count(State.DONE) == 30
