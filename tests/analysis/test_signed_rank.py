@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from analysis.signed_rank import holm, location, signed_rank_probabilities
+from analysis.signed_rank import holm, location, paired, signed_rank_probabilities, wilcoxon_greater
 
 
 def by_seed(values):
@@ -93,6 +93,66 @@ def test_a_level_that_is_none_is_refused(level):
         location({}, {}, level)
 
 
+@pytest.mark.parametrize(("n", "below", "patterns"), [(6, 0, 1), (6, 2, 3), (8, 3, 5), (8, 4, 7), (10, 8, 25)])
+def test_a_level_that_can_be_had_exactly_is_had(n, below, patterns):
+    """Of 2^n patterns so many have W+ <= `below`, as their count shows."""
+    subsets = itertools.chain.from_iterable(itertools.combinations(range(1, n + 1), size) for size in range(n + 1))
+    assert sum(sum(subset) <= below for subset in subsets) == patterns
+    level = 1 - 2 * patterns / 2**n
+    difference = np.random.default_rng(n).normal(0, 1, n)
+    walsh = sorted((a + b) / 2 for a, b in itertools.combinations_with_replacement(difference, 2))
+    found = location(by_seed(difference), by_seed(np.zeros(n)), level)
+    assert found.level == level and (found.low, found.high) == (walsh[below], walsh[-1 - below])
+    # a hair more confidence takes the next larger interval, or there is none
+    wider = location(by_seed(difference), by_seed(np.zeros(n)), level + 1e-9)
+    assert (wider.level > level and wider.low < found.low and wider.high > found.high) if below else np.isnan(wider.low)
+
+
+def test_without_a_pair_there_is_nothing_to_tell():
+    found = location({1: 1.0}, {2: 1.0})
+    assert found.n_pairs == 0
+    assert np.isnan([found.median, found.estimate, found.low, found.high, found.level]).all()
+
+
+@pytest.mark.parametrize("missing", [np.nan, np.inf, -np.inf, None])
+def test_a_score_that_is_not_finite_is_no_pair(missing):
+    full, holed = {1: 10.0, 2: 20.0, 3: 30.0}, {1: 1.0, 2: missing, 3: 4.0}
+    np.testing.assert_array_equal(paired(full, holed), [9.0, 26.0])
+    np.testing.assert_array_equal(paired(holed, full), [-9.0, -26.0])
+    np.testing.assert_array_equal(paired({}, full), [])
+
+
+# ---------------------------------------------------------------------- Wilcoxon
+def test_the_example_of_hollander_and_wolfe_is_tested():
+    """Example 3.1: five of nine negative ranks sum to 5, so W+ = 40, and P(W+ >= 40) = .020."""
+    found = wilcoxon_greater(by_seed(BEFORE), by_seed(AFTER))
+    assert found.statistic == 40 and round(found.p, 3) == 0.020
+
+
+@pytest.mark.parametrize(("n", "method"), [(49, "exact"), (50, "exact"), (51, "asymptotic"), (80, "asymptotic")])
+def test_p_is_exact_up_to_fifty_pairs_that_differ(n, method):
+    """The pairs that do not differ do not count; SciPy is given the rest."""
+    difference = np.random.default_rng(n).normal(0.2, 1, n)
+    expected = scipy.stats.wilcoxon(difference, alternative="greater", method=method)
+    found = wilcoxon_greater(by_seed([*difference, 0.0, 0.0]), by_seed(np.zeros(n + 2)))
+    assert (found.n_pairs, found.n_zero, found.exact) == (n + 2, 2, method == "exact")
+    assert found.statistic == expected.statistic and found.p == pytest.approx(expected.pvalue, rel=1e-9)
+
+
+def test_ties_beyond_the_exact_range():
+    difference = np.random.default_rng(0).integers(1, 9, 60) * np.resize([1.0, 1.0, -1.0], 60)
+    expected = scipy.stats.wilcoxon(difference, alternative="greater", method="asymptotic")
+    found = wilcoxon_greater(by_seed(difference), by_seed(np.zeros(60)))
+    assert found.ties and (found.statistic, found.p) == (expected.statistic, expected.pvalue)
+
+
+@pytest.mark.parametrize(("pairs", "zeros"), [(0, 0), (1, 1), (3, 3)])
+def test_no_difference_is_no_test(pairs, zeros):
+    found = wilcoxon_greater(by_seed(np.ones(pairs)), by_seed(np.ones(pairs)))
+    assert np.isnan([found.statistic, found.p]).all()
+    assert (found.n_pairs, found.n_zero, found.ties, found.exact) == (pairs, zeros, False, True)
+
+
 # ---------------------------------------------------------------------- Holm
 def test_holm_in_demsars_example():
     """Section 3.2.2: p of .016, .019 and .607; Holm's procedure rejects the first two at .05."""
@@ -112,4 +172,5 @@ def test_holm_is_the_closed_bonferroni_test():
 
 def test_holm_leaves_out_what_was_not_tested():
     np.testing.assert_allclose(holm([np.nan, 0.02, np.nan, 0.03]), [np.nan, 0.04, np.nan, 0.04])
+    np.testing.assert_allclose(holm([None, 0.02, None, 0.03]), [np.nan, 0.04, np.nan, 0.04])
     assert np.isnan(holm([np.nan])).all() and holm([]).size == 0

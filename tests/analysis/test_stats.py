@@ -10,7 +10,7 @@ import pytest
 import scipy.stats
 
 from analysis.signed_rank import smallest_p, wilcoxon_greater
-from analysis.stats import colour_of, compare_column, natural, paired_difference, summarise
+from analysis.stats import colour_of, compare_column, natural, of_baseline, paired_difference, summarise, variant_places
 
 
 def by_seed(values):
@@ -286,3 +286,101 @@ def test_a_mean_of_fewer_seeds_is_not_ranked():
     assert found.index.tolist() == ["sa", "vae", "hf"] and found["is_best"].tolist() == [True, False, False]
     assert found["rank"].tolist()[:2] == [1, 2] and pd.isna(found.loc["hf", "rank"])
     assert found.loc["hf", "n_pairs"] == 1
+
+
+@pytest.mark.parametrize("value", ["2e-5", "0.5", "7", "1.5e+3", "12"])
+def test_a_number_in_a_variants_name_counts_by_its_size(value):
+    number = float(value)
+    assert natural(f"kl {number / 2}") < natural(f"kl {value}") < natural(f"kl {number * 2}")
+    assert natural(f"kl {number / 2}, long") < natural(f"kl {value}, long") < natural(f"kl {number * 2}, long")
+    assert natural(None) < natural(value) < natural("a") < natural("b")
+
+
+def test_places_of_variants():
+    found = variant_places(pd.Series(["kl 100", None, "kl 20", "kl 100", "5e-4"]))
+    assert found.tolist() == [3, 0, 2, 3, 1]
+
+
+def test_the_baseline_is_one_row():
+    column = with_variants(a=2.0)
+    assert column[of_baseline(column, "vae")]["test_iwae"].tolist() == [0.0] * 6
+    assert column[of_baseline(column, "rme")]["test_iwae"].tolist() == [2.0] * 6
+    assert not of_baseline(column, "sa").any()
+    two = column.assign(variant=column["variant"].fillna("late"))
+    assert column[of_baseline(two, "vae")]["variant"].tolist() == ["finish"] * 6  # before `late`
+    numbered = two.assign(variant=two["variant"].replace({"late": "kl 100", "finish": "kl 20"}))
+    assert column[of_baseline(numbered, "vae")]["variant"].tolist() == ["finish"] * 6  # 20 before 100
+
+
+# ---------------------------------------------------------------------- labels, equals, gaps
+def labelled(runs):
+    return runs.assign(method_label=runs["method"].str.upper(), dataset_label=runs["dataset"].str.upper())
+
+
+def test_labels_are_carried_along():
+    runs = labelled(runs_of({("vae", None): [1.0, 2.0], ("rme", 2): [2.0, 4.0]}))
+    for table in (summarise(runs), compare_column(runs)):
+        assert dict(zip(table["method"], table["method_label"], strict=True)) == {"vae": "VAE", "rme": "RME"}
+        assert set(table["dataset_label"]) == {"MNIST"}
+    (row,) = paired_difference(runs).to_dict("records")
+    assert (row["method_label"], row["dataset_label"], row["mean"]) == ("RME", "MNIST", 1.5)
+    assert (row["order"], row["dataset"], row["dim"], row["decoder"]) == (2, "mnist", 10, "conv")
+
+
+def test_another_score_and_baseline_may_be_asked_for():
+    runs = runs_of({("vae", None): [1.0, 2.0], ("rme", 2): [2.0, 4.0]})
+    runs = runs.assign(other=-runs["test_iwae"])
+    assert summarise(runs, "other").set_index("method")["mean"].to_dict() == {"rme": -3.0, "vae": -1.5}
+    assert compare_column(runs, "other")["method"].tolist() == ["vae", "rme"]
+    found = paired_difference(runs, "other", baseline="rme").set_index("method")
+    assert found["mean"].to_dict() == {"vae": 1.5} and found["estimate"].to_dict() == {"vae": 1.5}
+
+
+def test_equal_means_share_a_rank():
+    cells = {("sa", 1): [1.0, 3.0], ("rme", 2): [3.0, 1.0], ("vae", None): [0.0, 0.0], ("hf", 1): [4.0, np.nan]}
+    table = compare_column(runs_of(cells))
+    assert table["method"].tolist() == ["rme", "sa", "vae", "hf"] and table["is_best"].tolist() == [True] + 3 * [False]
+    assert table["rank"].tolist()[:3] == [1, 1, 3] and pd.isna(table["rank"].iloc[3])
+    assert table["n_pairs"].tolist() == [2, 2, 2, 1]
+
+
+def test_those_that_lack_runs_come_last_by_their_means():
+    cells = {("vae", None): [0.0, 0.0], ("hf", 1): {0: 5.0}, ("sa", 1): {1: 7.0}, ("me", 2): {1: np.nan}}
+    assert compare_column(runs_of(cells))["method"].tolist() == ["vae", "sa", "hf", "me"]
+
+
+@pytest.mark.parametrize(("zeros", "tested"), [(0, True), (1, True), (2, False)])
+def test_pairs_that_are_equal_give_no_p_of_05(zeros, tested):
+    """Six pairs, of which these do not differ: five that do can give 1/32, four no less than 1/16."""
+    best = np.r_[np.zeros(zeros), np.arange(1.0, 7.0 - zeros)]
+    row = compare_column(runs_of({("vae", None): np.zeros(6), ("rme", 2): best})).iloc[1]
+    assert np.isnan(row["p"]) != tested and row["n_pairs"] == 6
+    if tested:
+        assert row["p"] == scipy.stats.wilcoxon(best[zeros:], alternative="greater", method="exact").pvalue
+
+
+def test_columns_are_told_apart_by_data_set_dim_and_decoder():
+    parts = [
+        runs_of({("vae", None): [base, base], ("rme", 2): [base + 1, base + 1]}, dim, dataset, decoder)
+        for base, dim, dataset, decoder in (
+            (0.0, 10, "mnist", "conv"), (10.0, 20, "mnist", "conv"), (20.0, 10, "omniglot", "conv"),
+            (30.0, 10, "mnist", "fc"),
+        )
+    ]  # fmt: skip
+    found = paired_difference(pd.concat(parts))
+    assert found["mean"].tolist() == [1.0] * 4 and found["n"].tolist() == [2] * 4
+    assert summarise(pd.concat(parts))["n"].tolist() == [2] * 8
+    for other in parts[1:]:
+        with pytest.raises(ValueError, match="2 columns"):
+            compare_column(pd.concat([parts[0], other]))
+
+
+def test_restarts_are_told_only_where_all_are_known():
+    runs = runs_of({("vae", None): [1.0, 2.0], ("rme", 2): [1.0, 2.0]})
+    runs["chosen_restart"] = [0, 1, 2, None]
+    assert summarise(runs).set_index("method")["restarts"].to_dict() == {"vae": (0, 1), "rme": ()}
+
+
+def test_an_empty_frame_has_no_cells():
+    none = runs_of({("vae", None): [1.0]}).iloc[:0]
+    assert summarise(none).empty and paired_difference(none).empty

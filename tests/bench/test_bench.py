@@ -18,8 +18,6 @@ from bench import flops, harness, inference, iwae, models, roofline, steps, tabl
 from bench.child import Child
 from bench.harness import DifferentError, check_close, compare, timed
 from rme.config import RunSpec
-from tune import estimate
-from tune.grid import Trial
 
 CPU = torch.device("cpu")
 MNIST, CIFAR = (1, 28, 28), (3, 32, 32)
@@ -277,32 +275,3 @@ def test_a_file_that_is_no_result_is_named(tmp_path) -> None:
     (tmp_path / "x.json").write_text("{}")
     with pytest.raises(SystemExit, match=r"x\.json: no benchmark's result"):
         table.main([str(tmp_path / "x.json")])
-
-
-# ---------------------------------------------------------------------- a plan's hours
-def test_a_plan_times_arrays_of_the_trials_size_and_remembers(tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    runs = tuple(
-        RunSpec(method="vae", dataset="mnist", dim=2, decoder="fc", batch_size=4, epochs=1, seed=seed, restarts=2)
-        for seed in range(3)
-    )
-    found = estimate.hours([Trial(runs)], CPU)
-    (timings,) = json.loads((tmp_path / "rme" / "steps.json").read_text()).values()
-    in_array = {kind: seconds for kind, seconds in timings.items() if kind.startswith("step") and kind.endswith(" 6")}
-    (step_s,) = in_array.values()
-    (image_s,) = (seconds for kind, seconds in timings.items() if kind.startswith("image"))
-    # 54,000 training images in batches of 4; three test sets, and a validation set for each member
-    expected = 6 * 13_500 * step_s + (3 * 10_000 + 6 * 6_000) * image_s
-    assert found == {("MNIST", "VAE"): pytest.approx(expected / 3600, rel=1e-9)}
-    assert estimate.hours([Trial(runs)], CPU) == found
-
-
-def test_what_is_not_trained_takes_the_hours_of_its_scoring(monkeypatch, tmp_path):
-    """Its images' cost is timed, and no step; a variant costs what its method does, and is a row of its own."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    svi = RunSpec(method="svi", order=10, dataset="digits", dim=2, restarts=1, epochs=5)
-    named = svi.model_copy(update={"variant": "short", "epochs": 900})
-    found = estimate.hours([Trial((svi,)), Trial((named,))], CPU)
-    assert found.keys() == {("digits", "SVI(10)"), ("digits", "SVI(10), short")}
-    assert found["digits", "SVI(10)"] == found["digits", "SVI(10), short"] > 0
-    assert not any(kind.startswith("step_seconds") for kind in estimate.StepTimes(CPU).costs)

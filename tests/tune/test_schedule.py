@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import heapq
 import random
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from tests.tune.test_grid import spec
 from tune import grid
-from tune.cost import trial_flops
 from tune.grid import Trial, trials, with_parents
 from tune.schedule import Schedule, State
 
@@ -100,25 +101,6 @@ def test_what_the_most_work_waits_for_comes_first_however_short_it_is():
     ]
     order = [(t.runs[0].method, t.runs[0].seed) for t in start_all(Schedule.of(trials(with_parents(wanted), 1)))]
     assert order == [("vae", 1), ("vae", 0), ("sa", 0)]
-
-
-def test_cost_grows_with_what_is_computed():
-    """More components, steps, epochs or images: each costs more, and a component about as much as the last."""
-
-    def cost(method, order=None, **fields):
-        return trial_flops(Trial((spec(method, order, **fields),)))
-
-    vae = cost("vae", epochs=50)
-    assert cost("vae", epochs=100) == pytest.approx(2 * vae, rel=0.1)
-    assert cost("sa", 1, epochs=50) > 1.5 * vae
-    assert 1.5 < cost("sa", 8, epochs=50) / cost("sa", 4, epochs=50) < 2
-    rme = [cost("rme", order, epochs=50) for order in (2, 3, 4, 5)]
-    assert vae < rme[0] < rme[1] < rme[2] < rme[3]
-    assert cost("vae", epochs=50, dataset="celeba") > 100 * vae  # 160 times the images, 12 times the pixels
-    assert cost("vae", epochs=50, restarts=3) == pytest.approx(3 * vae, rel=0.1)
-    # all of it at test time: 200 steps of an image's own posterior against 50
-    assert cost("svi", 50, epochs=50) == cost("svi", 50, epochs=900)
-    assert 3 < cost("svi", 200, iwae_samples=1) / cost("svi", 50, iwae_samples=1) < 4.1
 
 
 def test_the_order_is_the_same_each_time():
@@ -247,3 +229,110 @@ def test_a_sweep_is_not_over_while_another_has_its_last_trial():
     schedule.take_back(schedule.elsewhere[0])
     schedule.finished(schedule.next())
     assert schedule.exhausted
+
+
+# ---------------------------------------------------------------------- by hand
+VAES = [Trial((spec(seed=seed),)) for seed in range(3)]
+PAIR = Trial((spec("rme", 2, 0), spec("rme", 2, 1)))
+LAST = Trial((spec("rme", 2, 2),))
+
+
+def by_hand(found, **works) -> Schedule:
+    """These trials; each works as its cell and seeds say, like `rme_01=10`, and 1 otherwise."""
+
+    def work(trial: Trial) -> float:
+        return works.get(f"{trial.runs[0].method}_{''.join(str(run.seed) for run in trial.runs)}", 1.0)
+
+    return Schedule.of(found, work=work)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
+def test_equals_start_in_the_grids_order(order):
+    found = [VAES[i] for i in order]
+    assert start_all(by_hand(found)) == found
+
+
+def test_work_that_waits_counts_before_a_trials_own_and_that_before_its_place():
+    found = [*VAES, PAIR, LAST]
+    assert start_all(by_hand(found, rme_01=10, rme_2=20)) == [VAES[2], VAES[0], VAES[1]]
+    assert start_all(by_hand(found, rme_01=10, rme_2=10, vae_1=2)) == [VAES[1], VAES[0], VAES[2]]
+    assert start_all(by_hand(found, rme_01=10, rme_2=5, vae_2=99)) == [VAES[0], VAES[1], VAES[2]]
+
+
+def test_what_no_longer_waits_does_not_count():
+    """The array of two shrinks with the first failure, so what waits for the third is then more."""
+    schedule = by_hand([VAES[1], VAES[0], VAES[2], PAIR, LAST], rme_01=10, rme_2=5, rme_0=2)
+    assert schedule.next() == VAES[1]
+    schedule.finished(VAES[1], {VAES[1].runs[0].key: "loss is NaN"})
+    assert start_all(schedule) == [VAES[2], VAES[0]]
+    assert schedule.count(State.RUNNING) == schedule.count(State.WAITING) == 2
+    schedule.finished(VAES[0])
+    rest = Trial(PAIR.runs[:1])
+    assert start_all(schedule) == [rest] and schedule.entries.keys() == {t.key for t in (*VAES, rest, LAST)}
+    schedule.finished(rest)
+    assert not schedule.exhausted and not schedule.ready
+    schedule.finished(VAES[2])
+    assert schedule.ready and start_all(schedule) == [LAST]
+    schedule.finished(LAST)
+    assert schedule.exhausted and schedule.count(State.DONE) == 4 and schedule.count(State.FAILED) == 1
+    assert schedule.failed_runs.keys() == {VAES[1].runs[0].key, PAIR.runs[1].key}
+
+
+def test_a_child_waits_for_every_parent_that_is_not_there():
+    schedule = Schedule.of([VAES[0], VAES[1], PAIR], {VAES[1].runs[0].key})
+    assert start_all(schedule) == [VAES[0], VAES[1]]
+    schedule.finished(VAES[0])
+    assert schedule.next() == PAIR and schedule.next() is None
+
+
+def test_the_reasons_of_a_trial_are_each_told_once():
+    schedule = by_hand([PAIR])
+    assert schedule.next() is None, "nothing that it starts from is there, nor will be"
+    schedule = Schedule.of([PAIR], {run.parent.key for run in PAIR.runs})
+    trial = schedule.next()
+    schedule.finished(trial, {run.key: "loss is NaN" for run in trial.runs})
+    assert schedule.entries[trial.key].reason == "loss is NaN"
+    assert schedule.entries[trial.key].state is State.FAILED and schedule.count(State.FAILED) == 2
+
+
+def test_what_is_trained_elsewhere_is_counted_there():
+    schedule = by_hand([VAES[0], PAIR, LAST])
+    trial = schedule.next()
+    assert (schedule.count(State.RUNNING), schedule.count(State.ELSEWHERE)) == (1, 0)
+    schedule.leave(trial)
+    assert (schedule.count(State.RUNNING), schedule.count(State.ELSEWHERE), schedule.count(State.WAITING)) == (0, 1, 3)
+    schedule.take_back(trial)
+    assert (schedule.count(State.ELSEWHERE), schedule.count(State.WAITING)) == (0, 4)
+    assert schedule.next() == trial and schedule.count(State.RUNNING) == 1
+
+
+def stand_in(name: str, parent: Any = None) -> Any:
+    """A trial of one run, of which only what the order depends on is there; it may start from another's."""
+    run = SimpleNamespace(key=f"run {name}", run_name=name, parent=parent and parent.runs[0])
+    return SimpleNamespace(key=name, runs=(run,))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_work_of_all_generations_counts(seed):
+    """Random families, each trial but the first starting from an earlier one of its family or from nothing."""
+    rng = random.Random(seed)
+    family: list[Any] = []
+    for i in range(30):
+        family.append(stand_in(str(i), rng.choice([None, *family[-8:]])))
+    works = {trial.key: float(rng.randint(1, 100)) for trial in family}
+
+    def descendants(trial) -> float:
+        children = [t for t in family if t.runs[0].parent is trial.runs[0]]
+        return sum(works[t.key] + descendants(t) for t in children)
+
+    schedule = Schedule.of(family, work=lambda trial: works[trial.key])
+    left = list(family)
+    ended: list[Any] = []
+    while left:
+        may = [t for t in left if t.runs[0].parent is None or any(t.runs[0].parent is e.runs[0] for e in ended)]
+        first = min(may, key=lambda t: (-descendants(t), -works[t.key], family.index(t)))
+        assert schedule.next() is first
+        schedule.finished(first)
+        left = [t for t in left if t is not first]
+        ended.append(first)
+    assert schedule.exhausted and schedule.count(State.DONE) == 30
