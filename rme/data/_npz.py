@@ -35,7 +35,10 @@ class Npz(Dataset):
     )
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).expanduser().resolve()
+        try:
+            self.path = Path(path).expanduser().resolve()
+        except (OSError, RuntimeError, ValueError) as error:  # nobody's home, a link to itself, a zero byte
+            raise DataError(f"{str(path)!r} is no path of a file: {error}") from None
         self.name = str(self.path)
         self.label = self.path.stem
 
@@ -82,7 +85,11 @@ class Npz(Dataset):
         return f"npz-{self.version}-{_hashes[key]}"
 
     def _require_file(self) -> None:
-        if not self.path.is_file():
+        try:
+            there = self.path.is_file()
+        except OSError as error:  # a name that is too long, a folder that one may not look into
+            raise DataError(f"{self.path}: {error.strerror}. {self.source}") from None
+        if not there:
             raise DataError(f"{self.path}: there is no such file. {self.source}")
 
     def _arrays(self) -> dict[str, np.ndarray]:
