@@ -127,7 +127,7 @@ def mutated(draw: st.DrawFn, texts: dict[str, str]) -> str:
     return text
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(text=mutated(SHORT))
 def test_a_shipped_grid_in_which_something_was_changed_is_a_grid_or_refused(tmp_path, text):
     loaded(written(tmp_path, text))
@@ -184,7 +184,7 @@ def options(only: list[str], set_: list[str], grid: str) -> argparse.Namespace:
 
 
 @pytest.mark.parametrize("name", ["demo", "timing"])
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(only=st.lists(ARGUMENTS, max_size=2), set_=st.lists(ARGUMENTS, max_size=2))
 @example(only=[], set_=["seed=2026-99-99"])
 @example(only=[], set_=["options=3", "options.beta=3"])

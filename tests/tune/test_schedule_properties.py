@@ -64,7 +64,7 @@ def check(schedule: Schedule, model: Model, running: list[Trial], elsewhere: lis
     assert schedule.exhausted == (not waiting and not elsewhere)
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(st.data())
 def test_every_run_is_trained_once_or_lost_with_its_parent(data):
     chosen = data.draw(st.lists(st.sampled_from(sorted(RUNS, key=str)), min_size=1, max_size=14, unique=True))
