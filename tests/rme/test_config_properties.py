@@ -103,6 +103,10 @@ def test_two_runs_have_one_key_if_and_only_if_they_mean_the_same_training(given,
     assert (run.key == other.key) == (meaning(run) == meaning(other))
     if run == other:
         assert run.key == other.key and hash(run) == hash(other)
+    # what is read only of some methods, or only beside another field, and so is seldom met by chance
+    for name, value in (("stage_keep", "best"), ("stage_keep", "last"), ("stage_patience", 2), ("keep", "last")):
+        near = run.model_copy(update={name: value})
+        assert (run.key == near.key) == (meaning(run) == meaning(near))
     same_but_seed = meaning(run) == meaning(other.model_copy(update={"seed": run.seed}))
     assert (run.cell_key == other.cell_key) == same_but_seed
 
