@@ -83,6 +83,21 @@ class RunSpec(BaseModel):
     )
 
     # ------------------------------------------------------------------ validation
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: object) -> object:
+        # pydantic would take it for 1, as YAML takes `yes` for it
+        for each in value.values() if isinstance(value, dict) else (value,):
+            if isinstance(each, bool):
+                raise ValueError("no field is true or false (as YAML reads yes, no, on and off)")
+        return value
+
+    @field_validator("kl_max", "options")
+    @classmethod
+    def _zero_has_no_sign(cls, value: Any) -> Any:
+        # 0.0 and -0.0 are equal, and so must be the keys
+        return {name: each + 0.0 for name, each in value.items()} if isinstance(value, dict) else value + 0.0
+
     @field_validator("method", mode="before")
     @classmethod
     def _method_is_registered(cls, value: object) -> object:

@@ -104,14 +104,14 @@ class Result:
         checkpoint.save(folder / MARKER, tensors, about)
 
     @classmethod
-    def load(cls, folder: Path) -> Result:
-        """Read what `save` wrote.
+    def load(cls, folder: Path, key: str | None = None) -> Result:
+        """Read what `save` wrote, of the run with this key if one is given.
 
         Raises:
             FileNotFoundError: there is no result in the folder.
-            CorruptFile: there is one, but it was damaged.
+            CorruptFile: there is one, but it was damaged, or is another run's.
         """
-        tensors, about = checkpoint.load(folder / MARKER)
+        tensors, about = read(folder, key)
         # written before there were these
         tensors.setdefault("test_images", tensors["reconstructions"][0])
         tensors.setdefault("kept_epochs", torch.full((about["restarts"],), len(tensors["losses"])))
@@ -132,10 +132,18 @@ class Result:
         )
 
 
-def load_models(folder: Path) -> list[dict[str, Tensor]]:
+def load_models(folder: Path, key: str | None = None) -> list[dict[str, Tensor]]:
     """The parameters of a result's restarts. Raises as `Result.load`."""
-    tensors, about = checkpoint.load(folder / MARKER)
+    tensors, about = read(folder, key)
     return _models(tensors, about["restarts"])
+
+
+def read(folder: Path, key: str | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The file of a result or of a timing. Raises as `Result.load`."""
+    tensors, about = checkpoint.load(folder / MARKER)
+    if key is not None and about.get("key") != key:
+        raise checkpoint.CorruptFile(f"{folder / MARKER}: it is of the run {about.get('key')}, not of {key}")
+    return tensors, about
 
 
 def _models(tensors: Mapping[str, Tensor], restarts: int) -> list[dict[str, Tensor]]:

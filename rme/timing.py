@@ -20,7 +20,7 @@ from rme import checkpoint, data, evaluate, nets, noise, precision
 from rme.config import SCHEMA, RunSpec
 from rme.device import environment
 from rme.methods.base import Method
-from rme.result import MARKER
+from rme.result import MARKER, read
 
 
 class TimingSpec(RunSpec):
@@ -88,9 +88,9 @@ class Timing:
         checkpoint.save(folder / MARKER, {"ms": self.ms, "vae_ms": self.vae_ms}, {**about, "metrics": self.metrics})
 
     @classmethod
-    def load(cls, folder: Path) -> Timing:
-        """Read what `save` wrote. Raises FileNotFoundError, or CorruptFile when it was damaged."""
-        tensors, about = checkpoint.load(folder / MARKER)
+    def load(cls, folder: Path, key: str | None = None) -> Timing:
+        """Read what `save` wrote, of the run with this key if one is given. Raises as `Result.load`."""
+        tensors, about = read(folder, key)
         spec = TimingSpec(**about["spec"])
         return cls(spec, tensors["ms"], tensors["vae_ms"], about["environment"])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 from torch import Tensor
@@ -16,6 +17,17 @@ from rme.engine import Engine, member_parameters
 from rme.result import stack_models
 
 torch.set_num_threads(1)
+
+# the same examples each time, and nothing kept between runs; a busy machine makes no test fail by its slowness
+hypothesis.settings.register_profile(
+    "repeatable",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    max_examples=100,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.function_scoped_fixture],
+)
+hypothesis.settings.load_profile("repeatable")
 
 
 def blobs(count: int, shape: tuple[int, int, int], seed: int) -> Tensor:

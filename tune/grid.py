@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,13 +21,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-from yaml.reader import ReaderError
-
 from rme import data, methods
 from rme.config import RunSpec, SpecError
 from rme.timing import TimingSpec
 from tune.clashes import CELL_FIELDS, Row, clash
+from tune.yaml_text import YamlError, parse
 
 KINDS: dict[str, tuple[type[RunSpec], tuple[str, ...]]] = {
     "training": (RunSpec, tuple(RunSpec.model_fields)),
@@ -37,6 +36,10 @@ KINDS: dict[str, tuple[type[RunSpec], tuple[str, ...]]] = {
 GRIDS = Path(__file__).parent / "grids"
 _RANGE = re.compile(r"(\d+)-(\d+)")
 _WHOLE_NUMBERS = ("order", "dim", "seed")
+_LONGEST_NUMBER = 18
+"""Digits of a range's end."""
+MOST_RUNS = 1_000_000
+"""Of a row; more are a slip of the pen, such as `0-99999999`, and would fill the memory."""
 
 
 class GridError(ValueError):
@@ -95,11 +98,11 @@ def load(
     apart, nothing left.
     """
     path = find(source)
-    content = _parse(path)
+    content, lines = _parse(path)
     kind = content["kind"]
     whole = [
         Wanted(values, line)
-        for number, (row, line) in enumerate(zip(content["rows"], _lines(path), strict=True), 1)
+        for number, (row, line) in enumerate(zip(content["rows"], lines, strict=True), 1)
         for values in _expand(content, row, path, number)
     ]
     for wanted in whole:
@@ -124,26 +127,13 @@ def find(source: str) -> Path:
     return path
 
 
-def _lines(path: Path) -> list[int]:
-    """The line at which each row begins, from 1."""
-    root: Any = yaml.compose(path.read_text(), yaml.SafeLoader)
-    (rows,) = (value for key, value in root.value if key.value == "rows")
-    return [row.start_mark.line + 1 for row in rows.value]
-
-
-def _parse(path: Path) -> dict[str, Any]:
+def _parse(path: Path) -> tuple[dict[str, Any], list[int]]:
+    """The file's content, and the line at which each row begins, from 1."""
     try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise GridError(f"{path}: {where}{error.problem or error.context}") from None
-    except ReaderError as error:  # a character that YAML does not allow
-        before = path.read_text()[: error.position]
-        line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
-        raise GridError(f"{path}: line {line}, column {column}: {error.reason}") from None
-    except (OSError, UnicodeDecodeError) as error:
+        document = parse(path.read_text())
+    except (OSError, UnicodeDecodeError, YamlError) as error:
         raise GridError(f"{path}: {error}") from None
+    content = document.value
     if not isinstance(content, dict) or not isinstance(content.get("rows"), list) or not content["rows"]:
         raise GridError(
             f"{path}: a grid is a mapping with a list `rows`, and `name`, `description`, `kind`, `defaults` if wanted"
@@ -152,11 +142,22 @@ def _parse(path: Path) -> dict[str, Any]:
     if unknown:
         names = ", ".join(sorted(map(str, unknown)))
         raise GridError(f"{path}: {names}: a grid has name, description, kind, defaults and rows alone")
-    if content.setdefault("kind", "training") not in KINDS:
-        raise GridError(f"{path}: kind: {content['kind']!r} must be one of {', '.join(KINDS)}")
+    kind = content.setdefault("kind", "training")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise GridError(f"{path}: kind: {kind!r} must be one of {', '.join(KINDS)}")
     if not isinstance(content.setdefault("defaults", {}), dict):
         raise GridError(f"{path}: `defaults` must map fields to values")
-    return content
+    name = content.setdefault("name", path.stem)
+    if isinstance(name, bool) or not isinstance(name, str | int) or not is_plain_name(str(name)):
+        raise GridError(f"{path}: name: {name!r} must be a plain name, without /")
+    # the last, where `<<` brings in one that is written too
+    *_, rows = (value for key, value in document.node.value if key.value == "rows")
+    return content, [row.start_mark.line + 1 for row in rows.value]
+
+
+def is_plain_name(text: str) -> bool:
+    """Whether folders and experiments can be named so."""
+    return text.strip() == text != "" and text.isprintable() and "/" not in text and not text.startswith(".")
 
 
 def _expand(content: Mapping[str, Any], row: Any, path: Path, number: int) -> Iterable[dict[str, Any]]:
@@ -168,20 +169,27 @@ def _expand(content: Mapping[str, Any], row: Any, path: Path, number: int) -> It
     unknown = set(merged) - set(known)
     if unknown:
         fields = ", ".join(known)
-        raise GridError(f"{path}, row {number}: {', '.join(sorted(unknown))}: no such field; the fields are {fields}")
+        raise GridError(
+            f"{path}, row {number}: {', '.join(sorted(map(str, unknown)))}: no such field; the fields are {fields}"
+        )
     if "method" not in merged:
         raise GridError(f"{path}, row {number}: it names no method")
-    for method in methods.names() if merged["method"] == "all" else _values("method", merged["method"]):
+    where = f"{path}, row {number}: "
+    for method in methods.names() if merged["method"] == "all" else _values(where, "method", merged["method"]):
         own = {**merged, "method": method, **_meanings(method, merged)}
-        columns = [[(name, value) for value in _values(name, values)] for name, values in own.items()]
+        columns = [[(name, value) for value in _values(where, name, values)] for name, values in own.items()]
+        if (count := math.prod(map(len, columns))) > MOST_RUNS:
+            raise GridError(f"{where}it stands for {count:,} runs, more than {MOST_RUNS:,}")
         for combination in itertools.product(*columns):
             yield dict(combination)
 
 
-def _meanings(method: str, row: Mapping[str, Any]) -> dict[str, Any]:
+def _meanings(method: Any, row: Mapping[str, Any]) -> dict[str, Any]:
     """What `all` and `lowest` mean for this method."""
     if row.get("decoder") != "all" and row.get("order") not in ("all", "lowest"):
         return {}
+    if not isinstance(method, str) or method.lower() not in methods.registry():
+        return {}  # what is said of that is said later
     kind = methods.get(method)
     meanings: dict[str, Any] = {}
     if row.get("decoder") == "all":
@@ -193,19 +201,32 @@ def _meanings(method: str, row: Mapping[str, Any]) -> dict[str, Any]:
     return meanings
 
 
-def _values(name: str, value: Any) -> list[Any]:
-    """A field's values: of a list each, of a range such as 0-9 each number, else the value itself."""
+def _values(where: str, name: str, value: Any) -> list[Any]:
+    """A field's values: of a list each, of a range such as 0-9 each number, else the value itself.
+
+    Raises GridError, which begins with `where`: there is no value, or there are too many.
+    """
     if isinstance(value, list):
-        return [one for item in value for one in _values(name, item)]
+        if not value:
+            raise GridError(f"{where}{name}=[] has no value: leave it out, or name one")
+        return [one for item in value for one in _values(where, name, item)]
     if name in _WHOLE_NUMBERS and isinstance(value, str) and (match := _RANGE.fullmatch(value.strip())):
-        return list(range(int(match[1]), int(match[2]) + 1))
+        low, high = match.groups()
+        if max(len(low), len(high)) > _LONGEST_NUMBER or int(high) - int(low) >= MOST_RUNS:
+            raise GridError(f"{where}{name}={value} is longer than {MOST_RUNS:,} numbers")
+        if int(high) < int(low):
+            raise GridError(f"{where}{name}={value} has no number: say {high}-{low}")
+        return list(range(int(low), int(high) + 1))
     return [value]
 
 
 def _override(values: dict[str, Any], name: str, value: Any, kind: str) -> None:
     _, known = KINDS[kind]
     if name.startswith("options."):
-        values["options"] = {**values.get("options", {}), name.removeprefix("options."): value}
+        options = values.get("options", {})
+        if not isinstance(options, dict):
+            raise GridError(f"--set {name}={value}: there options={options!r}, which must map names to numbers")
+        values["options"] = {**options, name.removeprefix("options."): value}
     elif name in known:
         values[name] = value
     else:
@@ -218,9 +239,10 @@ def _keep(wanted: list[Wanted], only: Mapping[str, Sequence[str]], kind: str) ->
         if name not in known:
             fields = ", ".join(known)
             raise GridError(f"--only {name}={','.join(allowed)}: no such field; the fields are {fields}")
-        default = spec_class.model_fields[name].default
+        field = spec_class.model_fields[name]
+        default = None if field.is_required() else field.default
         present = {_text(each.values.get(name, default)) for each in wanted}
-        asked = {str(value).lower() for item in allowed for value in _values(name, item)}
+        asked = {str(value).lower() for item in allowed for value in _values("--only ", name, item)}
         missing = sorted(asked - present)
         if missing:
             there = ", ".join(sorted(present, key=lambda t: (len(t), t)))
@@ -244,12 +266,14 @@ def _grid(content: Mapping[str, Any], path: Path, kept: list[Wanted], whole: lis
     for wanted in kept:
         reason = _why_absent(wanted.values)
         if reason is not None:
-            cell = tuple(wanted.values.get(name) for name in CELL_FIELDS)
+            cell = tuple(repr(wanted.values.get(name)) for name in CELL_FIELDS)
             absent[cell].append(wanted.values)
             reasons[cell] = reason
-            continue
         try:
-            rows.append(Row(spec_class.of(wanted.values), wanted.line))
+            if reason is None:
+                rows.append(Row(spec_class.of(wanted.values), wanted.line))
+            else:
+                spec_class.of(_with_what_is_there(wanted.values))
         except SpecError as error:
             raise GridError(f"{source}, line {wanted.line}: {error}") from None
     starts = _starts(whole, spec_class)
@@ -262,14 +286,14 @@ def _grid(content: Mapping[str, Any], path: Path, kept: list[Wanted], whole: lis
     cells = tuple(
         AbsentCell(
             values=of_cell[0],
-            seeds=len({values.get("seed", 0) for values in of_cell}),
+            seeds=len({str(values.get("seed", 0)) for values in of_cell}),
             restarts=int(of_cell[0].get("restarts", default_restarts)),
             reason=reasons[cell],
         )
         for cell, of_cell in absent.items()
     )
     return Grid(
-        str(content.get("name", path.stem)),
+        str(content["name"]),
         str(content.get("description", "")),
         tuple(runs.values()),
         cells,
@@ -301,6 +325,16 @@ def _why_absent(values: Mapping[str, Any]) -> str | None:
             except ValueError as error:
                 return str(error)
     return None
+
+
+def _with_what_is_there(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A run like that of an absent cell, for what can be wrong with its other fields."""
+    there = dict(values)
+    if _why_absent({"method": there["method"]}) is not None:
+        there |= {"method": "vae", "order": None, "decoder": "conv", "options": {}}
+    if _why_absent({"dataset": there.get("dataset")}) is not None:
+        there["dataset"] = "digits"
+    return there
 
 
 # ---------------------------------------------------------------------- trials

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from pydantic import TypeAdapter, ValidationError
 
 from rme.config import RunSpec, SpecError
 from tune.grid import CELL_FIELDS, GridError
+from tune.yaml_text import YamlError, parse
 
 SPACES = Path(__file__).parent / "spaces"
 
@@ -80,8 +80,6 @@ def load(source: str, cell: RunSpec) -> Space:
     fields: dict[str, BaseDistribution] = {}
     for name, content, line in _entries(path):
         where = f"{path}, line {line}: {name}"
-        if name in fields:
-            raise SpaceError(f"{where}: it is there twice")
         _check_field(where, name, cell)
         fields[name] = _distribution(where, name, content)
     _check_together(path, fields, cell)
@@ -91,20 +89,13 @@ def load(source: str, cell: RunSpec) -> Space:
 def _entries(path: Path) -> list[tuple[str, Any, int]]:
     """The file's fields, what stands for each, and its line."""
     try:
-        loader = yaml.SafeLoader(path.read_text())
-        root = loader.get_single_node()
-        if not isinstance(root, yaml.MappingNode) or not root.value:
-            raise SpaceError(f"{path}: a search space maps fields to {_KINDS}")
-        return [
-            (str(key.value), loader.construct_object(value, deep=True), key.start_mark.line + 1)
-            for key, value in root.value
-        ]
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        at = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise SpaceError(f"{path}: {at}{error.problem or error.context}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        document = parse(path.read_text())
+    except (OSError, UnicodeDecodeError, YamlError) as error:
         raise SpaceError(f"{path}: {error}") from None
+    if not isinstance(document.value, dict) or not document.value:
+        raise SpaceError(f"{path}: a search space maps fields to {_KINDS}")
+    first = document.node.start_mark.line + 1
+    return [(str(name), content, document.lines.get(name, first)) for name, content in document.value.items()]
 
 
 def _check_field(where: str, name: str, cell: RunSpec) -> None:
@@ -169,7 +160,7 @@ def _number(where: str, value: Any) -> float:
     if isinstance(value, int | float | str) and not isinstance(value, bool):
         try:
             return float(value)  # YAML takes 1e-6, without a dot, for text
-        except ValueError:
+        except (ValueError, OverflowError):
             pass
     raise SpaceError(f"{where}: {value!r} must be a number")
 

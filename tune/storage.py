@@ -64,8 +64,8 @@ class Storage:
         folder = self.run_folder(spec.key)
         try:
             if isinstance(spec, TimingSpec):
-                return replace(Timing.load(folder), spec=spec)
-            return replace(Result.load(folder), spec=spec)
+                return replace(Timing.load(folder, spec.key), spec=spec)
+            return replace(Result.load(folder, spec.key), spec=spec)
         except FileNotFoundError:
             return None
         except CorruptFile as error:
@@ -78,7 +78,7 @@ class Storage:
 
     def models(self, spec: RunSpec) -> list[dict[str, Tensor]]:
         """The finished models of a run. Raises FileNotFoundError or CorruptFile."""
-        return load_models(self.run_folder(spec.key))
+        return load_models(self.run_folder(spec.key), spec.key)
 
     def trial_folder(self, trial_key: str) -> Path:
         return self.root / "trials" / trial_key

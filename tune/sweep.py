@@ -25,7 +25,6 @@ if _ROOT not in sys.path:
     sys.path.insert(0, _ROOT)
 sys.path[:] = [entry for entry in sys.path if entry != str(Path(__file__).resolve().parent)]
 
-import yaml
 from rich.console import Console
 
 from rme import data
@@ -36,6 +35,7 @@ from tune.grid import ArraySize, Grid, GridError, Trial
 from tune.locks import LockTimeout
 from tune.plan import Plan, make_plan, with_children
 from tune.storage import Storage, StorageError
+from tune.yaml_text import YamlError, parse
 
 DEFAULT_TRACKING = "sqlite:///mlflow.db"
 
@@ -121,32 +121,42 @@ _gpus.__name__ = "number of GPUs"
 
 
 def _name(text: str) -> str:
-    if not text.strip() or "/" in text or text.startswith("."):
+    if not grids.is_plain_name(text):
         raise argparse.ArgumentTypeError(f"{text!r} must be a plain name, without /")  # folders are named after it
     return text
 
 
 def _assignments(option: str, texts: Sequence[str]) -> dict[str, str]:
-    found = {}
+    found: dict[str, str] = {}
     for text in texts:
         field, sign, value = text.partition("=")
         if not sign or not field or not value:
             raise GridError(f"{option} {text}: say FIELD=VALUE")
+        if field in found:
+            right = f"{option} {field}={found[field]},{value}" if option == "--only" else "say it once"
+            raise GridError(f"{option} {text}: {field} is there twice, first as {found[field]}; {right}")
         found[field] = value
     return found
 
 
+def _items(field: str, text: str) -> list[str]:
+    """As in CSV: a value that has a comma itself is put into double quotes."""
+    try:
+        (items,) = csv.reader([text], skipinitialspace=True, strict=True)
+    except (ValueError, csv.Error):
+        items = []
+    if not items:
+        raise GridError(f"--only {field}={text!r}: say FIELD=A,B, in one line, quotes in pairs")
+    return items
+
+
 def _load_grid(options: argparse.Namespace) -> Grid:
-    # as in CSV: a value that has a comma itself is put into double quotes
-    only = {
-        field: next(csv.reader([value], skipinitialspace=True))
-        for field, value in _assignments("--only", options.only).items()
-    }
+    only = {field: _items(field, text) for field, text in _assignments("--only", options.only).items()}
     overrides: dict[str, Any] = {}
     for field, text in _assignments("--set", options.set).items():
         try:
-            overrides[field] = yaml.safe_load(text)
-        except yaml.YAMLError:
+            overrides[field] = parse(text).value
+        except YamlError:
             overrides[field] = text
     if options.dataset:
         overrides["dataset"] = options.dataset

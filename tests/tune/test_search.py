@@ -216,7 +216,7 @@ def test_every_kind_of_range(tmp_path):
         ("stage_epochs: {uniform: [5, 50]}\n", "rme", r"whole number: say integers"),
         ("stage_epochs: {choices: [5, 0]}\n", "rme", r"stage_epochs=0"),
         ("eps_max: {uniform: [0.0005, 0.5]}\n", "rme", r"cannot be together: eps_min=0.001 must be below"),
-        ("kl_max: {uniform: [5, 50]}\nkl_max: {uniform: [5, 50]}\n", "rme", r"line 2: kl_max: it is there twice"),
+        ("kl_max: {uniform: [5, 50]}\nkl_max: {uniform: [5, 50]}\n", "rme", r"line 2, .*kl_max is there twice"),
         ("kl_max: {uniform: [5, 50\n", "rme", r"line \d, column \d"),
         ("", "rme", r"a search space maps fields"),
     ],

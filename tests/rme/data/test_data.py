@@ -519,10 +519,10 @@ def test_npz_that_is_something_else(tmp_path: Path) -> None:
     with (tmp_path / "array.npz").open("wb") as file:
         np.save(file, _BYTES)
     (tmp_path / "folder.npz").mkdir()
-    shutil.make_archive(str(tmp_path / "plain"), "zip", _folder_with(tmp_path / "plain", "train", "test"))
+    shutil.make_archive(str(tmp_path / "plain"), "zip", _folder_with(tmp_path / "plain", "train.npy", "test.npy"))
     (tmp_path / "plain.zip").rename(tmp_path / "plain.npz")
     for name, complaint in (
-        ("array.npz", "not an .npz file"), ("folder.npz", "there is no such file"), ("plain.npz", "train is damaged"),
+        ("array.npz", "not an .npz file"), ("folder.npz", "there is no such file"), ("plain.npz", "cannot be read"),
     ):  # fmt: skip
         with pytest.raises(data.DataError, match=rf"{name}: {complaint}"):
             data.get(str(tmp_path / name)).load(tmp_path)

@@ -1,0 +1,161 @@
+"""Whatever an .npz file holds: the images that were written, or one clear error."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from rme.data import DataError, Images
+from rme.data._npz import MIN_TRAIN, SIZES, Npz
+
+GOOD = {
+    "train": np.random.default_rng(0).integers(0, 256, (12, 28, 28), np.uint8),
+    "test": np.random.default_rng(1).integers(0, 256, (3, 28, 28), np.uint8),
+}
+
+
+def content(save, arrays: dict[str, np.ndarray]) -> bytes:
+    file = io.BytesIO()
+    save(file, **arrays)
+    return file.getvalue()
+
+
+STORED, PACKED = content(np.savez, GOOD), content(np.savez_compressed, GOOD)
+
+
+def loaded(path: Path) -> Images | None:
+    """The images, or None where they were refused by an error that names the file; all else fails."""
+    try:
+        return Npz(path).load(path.parent)
+    except DataError as error:
+        assert str(path) in str(error)
+        return None
+
+
+def is_as_written(images: Images) -> bool:
+    parts = ((images.train, GOOD["train"]), (images.test, GOOD["test"]))
+    return all(torch.equal(found[:, 0], torch.from_numpy(wanted)) for found, wanted in parts)
+
+
+# ---------------------------------------------------------------------- arrays
+def is_right(arrays: dict[str, np.ndarray]) -> bool:
+    """What the file's description asks for, written out."""
+    if not {"train", "test"} <= arrays.keys():
+        return False
+    train, test = arrays["train"], arrays["test"]
+    sizes = [(*a.shape[1:], 1) if a.ndim == 3 else a.shape[1:] for a in (train, test)]
+    if train.dtype != np.uint8 or test.dtype != np.uint8 or sizes[0] != sizes[1] or sizes[0] not in SIZES:
+        return False
+    return len(train) >= MIN_TRAIN and len(test) >= 1
+
+
+SHAPES = st.one_of(
+    st.tuples(st.integers(0, 12), st.sampled_from([28, 32]), st.sampled_from([28, 32])),
+    st.builds(
+        lambda count, size: (count, *size), st.integers(0, 12), st.sampled_from([*SIZES, (28, 28, 3), (1, 28, 28)])
+    ),
+    st.builds(lambda count: (count, 28, 28), st.integers(9, 11)),
+    hnp.array_shapes(min_dims=0, max_dims=5, min_side=0, max_side=4),
+)
+DTYPES = st.one_of(
+    st.just(np.dtype(np.uint8)), st.just(np.dtype(np.uint8)), hnp.scalar_dtypes(), hnp.unicode_string_dtypes(),
+    hnp.array_dtypes(), st.just(np.dtype(object)),
+)  # fmt: skip
+ARRAYS = st.builds(np.zeros, SHAPES, DTYPES)
+NAMES = st.sampled_from(["train", "test", "train", "test", "Train", "images", "train.npy", "test/x"])
+
+
+@pytest.mark.filterwarnings("ignore:Stored array in format")
+@given(arrays=st.dictionaries(NAMES, ARRAYS, max_size=3), save=st.sampled_from([np.savez, np.savez_compressed]))
+def test_arrays_of_any_kind_are_images_or_refused(tmp_path, arrays, save):
+    path = tmp_path / "any.npz"
+    path.write_bytes(content(save, arrays))
+    images = loaded(path)
+    assert (images is not None) == is_right(arrays)
+    if images is not None:
+        assert images.train.shape[::2] == arrays["train"].shape[:2]
+
+
+@settings(max_examples=30)
+@given(size=st.sampled_from(SIZES), extra=st.booleans(), fortran=st.booleans(), seed=st.integers(0, 99))
+def test_what_is_read_is_what_was_written(tmp_path, size, extra, fortran, seed):
+    g = np.random.default_rng(seed)
+    arrays = {name: g.integers(0, 256, (count, *size), np.uint8) for name, count in (("train", 10), ("test", 2))}
+    if fortran:
+        arrays = {name: np.asfortranarray(array) for name, array in arrays.items()}
+    if extra:
+        arrays["labels"] = np.arange(3)
+    path = tmp_path / "good.npz"
+    path.write_bytes(content(np.savez, arrays))
+    images = loaded(path)
+    for found, name in ((images.train, "train"), (images.test, "test")):
+        np.testing.assert_array_equal(found.permute(0, 2, 3, 1).numpy(), arrays[name])
+
+
+# ---------------------------------------------------------------------- damage
+HEADER = STORED.index(b"'shape': (12, 28")
+
+
+@pytest.mark.parametrize("whole", [STORED, PACKED], ids=["stored", "packed"])
+@settings(max_examples=300)
+@given(data=st.data())
+def test_any_byte_may_change(tmp_path, whole, data):
+    # most bytes are pixels: aim at the headers as often
+    at = data.draw(st.integers(0, len(whole) - 1) | st.integers(0, 200) | st.integers(len(whole) - 250, len(whole) - 1))
+    new = data.draw(st.integers(0, 255) | st.sampled_from(b"0123456789(),<>|'"))
+    path = tmp_path / "changed.npz"
+    path.write_bytes(whole[:at] + bytes([new]) + whole[at + 1 :])
+    images = loaded(path)
+    assert images is None or is_as_written(images)
+
+
+@pytest.mark.parametrize("digits", [b"10", b"11", b"13", b"99", b"1_", b"-2", b"0x"])
+def test_another_shape_in_the_header_is_noticed(tmp_path, digits):
+    """Fewer images than were written would be read without a word."""
+    at = HEADER + len(b"'shape': (")
+    path = tmp_path / "changed.npz"
+    path.write_bytes(STORED[:at] + digits + STORED[at + 2 :])
+    assert loaded(path) is None
+
+
+@pytest.mark.parametrize("whole", [STORED, PACKED], ids=["stored", "packed"])
+@given(data=st.data())
+def test_the_file_may_be_cut_anywhere(tmp_path, whole, data):
+    path = tmp_path / "cut.npz"
+    path.write_bytes(whole[: data.draw(st.integers(0, len(whole) - 1))])
+    assert loaded(path) is None
+
+
+@pytest.mark.parametrize("whole", [STORED, PACKED], ids=["stored", "packed"])
+@given(data=st.data())
+def test_pieces_may_be_lost_doubled_or_replaced(tmp_path, whole, data):
+    a, b = sorted(data.draw(st.tuples(*2 * [st.integers(0, len(whole))])))
+    new = data.draw(st.sampled_from([b"", whole[a:b] * 2]) | st.binary(max_size=20))
+    path = tmp_path / "changed.npz"
+    path.write_bytes(whole[:a] + new + whole[b:])
+    images = loaded(path)
+    assert images is None or is_as_written(images)
+
+
+@given(st.binary(max_size=200))
+@example(b"")
+@example(b"PK\x05\x06" + bytes(18))
+def test_other_bytes_are_no_images(tmp_path, other):
+    path = tmp_path / "other.npz"
+    path.write_bytes(other)
+    assert loaded(path) is None
+
+
+@given(
+    st.text(max_size=8) | st.sampled_from(["~nobody-at-all/x", "x" * 300, "a\x00b", "\ud800", "..", "/", "/proc/x/y"])
+)
+def test_any_path_is_refused_by_name(name):
+    with pytest.raises(DataError):
+        Npz(f"{name}.npz").load(Path("/"))
