@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.plain import DECODERS, ENCODERS, BaseBoundedRegressor, copy_member, fc_decoder, weighted
-from rme import kernels, nets, noise
+from rme import nets, noise
 
 SHAPES = [(1, 28, 28), (3, 32, 32), (3, 64, 64)]
 DIMS = [10, 20, 50, 100]
@@ -148,58 +148,6 @@ def test_both_ways_of_applying_a_network_agree(members: int) -> None:
     torch.testing.assert_close(decoder.mean(z), batched(decoder.mean, z), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("extra", [0, 1])
-@pytest.mark.parametrize("outputs", [1, 3, 4, 5])
-def test_a_transposed_convolution_equals_torchs(outputs: int, extra: int) -> None:
-    layer = nets.TransposedConv(1, 6, outputs, extra).double()
-    nets.initialise(layer, [noise.generator(0, 0, noise.INIT)])
-    plain = nn.ConvTranspose2d(6, outputs, 4, 2, 1, output_padding=extra).double()
-    copy_member(layer, 0, plain)
-    x = normal(IMAGES, 6, 3, 5).requires_grad_()
-    wanted = plain(x)
-    (by_input,) = torch.autograd.grad(wanted.square().sum(), x, retain_graph=True)
-    (by_weight,) = torch.autograd.grad(wanted.square().sum(), plain.weight)
-    for found in (layer.single(x, layer.weight[0], layer.bias[0]), layer(x.unsqueeze(0))[0]):
-        assert found.shape == (IMAGES, outputs, 6 + extra, 10 + extra)
-        torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
-        gradients = torch.autograd.grad(found.square().sum(), [x, layer.weight])
-        torch.testing.assert_close(gradients[0], by_input, rtol=1e-11, atol=1e-11)
-        torch.testing.assert_close(gradients[1][0], by_weight, rtol=1e-11, atol=1e-11)
-
-
-# ---------------------------------------------------------------------- ways for a whole array
-def of_torch(ways: tuple[kernels.Kernel, ...]) -> list[kernels.Kernel]:
-    """Those that any device has; `test_triton_kernels.py` is about the others."""
-    return [way for way in ways if "triton" not in way.__name__]
-
-
-@pytest.mark.parametrize("way", of_torch(kernels.CONVOLUTIONS), ids=lambda way: way.__name__)
-def test_every_way_of_an_arrays_convolution_is_the_convolution(way) -> None:
-    x, weight, bias = normal(MEMBERS, IMAGES, 5, 7, 6), normal(MEMBERS, 3, 5, 4, 4), normal(MEMBERS, 3)
-    assert_member_by_member(way, lambda h, w, b: nn.functional.conv2d(h, w, b, 2, 1), x, weight, bias)
-
-
-@pytest.mark.parametrize("extra", [0, 1])
-@pytest.mark.parametrize("way", of_torch(kernels.TRANSPOSED_CONVOLUTIONS), ids=lambda way: way.__name__)
-def test_every_way_of_an_arrays_transposed_convolution_is_that(way, extra: int) -> None:
-    x, weight, bias = normal(MEMBERS, IMAGES, 5, 3, 4), normal(MEMBERS, 5, 2, 4, 4), normal(MEMBERS, 2)
-    assert_member_by_member(
-        lambda *a: way(*a, extra), lambda h, w, b: nn.functional.conv_transpose2d(h, w, b, 2, 1, extra), x, weight, bias
-    )
-
-
-def assert_member_by_member(way, plain, *arguments: Tensor) -> None:
-    """Values and gradients of an array's kernel are those of torch's for each member."""
-    for argument in arguments:
-        argument.requires_grad_()
-    wanted = torch.stack([plain(*own) for own in zip(*arguments, strict=True)])
-    found = way(*arguments)
-    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
-    ours = torch.autograd.grad(found.square().sum(), arguments)
-    for a, b in zip(ours, torch.autograd.grad(wanted.square().sum(), arguments), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
-
-
 @pytest.mark.parametrize("shape", SHAPES)
 def test_encoders_as_one_array_answer_as_each_alone(shape) -> None:
     encoders = [nets.Encoder(MEMBERS, 5, shape).double() for _ in range(4)]
@@ -211,49 +159,6 @@ def test_encoders_as_one_array_answer_as_each_alone(shape) -> None:
         alone = encoder(x)
         torch.testing.assert_close(found.mu[:, k], alone.mu, rtol=1e-11, atol=1e-12)
         torch.testing.assert_close(found.logvar[:, k], alone.logvar, rtol=1e-11, atol=1e-12)
-
-
-@pytest.mark.parametrize("outputs", [1, 5])
-def test_a_transposed_convolution_can_be_differentiated_twice(outputs: int) -> None:
-    x, weight, bias = normal(1, 2, 3, 3), normal(2, outputs, 4, 4), normal(outputs)
-    arguments = [a.requires_grad_() for a in (x, weight, bias)]
-    assert torch.autograd.gradgradcheck(lambda *a: kernels.TransposedConvolution.apply(*a, 1).sin(), arguments)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_the_way_is_chosen_once_for_a_shape() -> None:
-    x, weight, bias = (t.float().cuda() for t in (normal(2, 4, 5, 6, 6), normal(2, 3, 5, 4, 4), normal(2, 3)))
-    first = kernels.fastest(kernels.CONVOLUTIONS, x, weight, bias)
-    assert kernels.fastest(kernels.CONVOLUTIONS, x, weight, bias) is first in kernels.CONVOLUTIONS
-
-
-def test_a_way_that_fails_is_left_out_and_the_others_are_compared(monkeypatch) -> None:
-    monkeypatch.setattr(kernels, "_left_out", set())
-    asked = []
-
-    def milliseconds(way: kernels.Kernel) -> float:
-        asked.append(way)
-        if way is kernels.in_triton:
-            raise ModuleNotFoundError("No module named 'triton'")
-        if way is kernels.product:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return 1.0
-
-    cpu = torch.device("cpu")
-    for _ in range(2):
-        times = kernels.measured(kernels.CONVOLUTIONS, torch.float32, cpu, milliseconds)
-        assert list(times) == [kernels.grouped, kernels.one_by_one]
-    assert asked.count(kernels.in_triton) == 1, "what cannot run at all is not tried again"
-    assert asked.count(kernels.product) == 2, "what did not fit may fit another shape"
-    kernels.measured(kernels.CONVOLUTIONS, torch.float64, cpu, milliseconds)
-    assert asked.count(kernels.in_triton) == 2, "what one type of tensor cannot is tried for another"
-
-    def nothing_runs(way: kernels.Kernel) -> float:
-        raise RuntimeError(f"no {way.__name__}")
-
-    for _ in range(2):
-        with pytest.raises(RuntimeError, match="no grouped"):
-            kernels.measured(kernels.CONVOLUTIONS, torch.float32, cpu, nothing_runs)
 
 
 # ---------------------------------------------------------------------- initialisation

@@ -1,0 +1,93 @@
+"""Scores: on the linear-Gaussian model, whose log p(x) is known, and the same whatever the array and the memory."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import MultivariateNormal, kl_divergence
+
+from rme import evaluate
+from rme.noise import Noise
+from tests.oracles.linear_gaussian import LinearMethod
+
+
+def streams(count: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(100 + i) for i in range(count)]
+
+
+def known(tiny, orthogonal: bool, **how) -> tuple[LinearMethod, Tensor, Tensor]:
+    """Two members with their own decoders, their images (2, n), and log p(x) of each, (2, n)."""
+    method = LinearMethod(tiny.spec(dim=3, precision="float64"), 2, orthogonal, **how)
+    index = torch.stack([torch.arange(30), torch.arange(5, 35)])
+    method.pixel_mean.copy_(torch.rand(method.pixel_mean.shape, generator=torch.Generator().manual_seed(9)))
+    x = tiny.images.train[index].double() / 255 - method.pixel_mean.unsqueeze(1)
+    return method, index, torch.stack([method.decoder.log_evidence(i, x[i]) for i in range(2)])
+
+
+def test_elbo_and_iwae_rise_to_log_p_of_x(tiny) -> None:
+    """ELBO <= IWAE_1 <= IWAE_5 <= ... <= log p(x), with a q(z|x) that is wrong in its mean, variance and shape."""
+    method, index, log_p = known(tiny, orthogonal=False, shift=0.7, widen=0.3)
+    repeats, fewer = 12, 4
+    means, errors = [], []
+    elbos = []
+    for samples in (1, 5, 50, 500):
+        values = []
+        for r in range(repeats if samples < 500 else fewer):
+            own = [torch.Generator().manual_seed(1000 * samples + 2 * r + i) for i in range(2)]
+            found = evaluate.scores(method, tiny.images.train, index, samples=samples, generators=own)
+            values.append(found.iwae - log_p)
+            elbos.append(found.elbo - log_p)
+        gap = torch.stack(values)
+        means.append(gap.mean().item())
+        errors.append(gap.std().item() / math.sqrt(gap.numel()))
+    for lower, higher, a, b in zip(means, means[1:], errors, errors[1:], strict=False):
+        assert higher - lower > 4 * math.hypot(a, b), (means, errors)
+    assert means[-1] <= 4 * errors[-1]
+    assert abs(means[-1]) < 0.02 * abs(means[0]), "500 draws are near the truth"
+
+    # IWAE_1's and the ELBO's expectation is known: log p(x) - KL(q || p(z|x))
+    x = method.centred(tiny.images.train[index])
+    q = method.posterior(x, Noise(streams(1), torch.float64))
+    own = [MultivariateNormal(q.mu[i], torch.diag_embed(q.logvar[i].exp())) for i in range(2)]
+    kl = torch.stack([kl_divergence(own[i], method.decoder.posterior(i, x[i])) for i in range(2)]).mean().item()
+    assert abs(means[0] + kl) < 4 * errors[0]
+    last = torch.stack(elbos[-fewer:])  # of 500 draws each
+    assert abs(last.mean().item() + kl) < 4 * last.std().item() / math.sqrt(last.numel())
+
+
+@pytest.mark.parametrize("samples", [1, 7])
+@pytest.mark.parametrize("components", [0, 1, 4])
+def test_with_the_true_posterior_every_draw_scores_log_p_of_x(tiny, components: int, samples: int) -> None:
+    """Also as a mixture of equal components, whatever its weights."""
+    method, index, log_p = known(tiny, orthogonal=True, components=components)
+    found = evaluate.scores(method, tiny.images.train, index, samples=samples, generators=streams(2))
+    torch.testing.assert_close(found.iwae, log_p, rtol=1e-11, atol=1e-8)
+    torch.testing.assert_close(found.elbo, log_p, rtol=1e-11, atol=1e-8)
+
+
+def test_scores_do_not_depend_on_the_memory_at_hand(tiny, monkeypatch) -> None:
+    method, index, _ = known(tiny, orthogonal=False, shift=0.4)
+    many = index.repeat(1, 3)  # 90 images: more than one block of noise
+    assert many.shape[1] > evaluate.BLOCK
+    found = {}
+    for size in (1, 200, 10**9):
+        monkeypatch.setattr(evaluate, "images_at_once", lambda method, size=size: size)
+        found[size] = evaluate.scores(method, tiny.images.train, many, samples=7, generators=streams(2))
+    for size in (1, 200):
+        torch.testing.assert_close(found[size].iwae, found[10**9].iwae, rtol=1e-10, atol=0)
+        torch.testing.assert_close(found[size].elbo, found[10**9].elbo, rtol=1e-10, atol=0)
+
+
+def test_scores_of_a_member_are_the_same_alone_and_in_an_array(tiny) -> None:
+    engine = tiny.engine([tiny.spec(seed=s, precision="float64") for s in (1, 2)])
+    pixels, index = tiny.images.test, torch.arange(12).expand(2, -1)
+    both = evaluate.scores(engine.method, pixels, index, samples=6, generators=streams(2))
+    for i in range(2):
+        alone = tiny.engine(tiny.spec(seed=1 + i, precision="float64"))
+        own = evaluate.scores(alone.method, pixels, index[:1], samples=6, generators=[streams(2)[i]])
+        torch.testing.assert_close(own.iwae[0], both.iwae[i], rtol=1e-12, atol=0)
+        torch.testing.assert_close(own.elbo[0], both.elbo[i], rtol=1e-12, atol=0)
+        assert not torch.allclose(both.iwae[0], both.iwae[1])
