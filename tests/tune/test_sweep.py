@@ -71,8 +71,8 @@ def test_a_plan_sees_what_is_done(undisturbed):
     plan = json.loads(undisturbed.run("--plan", "--json").stdout)
     assert (plan["cells"], plan["runs"], plan["done_runs"], plan["to_train_runs"]) == (2, 6, 6, 0)
     assert plan["hours"] == 0
-    more = json.loads(undisturbed.run("--plan", "--json", "--set", "kl_max=6").stdout)
-    # another bound makes other runs of RME, and leaves the VAEs what they are
+    more = json.loads(undisturbed.run("--plan", "--json", "--set", "kl_max=6", "--set", "stage_epochs=2000").stdout)
+    # another bound and a longer stage make other runs of RME, and leave the VAEs what they are
     assert (more["done_runs"], more["to_train_runs"]) == (3, 3)
     assert more["hours"] > 0
 
