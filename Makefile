@@ -28,7 +28,7 @@ demo: venv  ## VAE, its control and RME on real digits, minutes on two cores; en
 	@$(BIN)/python -m analysis.report --experiment demo --tracking-uri $(TRACKING) --out report/demo
 	@echo "MLflow UI on it: make mlflow, then open http://localhost:$(PORT)"
 
-test: venv  ## the tests, under 15 minutes on two cores
+test: venv  ## the tests, some six minutes on two cores
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 slow: venv  ## the slow tests

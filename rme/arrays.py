@@ -145,7 +145,7 @@ def _begin_from_larger(engine: Engine, checkpoints: Checkpoints, part: range, me
                 return
             own = identity(engine)
             if set(own["runs"]) <= set(about["runs"]) and own.get("device") == about.get("device"):
-                checkpoints.save(int(cut["counters"][0]), cut, identity(engine))
+                checkpoints.save(int(cut["counters"][0]), cut, own)
             return
 
 

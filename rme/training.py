@@ -136,13 +136,13 @@ def train(
         allocator.keep_freed_memory()
     if checkpoints is not None and (newest := checkpoints.newest()) is not None:
         state, meta = newest
-        if meta == identity(engine):
+        own = identity(engine)
+        if meta == own:
             engine.load_state(state)
             log.info("%s: going on after epoch %d", engine.spec.cell, engine.epoch)
-        elif meta | {"device": None} == identity(engine) | {"device": None}:
-            here = engine.device.type
+        elif meta | {"device": None} == own | {"device": None}:
             log.warning("%s holds a training on %s, whose random streams %s does not have: beginning anew",
-                        checkpoints.folder, meta.get("device", "cpu"), here)  # fmt: skip
+                        checkpoints.folder, meta.get("device", "cpu"), engine.device.type)  # fmt: skip
         else:
             log.warning("%s holds another training's checkpoints: they are not used", checkpoints.folder)
     total = engine.spec.training_epochs

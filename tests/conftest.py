@@ -88,13 +88,6 @@ def small() -> Tiny:
     return Tiny(8)
 
 
-@pytest.fixture(scope="session")
-def digits() -> Images:
-    """A few of the handwritten digits."""
-    images = data.get("digits").load(Path())
-    return Images(images.train[:60].contiguous(), images.test[:10].contiguous())
-
-
 @pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(20)

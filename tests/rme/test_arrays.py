@@ -181,7 +181,6 @@ from rme.arrays import train_runs
 from rme.data import Images
 from rme.result import Result
 torch.set_num_threads(1)
-sys.path.insert(0, ".")
 from tests.conftest import blobs
 folder, headroom = Path(sys.argv[1]), int(sys.argv[2])
 images = Images(blobs(600, (1, 28, 28), 1), blobs(12, (1, 28, 28), 2))

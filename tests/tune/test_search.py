@@ -312,16 +312,21 @@ def test_a_failed_sample_is_tried_again_and_a_diverged_one_is_not(samples):
     assert third["number"] == 2 and third not in (first, second)
 
 
-def test_rungs_remember_the_samples_of_an_earlier_command(samples):
+class Trial:
+    trial_id = "new"
+
+
+def note_three(samples) -> None:
+    """Finished ones, each ten nats above the last from its first epoch on."""
     for number, level in enumerate((10.0, 20.0, 30.0)):
         sample = samples.add({"stage_learning_rate": 1e-3, "eps_max": 0.1 + number / 100})
         sample.outcome, sample.val_iwae = Outcome.DONE, level
         sample.curve = [(epoch, level + epoch) for epoch in range(1, 10)]
         samples.note(sample)
 
-    class Trial:
-        trial_id = "new"
 
+def test_rungs_remember_the_samples_of_an_earlier_command(samples):
+    note_three(samples)
     halving = halving_of(samples)
     halving.on_trial_add(None, Trial())
     assert halving.on_trial_result(None, Trial(), {"epoch": 1, "val_elbo": 21.0}) == "STOP"
@@ -338,15 +343,7 @@ def test_without_early_stopping_nothing_is_stopped_and_it_is_another_search(samp
     """As in the test above, but whatever the others had, a sample goes on to its end."""
     patient = Samples(samples.storage, samples.runs, samples.space, early_stopping=False)
     assert patient.key != samples.key
-    for number, level in enumerate((10.0, 20.0, 30.0)):
-        sample = patient.add({"stage_learning_rate": 1e-3, "eps_max": 0.1 + number / 100})
-        sample.outcome, sample.val_iwae = Outcome.DONE, level
-        sample.curve = [(epoch, level + epoch) for epoch in range(1, 10)]
-        patient.note(sample)
-
-    class Trial:
-        trial_id = "new"
-
+    note_three(patient)
     scheduler = halving_of(patient)
     scheduler.on_trial_add(None, Trial())
     assert scheduler.on_trial_result(None, Trial(), {"epoch": 1, "val_elbo": -100.0}) == "CONTINUE"

@@ -244,6 +244,13 @@ def test_iwae_is_above_the_elbo_image_by_image(tiny, spec) -> None:
     assert found.iwae.shape == (1, 36) and (found.iwae >= found.elbo).all() and (found.iwae > found.elbo).any()
 
 
+@pytest.fixture(scope="module")
+def digits() -> Images:
+    """A few of the handwritten digits."""
+    images = data.get("digits").load(Path())
+    return Images(images.train[:60].contiguous(), images.test[:10].contiguous())
+
+
 def test_the_loss_falls_on_real_images() -> None:
     images = data.get("digits").load(Path())
     spec = RunSpec(method="vae", dataset="digits", dim=5, restarts=1, learning_rate=1e-3)
