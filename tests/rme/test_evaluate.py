@@ -12,10 +12,7 @@ from torch.distributions import MultivariateNormal, kl_divergence
 from rme import evaluate
 from rme.noise import Noise
 from tests.oracles.linear_gaussian import LinearMethod
-
-
-def streams(count: int) -> list[torch.Generator]:
-    return [torch.Generator().manual_seed(100 + i) for i in range(count)]
+from tests.rme.test_objective import streams
 
 
 def known(tiny, orthogonal: bool, **how) -> tuple[LinearMethod, Tensor, Tensor]:

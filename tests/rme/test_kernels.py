@@ -8,12 +8,7 @@ from torch import Tensor, nn
 
 from bench.plain import copy_member
 from rme import kernels, nets, noise
-
-MEMBERS, IMAGES = 3, 4
-
-
-def normal(*shape: int, seed: int = 1) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+from tests.rme.test_nets import IMAGES, MEMBERS, normal
 
 
 @pytest.mark.parametrize("extra", [0, 1])
