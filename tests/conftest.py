@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,13 +11,25 @@ import pytest
 import torch
 from torch import Tensor
 
-from rme import data
+from rme import allocator, data
 from rme.config import RunSpec
 from rme.data import Images
 from rme.engine import Engine, member_parameters
 from rme.result import stack_models
 
 torch.set_num_threads(1)
+allocator.keep_freed_memory()
+gc.disable()  # imports make a million objects and no garbage; looking for it takes half of the collection's time
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    gc.freeze()  # else the interpreter looks at each object once more as it ends
+
 
 # the same examples each time, and nothing kept between runs; a busy machine makes no test fail by its slowness
 hypothesis.settings.register_profile(
