@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rme import allocator, data, evaluate, noise
+from rme import allocator, data, evaluate, hooks, noise
 from rme.checkpoint import Checkpoints
 from rme.config import RunSpec
 from rme.device import environment, pick_device
@@ -130,8 +130,9 @@ def train(
 
     The end is the last epoch, or where each member has diverged or been finished by its patience. An interrupted
     training that goes on equals the uninterrupted one; on the CPU, bit for bit. Checkpoints are as frequent as
-    `CHECKPOINT_SHARE` of the time allows.
+    `CHECKPOINT_SHARE` of the time allows. After each epoch come `hooks.on_epoch` and then `on_epoch`, if there are any.
     """
+    after_epoch = [call for call in (hooks.on_epoch(), on_epoch) if call is not None]
     if engine.device.type == "cpu":
         allocator.keep_freed_memory()
     if checkpoints is not None and (newest := checkpoints.newest()) is not None:
@@ -158,8 +159,8 @@ def train(
             checkpoints.save(engine.epoch, engine.state(), identity(engine))
             now = time.monotonic()
             due = now + (now - began) / CHECKPOINT_SHARE
-        if on_epoch is not None:
-            on_epoch(engine)
+        for call in after_epoch:
+            call(engine)
     engine.keep()
 
 

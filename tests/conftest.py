@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Sequence
-from pathlib import Path
 
 import hypothesis
 import pytest
@@ -122,9 +121,3 @@ def hold(tmp_path):
 
     with Hold(tmp_path / "hold") as hold:
         yield hold
-
-
-@pytest.fixture
-def held(tmp_path, hold) -> Path:
-    """A copy of the project whose trainings stand still as `hold` says."""
-    return hold.project(tmp_path / "held")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import signal
@@ -11,16 +12,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Run
 
-from tests import ROOT
+from tests import ROOT, standing
 from tests.conftest import blobs
 from tests.databases import blank_database
 
@@ -51,11 +53,12 @@ class Sweep:
 
     def __init__(
         self, folder: Path, grid: Path, ray_folder: Path, root: Path = ROOT, prefix: tuple[str, ...] = (),
-        database: bool = True,
+        database: bool = True, hold: Hold | None = None,
     ) -> None:  # fmt: skip
         """`root`: where the project lies, or a copy of it; `prefix`: what the command is given to.
 
-        `database`: whether MLflow's tables are there already, else the sweep has them made.
+        `database`: whether MLflow's tables are there already, else the sweep has them made; `hold`: by which its
+        trainings stand still.
         """
         self.folder = folder
         folder.mkdir(exist_ok=True)
@@ -70,14 +73,28 @@ class Sweep:
             **os.environ,
             "RAY_TMPDIR": str(ray_folder),
             "XDG_CACHE_HOME": str(folder / "cache"),
-            "PYTHONPATH": str(root),
+            "PYTHONPATH": os.pathsep.join(dict.fromkeys((str(root), str(ROOT)))),
             "RAY_worker_niceness": "0",  # Ray's workers give way to all else, and so on a busy machine stand still
+            **(hold.environment if hold else {}),
         }
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [*self.command, *arguments], cwd=self.folder, env=self.environment, capture_output=True, text=True
         )
+
+    def call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """As `run`, in this process, which has long loaded the libraries; for what trains nothing."""
+        from tune import sweep
+
+        stdout, stderr = io.StringIO(), io.StringIO()
+        command = [*self.command[self.command.index("--grid") :], *arguments]
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(stdout), redirect_stderr(stderr):
+            patch.chdir(self.folder)
+            for name in ("XDG_CACHE_HOME", "RAY_TMPDIR"):
+                patch.setenv(name, self.environment[name])
+            status = sweep.main(command)
+        return subprocess.CompletedProcess(command, status, stdout.getvalue(), stderr.getvalue())
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
         with open(self.folder / "output.txt", "ab") as output:
@@ -111,7 +128,7 @@ class Sweep:
 
 
 def copy_of_the_project(folder: Path) -> Path:
-    """A checkout of its own, for a test that adds a method or looks on."""
+    """A checkout of its own, for a test that adds a method."""
     for room in ("rme", "tune", "analysis"):
         shutil.copytree(ROOT / room, folder / room, ignore=shutil.ignore_patterns("__pycache__"))
     return folder
@@ -152,13 +169,20 @@ def end_processes_of(folder: Path, patience_s: float = 20) -> None:
             continue
 
 
-def assert_same(sweep: Sweep, reference: Sweep) -> None:
-    """Every run once, none running, and the numbers of the reference bit for bit."""
+def assert_same(sweep: Sweep, reference: Sweep, part: int | None = None) -> None:
+    """Every run once, none running, and the numbers of the reference bit for bit.
+
+    `part`: how many of the reference's runs the sweep has; None: all.
+    """
     runs = sweep.runs()
-    assert len({run.data.tags["run_key"] for run in runs}) == len(runs) == len(reference.runs())
+    assert len({run.data.tags["run_key"] for run in runs}) == len(runs) == (part or len(reference.runs()))
     assert {run.info.status for run in runs + sweep.runs(children=False)} == {"FINISHED"}
-    assert sweep.scores() == reference.scores()
+    scores, expected = sweep.scores(), reference.scores()
     ours, theirs = sweep.test_scores(), reference.test_scores()
+    if part is not None:
+        expected = {name: expected[name] for name in scores}
+        theirs = {key: theirs[key] for key in ours}
+    assert scores == expected
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
     # what a killed driver leaves of its own makes no second point of any curve
@@ -171,46 +195,12 @@ def checkpoints(sweep: Sweep) -> list[Path]:
     return list(sweep.storage.glob("trials/*/epoch-*.safetensors"))
 
 
-STAND = """
-
-_train = train
-
-
-def train(engine, checkpoints=None, on_epoch=None):
-    import math, os, socket, uuid
-    from itertools import count
-    from pathlib import Path
-
-    folder = Path({folder!r})
-    sign = folder / f"{{socket.gethostname()}} {{os.getpid()}} {{uuid.uuid4()}}"
-    epochs, stood = count(1), []
-
-    def stand(engine):
-        done = next(epochs)
-        if done >= limit() and not stood:
-            stood.append(done)
-            sign.touch()
-            while sign.exists() and limit() < math.inf:
-                time.sleep(0.02)
-        if on_epoch is not None:
-            on_epoch(engine)
-
-    def limit():
-        try:
-            return int((folder / "limit").read_text())
-        except FileNotFoundError:
-            return math.inf
-
-    _train(engine, checkpoints, stand)
-"""
-
-
 class Hold:
     """Keeps a sweep in mid-training for as long as a test needs it there, however fast the machine is.
 
-    In a project with `code` at the end of its rme/training.py, each training stands still once, after so many epochs in
-    its process, with its locks and its worker; its first epoch leaves a checkpoint, and what the driver knows is the
-    epochs before, so that nobody stops it there. Left, it lets all of them go on.
+    Where `environment` is set, each training stands still once, after so many epochs in its process, with its locks and
+    its worker; its first epoch leaves a checkpoint, and what the driver knows is the epochs before, so that nobody
+    stops it there. Left, it lets all of them go on.
 
     Args:
         folder: what the trainings look at.
@@ -219,7 +209,7 @@ class Hold:
 
     def __init__(self, folder: Path, there: Path | None = None) -> None:
         self.folder = folder
-        self.code = STAND.format(folder=str(there or folder))
+        self.environment = standing.environment(there or folder)
         folder.mkdir()
 
     def __enter__(self) -> Hold:
@@ -228,12 +218,10 @@ class Hold:
     def __exit__(self, *_: object) -> None:
         self.lift()
 
-    def project(self, folder: Path) -> Path:
-        """A copy of the project whose trainings stand still."""
-        root = copy_of_the_project(folder)
-        with open(root / "rme" / "training.py", "a") as code:
-            code.write(self.code)
-        return root
+    @property
+    def trainings(self) -> list[str]:
+        """Keys of the runs whose trainings were begun or gone on with, each time."""
+        return (self.folder / standing.TRAININGS).read_text().split()
 
     def after(self, epochs: int) -> None:
         """Where trainings stand still from now on; those that stand already stay."""

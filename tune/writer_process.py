@@ -5,6 +5,7 @@ The process outlives its driver by what it is writing: then it finds nobody at t
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import subprocess
@@ -155,3 +156,4 @@ def serve(pipe: Connection) -> None:
 
 if __name__ == "__main__":
     serve(Connection(int(sys.argv[1])))
+    gc.freeze()  # else the interpreter looks at each of MLflow's objects once more as it ends, for a second

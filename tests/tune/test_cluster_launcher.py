@@ -12,7 +12,7 @@ import yaml
 
 from rme import checkpoint
 from rme.result import MARKER
-from tests import ROOT, machines
+from tests import ROOT, machines, standing
 from tests.machines import SHARED, Machine, Network
 from tests.sweeping import PATIENCE_S, Hold, write_grid, write_npz
 
@@ -30,7 +30,8 @@ SWEEP = f"python tune/sweep.py --grid {SHARED}/spots.yaml --data-dir {SHARED}/da
 @pytest.fixture(scope="module")
 def network(tmp_path_factory) -> Iterator[Network]:
     """A laptop, a head and two workers; a data set and a grid on what they share."""
-    with Network(tmp_path_factory.mktemp("network"), **QUICK) as network:
+    environment = QUICK | standing.environment(SHARED / "hold")
+    with Network(tmp_path_factory.mktemp("network"), **environment) as network:
         write_npz(network.shared / "spots.npz")
         write_grid(network.shared / "spots.yaml", ROWS, dataset=f"{SHARED}/spots.npz", **SETTINGS)
         for name in ("laptop", "head", "one", "two"):
@@ -75,8 +76,6 @@ def hold(network) -> Iterator[Hold]:
 
 def test_a_sweep_outlives_a_worker_and_takes_in_a_new_one(undisturbed, cluster, config, hold):
     """The workers' trials stand still after an epoch each, until the killed one's has gone on at the new machine."""
-    for name in ("one", "two"):
-        stand_still(cluster.machines[name], hold)
     hold.after(1)
     laptop, head = cluster.machines["laptop"], cluster.machines["head"]
     sweep = (
@@ -89,7 +88,7 @@ def test_a_sweep_outlives_a_worker_and_takes_in_a_new_one(undisturbed, cluster, 
     assert not status.exists(), (cluster.shared / "log").read_text()
     assert {path.stem for path in storage.glob("trials/*/epoch-*")} == {"epoch-000001"}
     cluster.machines["one"].kill()
-    join(cluster, cluster.add("three"), hold)
+    join(cluster, cluster.add("three"))
     wait_for(lambda: hold.standing("three") or status.exists())
     assert not status.exists(), (cluster.shared / "log").read_text()
     assert training(cluster.machines["three"])
@@ -157,12 +156,7 @@ def training(machine: Machine) -> bool:
     return any("ray::ImplicitFunc" in line for line in machine.processes())
 
 
-def stand_still(machine: Machine, hold: Hold) -> None:
-    """Let the trainings of a machine's copy of the project stand still as `hold` says."""
-    machine.check(f"echo {machines.shlex.quote(hold.code)} >> ~/rme/rme/training.py")
-
-
-def join(cluster: Network, machine: Machine, hold: Hold) -> None:
+def join(cluster: Network, machine: Machine) -> None:
     """Bring a machine into a cluster that is up, as docs/cluster.md says."""
     ssh = "ssh -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -i /mnt/keys/user"
     head, at = cluster.machines["head"].address, f"root@{machine.address}"
@@ -173,7 +167,6 @@ def join(cluster: Network, machine: Machine, hold: Hold) -> None:
         rsync -a -e '{ssh}' --exclude .venv --exclude /data --exclude /storage ./ {at}:rme/
         rsync -a -e '{ssh}' ~/.ray/auth_token {at}:.ray/
         """)
-    stand_still(machine, hold)
     laptop.check(f"""
         {ssh} {at} 'mkdir -p ~/venv; ln -sfn ~/venv ~/rme/.venv && make -C rme venv &&
             RAY_AUTH_MODE=token ~/venv/bin/ray start --address={head}:6379 --num-cpus=1'

@@ -25,7 +25,7 @@ KILLS = 20
 
 
 @pytest.mark.slow
-def test_a_driver_killed_at_random_moments_costs_nothing(tmp_path, ray_folder, hold, held):
+def test_a_driver_killed_at_random_moments_costs_nothing(tmp_path, ray_folder, hold):
     """Twenty times in one sweep."""
     # each start may train so many epochs of a run, which over all of the starts are fewer than a VAE and its RME have:
     # however fast the machine is, the sweep does not end before its last kill
@@ -39,7 +39,7 @@ def test_a_driver_killed_at_random_moments_costs_nothing(tmp_path, ray_folder, h
     seed = random.SystemRandom().randrange(10**6)
     print(f"seed of the moments: {seed}")
     moments = random.Random(seed)
-    sweep = Sweep(tmp_path / "killed", grid, ray_folder, held)
+    sweep = Sweep(tmp_path / "killed", grid, ray_folder, hold=hold)
     hold.after(epochs)
     for kill in range(KILLS):
         before = set(checkpoints(sweep))

@@ -18,9 +18,9 @@ import pytest
 from mlflow import MlflowClient
 
 from rme.result import MARKER
-from tests import ROOT
 from tests.sweeping import (
     PATIENCE_S,
+    Hold,
     Sweep,
     assert_same,
     checkpoints,
@@ -64,8 +64,8 @@ def undisturbed(tmp_path_factory, grid, ray_folder) -> Sweep:
 
 
 # ---------------------------------------------------------------------- killed and stopped
-def test_a_killed_worker_goes_on_from_its_checkpoint(undisturbed, tmp_path, grid, ray_folder, hold, held):
-    sweep = Sweep(tmp_path / "worker", grid, ray_folder, held)
+def test_a_killed_worker_goes_on_from_its_checkpoint(undisturbed, tmp_path, grid, ray_folder, hold):
+    sweep = Sweep(tmp_path / "worker", grid, ray_folder, hold=hold)
     hold.after(1)
     driver = sweep.start()
     wait_for(hold.standing, driver)
@@ -110,8 +110,8 @@ cluster.shutdown()
 """
 
 
-def test_a_lost_node_s_trials_go_on_at_a_new_one(undisturbed, tmp_path, grid, ray_folder, hold, held):
-    sweep = Sweep(tmp_path / "node", grid, ray_folder, held)
+def test_a_lost_node_s_trials_go_on_at_a_new_one(undisturbed, tmp_path, grid, ray_folder, hold):
+    sweep = Sweep(tmp_path / "node", grid, ray_folder, hold=hold)
     hold.after(1)
     cluster = subprocess.Popen(
         [sys.executable, "-c", CLUSTER], env=sweep.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -135,10 +135,8 @@ def test_a_lost_node_s_trials_go_on_at_a_new_one(undisturbed, tmp_path, grid, ra
     assert_same(sweep, undisturbed)
 
 
-def test_ctrl_c_stops_tidily_and_a_damaged_checkpoint_is_passed_over(
-    undisturbed, tmp_path, grid, ray_folder, hold, held
-):
-    sweep = Sweep(tmp_path / "stopped", grid, ray_folder, held)
+def test_ctrl_c_stops_tidily_and_a_damaged_checkpoint_is_passed_over(undisturbed, tmp_path, grid, ray_folder, hold):
+    sweep = Sweep(tmp_path / "stopped", grid, ray_folder, hold=hold)
     assert stop_in_mid_training(sweep, hold, signal.SIGINT, ray_folder) == 130
     assert "the same command goes on" in output(sweep)
     newest = max(checkpoints(sweep), key=lambda path: path.stat().st_mtime)
@@ -148,8 +146,8 @@ def test_ctrl_c_stops_tidily_and_a_damaged_checkpoint_is_passed_over(
     assert_same(sweep, undisturbed)
 
 
-def test_ctrl_c_twice_stops_at_once(undisturbed, tmp_path, grid, ray_folder, hold, held):
-    sweep = Sweep(tmp_path / "twice", grid, ray_folder, held)
+def test_ctrl_c_twice_stops_at_once(undisturbed, tmp_path, grid, ray_folder, hold):
+    sweep = Sweep(tmp_path / "twice", grid, ray_folder, hold=hold)
     hold.after(1)
     driver = sweep.start()
     wait_for(hold.standing, driver)
@@ -166,38 +164,20 @@ def test_ctrl_c_twice_stops_at_once(undisturbed, tmp_path, grid, ray_folder, hol
 
 
 # ---------------------------------------------------------------------- two at once
-@pytest.fixture
-def watched(tmp_path, held, monkeypatch) -> tuple[Path, Path]:
-    """The copy of the project also notes each training that begins, and where."""
-    root = held
-    with open(root / "tune" / "trainable.py", "a") as code:
-        code.write(
-            "\n\n_train_runs = train_runs\n\n\ndef train_runs(specs, *arguments, **named):\n"
-            "    import os\n"
-            "    with open(os.environ['TRAININGS'], 'a') as file:\n"
-            "        file.write(''.join(f'{spec.key}\\n' for spec in specs))\n"
-            "    return _train_runs(specs, *arguments, **named)\n"
-        )
-    trainings = tmp_path / "trainings"
-    monkeypatch.setenv("TRAININGS", str(trainings))
-    return root, trainings
-
-
-def another(sweep: Sweep, grid: Path, ray_folder: Path, folder: Path, root: Path = ROOT) -> Sweep:
+def another(sweep: Sweep, grid: Path, ray_folder: Path, folder: Path, hold: Hold) -> Sweep:
     """A second sweep with the storage and the database of the first."""
-    second = Sweep(folder, grid, ray_folder, root)
+    second = Sweep(folder, grid, ray_folder, hold=hold)
     second.command += ["--storage", str(sweep.storage), "--tracking-uri", sweep.tracking]
     second.storage, second.tracking = sweep.storage, sweep.tracking
     return second
 
 
-def test_two_sweeps_at_once_train_each_run_once(undisturbed, tmp_path, grid, dataset, ray_folder, hold, watched):
+def test_two_sweeps_at_once_train_each_run_once(undisturbed, tmp_path, grid, dataset, ray_folder, hold):
     """Started at the same moment: the same grid, and another that overlaps it and groups its runs otherwise."""
-    root, trainings = watched
-    first = Sweep(tmp_path / "first", grid, ray_folder, root)
-    same = another(first, grid, ray_folder, tmp_path / "same", root)
+    first = Sweep(tmp_path / "first", grid, ray_folder, hold=hold)
+    same = another(first, grid, ray_folder, tmp_path / "same", hold)
     overlapping = write_grid(tmp_path / "others.yaml", ROWS, dataset=str(dataset), seed="2-3", **SETTINGS)
-    other = another(first, overlapping, ray_folder, tmp_path / "other", root)
+    other = another(first, overlapping, ray_folder, tmp_path / "other", hold)
     sweeps = (first, same, other)
     # until they meet: with what one of them trains standing still, the other can but find it locked
     hold.after(1)
@@ -211,7 +191,7 @@ def test_two_sweeps_at_once_train_each_run_once(undisturbed, tmp_path, grid, dat
     hold.lift()
     for driver, sweep in zip(drivers, sweeps, strict=True):
         assert driver.wait(timeout=PATIENCE_S) == 0, output(sweep)
-    times = Counter(trainings.read_text().split())
+    times = Counter(hold.trainings)
     assert set(times.values()) == {1}, "a run was trained twice"
     assert len(times) == 2 * 4
     assert "another sweep is training it" in "".join(output(sweep) for sweep in sweeps)
@@ -234,13 +214,13 @@ def only(sweep: Sweep, folder: Path) -> Path:
     return folder
 
 
-def test_a_sweep_takes_over_what_a_killed_one_was_training(undisturbed, tmp_path, grid, ray_folder, hold, held):
+def test_a_sweep_takes_over_what_a_killed_one_was_training(undisturbed, tmp_path, grid, ray_folder, hold):
     with short_folder() as own_ray:
-        killed = Sweep(tmp_path / "killed", grid, own_ray, held)
+        killed = Sweep(tmp_path / "killed", grid, own_ray, hold=hold)
         hold.after(1)
         driver = killed.start()
         wait_for(hold.standing, driver)
-        heir = another(killed, grid, ray_folder, tmp_path / "heir", held)
+        heir = another(killed, grid, ray_folder, tmp_path / "heir", hold)
         heir_driver = heir.start()
         wait_for(lambda: "another sweep is training it" in output(heir), heir_driver)
         for pid in [driver.pid, *descendants(driver.pid)]:
@@ -340,11 +320,11 @@ def fill(ballast: Path) -> None:
 
 @pytest.mark.parametrize("what", ["checkpoint", "result"])
 def test_a_full_disk_fails_the_trial_and_keeps_what_is_there(
-    undisturbed, tmp_path, grid, ray_folder, small_disk, hold, held, what
+    undisturbed, tmp_path, grid, ray_folder, small_disk, hold, what
 ):
     pid, folder = small_disk
     inside = ("nsenter", f"--mount=/proc/{pid}/ns/mnt", f"--wd={folder}")
-    sweep = Sweep(folder.parent, grid, ray_folder, held, inside)
+    sweep = Sweep(folder.parent, grid, ray_folder, prefix=inside, hold=hold)
     sweep.storage = Path(f"/proc/{pid}/root{folder}")  # the disk as it is seen from here
     hold.after(1 if what == "checkpoint" else SETTINGS["epochs"])  # with more checkpoints to come, or none
     driver = sweep.start()
@@ -405,41 +385,40 @@ def answers(port: int) -> bool:
 
 
 def test_a_tracking_server_killed_between_two_writes_has_every_metric_once(
-    undisturbed, tmp_path, grid, ray_folder, hold, held
+    undisturbed, tmp_path, grid, ray_folder, hold
 ):
     """And down for a minute, in which the training goes on."""
-    writing = tmp_path / "writing"
-    writing.touch()
-    with open(held / "tune" / "tracking.py", "a") as code:
-        code.write(
-            "\n\n_add_files = Tracker._add_files\n\n\ndef _then_add_files(self, run, result):\n"
-            f"    while Path({str(writing)!r}).exists():\n"
-            "        time.sleep(0.02)\n"
-            "    _add_files(self, run, result)\n\n\nTracker._add_files = _then_add_files\n"
-        )
     with closing(socket.create_server(("127.0.0.1", 0))) as free:
         port = free.getsockname()[1]
-    sweep = Sweep(tmp_path / "server", grid, ray_folder, held)
+    sweep = Sweep(tmp_path / "server", grid, ray_folder, hold=hold)
     sweep.tracking = f"http://127.0.0.1:{port}"
     sweep.command += ["--tracking-uri", sweep.tracking]
-    database = f"file:{tmp_path / 'server.db'}?mode=ro"
+    database = tmp_path / "server.db"
+
+    def execute(statement: str) -> list:
+        with closing(sqlite3.connect(database, timeout=30)) as store, store:
+            return store.execute(statement).fetchall()
 
     def half_written() -> bool:
-        with closing(sqlite3.connect(database, uri=True, timeout=30)) as store:
-            query = "SELECT 1 FROM runs JOIN metrics USING (run_uuid) WHERE status = 'RUNNING' LIMIT 1"
-            return store.execute(query).fetchone() is not None
+        query = "SELECT 1 FROM runs JOIN metrics USING (run_uuid) WHERE status = 'RUNNING' LIMIT 1"
+        return bool(execute(query))
 
     def results() -> int:
         return len(list(sweep.storage.glob(f"runs/*/{MARKER}")))
 
     hold.after(SETTINGS["stage_epochs"])  # a VAE in its midst, and an RME at its end
     with tracking_server(tmp_path, port):
+        # a run's metrics are written, and then its status: between the two, for as long as it takes to kill the server
+        execute(
+            "CREATE TRIGGER unfinished BEFORE UPDATE ON runs WHEN NEW.status = 'FINISHED' "
+            "AND EXISTS (SELECT 1 FROM metrics WHERE run_uuid = NEW.run_uuid) BEGIN SELECT RAISE(ABORT, 'not yet'); END"
+        )
         driver = sweep.start()
         wait_for(hold.standing, driver)
         hold.let_go()
         wait_for(half_written, driver)
     down = time.monotonic()
-    writing.unlink()
+    execute("DROP TRIGGER unfinished")
     wait_for(hold.standing, driver)
     there = results()
     hold.let_go()
@@ -453,8 +432,8 @@ def test_a_tracking_server_killed_between_two_writes_has_every_metric_once(
         assert_same(sweep, undisturbed)
 
 
-def test_a_locked_database_is_waited_for(undisturbed, tmp_path, grid, ray_folder, hold, held):
-    sweep = Sweep(tmp_path / "locked", grid, ray_folder, held)
+def test_a_locked_database_is_waited_for(undisturbed, tmp_path, grid, ray_folder, hold):
+    sweep = Sweep(tmp_path / "locked", grid, ray_folder, hold=hold)
     hold.after(SETTINGS["epochs"])
     driver = sweep.start()
     wait_for(hold.standing, driver)

@@ -18,7 +18,6 @@ from rme import RunSpec, data
 from rme.config import SpecError
 from rme.engine import DivergedError
 from rme.training import build, results, train, validate
-from tests import ROOT
 from tests.sweeping import Hold, Sweep, processes_of, wait_for, write_grid, write_npz
 from tune import space as spaces
 from tune.halving import halving_of
@@ -42,11 +41,11 @@ def write(path: Path, text: str) -> str:
     return str(path)
 
 
-def sweep_for(folder: Path, dataset: Path, ray_folder: Path, root: Path = ROOT, **defaults) -> Sweep:
+def sweep_for(folder: Path, dataset: Path, ray_folder: Path, hold: Hold | None = None, **defaults) -> Sweep:
     folder.mkdir()
     grid = write_grid(folder / "spots.yaml", ROWS, dataset=str(dataset), seed="0-1", **defaults)
     write(folder / "space.yaml", SPACE)
-    return Sweep(folder, grid, ray_folder, root)
+    return Sweep(folder, grid, ray_folder, hold=hold)
 
 
 def asked(samples: int) -> list[str]:
@@ -113,8 +112,7 @@ def test_a_killed_search_goes_on_as_if_it_had_not_been(searched, tmp_path, ray_f
     """kill -9 in mid-sample: the samples, and their scores, are those of the undisturbed search."""
     arguments = [*asked(5), "--cpus-per-trial", str(slots())]
     with Hold(tmp_path / "hold") as hold:
-        root = hold.project(tmp_path / "project")
-        sweep = sweep_for(tmp_path / "b", Path(data_of(searched[0])), ray_folder, root, stage_epochs=6)
+        sweep = sweep_for(tmp_path / "b", Path(data_of(searched[0])), ray_folder, hold, stage_epochs=6)
         hold.after(1)
         for wanted in (1, 3):
             driver = sweep.start(*arguments)

@@ -127,7 +127,7 @@ def test_a_sweep_of_timings_is_recorded_and_resumed(tmp_path):
         sweep = Sweep(tmp_path / "sweep", path, ray_folder)
         done = sweep.run("--gpus-per-trial", "auto")
         assert done.returncode == 0, done.stderr
-        again = sweep.run()
+        again = sweep.call()
         assert again.returncode == 0 and "2 runs are done already" in again.stderr
     for run in sweep.runs():
         assert run.info.status == "FINISHED" and run.data.params["kind"] == "timing"
