@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import closing
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
 from mlflow.artifacts import download_artifacts
+from mlflow.entities import Run
 from PIL import Image
 
 import rme
@@ -63,30 +66,114 @@ def recorded(tracker: Tracker) -> list[str]:
     return [run.data.tags["run_key"] for run in tracker.finished()]
 
 
-def test_the_recorder_tries_again_until_the_database_takes_it(result, database, tracker, writer, monkeypatch, caplog):
-    monkeypatch.setattr("tune.recorder.RETRY_AFTER_S", (0.01,))
-    execute(database, "CREATE TRIGGER refuse BEFORE INSERT ON runs BEGIN SELECT RAISE(ABORT, 'not today'); END")
-    heard = []
-    recorder = Recorder(writer, lambda spec, metrics: heard.append((spec.key, metrics)))
-    recorder.result(result.spec)
-    wait_for(lambda: "not today" in caplog.text)
-    assert heard == [] and recorder.left == [result.spec]
-    execute(database, "DROP TRIGGER refuse")
-    recorder.close()
-    assert recorder.left == [] and recorded(tracker) == [result.spec.key]
-    assert heard == [(result.spec.key, result.metrics)]
+@dataclass
+class Session:
+    """What one recorder was asked for, and what came of it."""
+
+    tracker: Tracker
+    storage: Storage
+    wanted: RunSpec
+    shades: list[RunSpec]
+    damaged: RunSpec
+    file: Path
+    heard: list[tuple[str, dict[str, float]]]
+    refused: tuple[list, list[RunSpec]] | None = None
+    failures: dict[str, str] | None = None
+    left: list[RunSpec] | None = None
+    log: str = ""
 
 
-def test_a_result_is_recorded_under_the_name_that_it_has_now(result, tracker, writer):
-    """It was trained as a VAE like any other; the grid that wants it calls the same run a variant."""
+@pytest.fixture(scope="module")
+def session(result, database, tmp_path_factory) -> Session:
+    """A run that the database takes at the second try, a damaged result, and three runs of another cell."""
+    storage = Storage(tmp_path_factory.mktemp("session"))
+    tracker = Tracker(f"sqlite:///{database}", "session")
     wanted = result.spec.model_copy(update={"variant": "short"})
-    assert wanted.key == result.spec.key
-    with Recorder(writer) as recorder:
+    result.save(storage.run_folder(wanted.key))
+    damaged = result.spec.model_copy(update={"seed": 1})
+    replace(result, spec=damaged).save(storage.run_folder(damaged.key))
+    file = storage.run_folder(damaged.key) / MARKER
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    shades = []
+    for seed, val_iwae in enumerate((-5.0, -3.0, -4.0)):
+        spec = result.spec.model_copy(update={"seed": seed, "batch_size": 17})
+        shade = torch.full_like(result.samples, 50 * seed)
+        shaded = replace(result, spec=spec, val_iwae=torch.full((2,), val_iwae), samples=shade)
+        shaded.save(storage.run_folder(spec.key))
+        shades.append(spec)
+    found = Session(tracker, storage, wanted, shades, damaged, file, [])
+    with pytest.MonkeyPatch.context() as patch, logged() as texts:
+        patch.setattr("tune.recorder.RETRY_AFTER_S", (0.01,))
+        execute(database, "CREATE TRIGGER refuse BEFORE INSERT ON runs BEGIN SELECT RAISE(ABORT, 'not today'); END")
+        recorder = Recorder(
+            Writer(tracker.uri, tracker.experiment, "", storage),
+            lambda spec, metrics: found.heard.append((spec.key, metrics)),
+        )
         recorder.result(wanted)
-    (run,) = tracker.finished()
+        wait_for(lambda: any("not today" in text for text in texts))
+        found.refused = list(found.heard), recorder.left
+        execute(database, "DROP TRIGGER refuse")
+        for spec in (damaged, *shades):
+            recorder.result(spec)
+        recorder.close()
+        found.failures, found.left, found.log = recorder.failures, recorder.left, "\n".join(texts)
+    return found
+
+
+@contextmanager
+def logged() -> Iterator[list[str]]:
+    """What is logged meanwhile."""
+    texts: list[str] = []
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            texts.append(record.getMessage())
+
+    handler = Keep()
+    logging.getLogger().addHandler(handler)
+    try:
+        yield texts
+    finally:
+        logging.getLogger().removeHandler(handler)
+
+
+def test_the_recorder_tries_again_until_the_database_takes_it(session, result):
+    assert session.refused == ([], [session.wanted])
+    assert session.left == [] and session.heard[0] == (result.spec.key, result.metrics)
+    assert sorted(recorded(session.tracker)) == sorted(spec.key for spec in (session.wanted, *session.shades))
+
+
+def test_a_result_is_recorded_under_the_name_that_it_has_now(session, result):
+    """It was trained as a VAE like any other; the grid that wants it calls the same run a variant."""
+    assert session.wanted.key == result.spec.key
+    (run,) = (run for run in session.tracker.finished() if run.data.tags["run_key"] == result.spec.key)
     assert run.info.run_name == "spots d3 VAE, short seed 0" and run.data.params["variant"] == "short"
-    (parent,) = tracker.client.search_runs([tracker.experiment_id], "tags.cell_key != ''")
+    (parent,) = parents(session.tracker, session.wanted)
     assert parent.info.run_name == "spots d3 VAE, short" and parent.data.params["variant"] == "short"
+
+
+def test_a_damaged_result_is_not_recorded(session):
+    assert session.failures.keys() == {session.damaged.key}
+    assert session.damaged.key not in recorded(session.tracker)
+    assert not session.storage.has_result(session.damaged.key), "it is to be trained again"
+    assert str(session.file) in session.log, "what the process logs is for the driver to show"
+
+
+def test_a_recorder_ends_with_the_pictures_of_the_best(session):
+    (parent,) = parents(session.tracker, session.shades[0])
+    assert parent.data.tags["shown_val_iwae"] == "-3.0"
+    assert parent.data.metrics["cell/n"] == 3
+    uri = session.tracker.uri
+    picture = download_artifacts(run_id=parent.info.run_id, artifact_path="samples.png", tracking_uri=uri)
+    with Image.open(picture) as samples:
+        assert samples.getpixel((5, 5)) == (50, 50, 50)
+
+
+def parents(tracker: Tracker, spec: RunSpec) -> list[Run]:
+    """The parent runs of its cell."""
+    return tracker.client.search_runs([tracker.experiment_id], f"tags.cell_key = '{spec.cell_key}'")
 
 
 def execute(database: Path, statement: str) -> None:
@@ -109,50 +196,6 @@ def test_what_the_database_never_takes_is_named_at_the_end(result, database, wri
         locked.execute("ROLLBACK")
 
 
-def test_a_damaged_result_is_not_recorded(result, tracker, writer, caplog):
-    file = writer.storage.run_folder(result.spec.key) / MARKER
-    content = bytearray(file.read_bytes())
-    content[-1] ^= 1
-    file.write_bytes(content)
-    with Recorder(writer) as recorder:
-        recorder.result(result.spec)
-    assert recorder.left == [] and recorder.failures.keys() == {result.spec.key}
-    assert recorded(tracker) == []
-    assert not writer.storage.has_result(result.spec.key), "it is to be trained again"
-    assert str(file) in caplog.text, "what the process logs is for the driver to show"
-
-
-def test_a_recorder_ends_with_the_pictures_of_the_best(result, tracker, writer):
-    with Recorder(writer) as recorder:
-        for seed, val_iwae in enumerate((-5.0, -3.0, -4.0)):
-            spec = result.spec.model_copy(update={"seed": seed})
-            shade = torch.full_like(result.samples, 50 * seed)
-            replace(result, spec=spec, val_iwae=torch.full((2,), val_iwae), samples=shade).save(
-                writer.storage.run_folder(spec.key)
-            )
-            recorder.result(spec)
-    (parent,) = tracker.client.search_runs([tracker.experiment_id], "tags.cell_key != ''")
-    assert parent.data.tags["shown_val_iwae"] == "-3.0"
-    assert parent.data.metrics["cell/n"] == 3
-    picture = download_artifacts(run_id=parent.info.run_id, artifact_path="samples.png", tracking_uri=tracker.uri)
-    with Image.open(picture) as samples:
-        assert samples.getpixel((5, 5)) == (50, 50, 50)
-
-
-def test_a_killed_process_is_started_again(result, tracker, writer, monkeypatch, caplog):
-    monkeypatch.setattr("tune.recorder.RETRY_AFTER_S", (0.01,))
-    with Recorder(writer) as recorder:
-        recorder.failure(result.spec, Failure("to be forgotten"))
-        wait_for(lambda: not recorder.left)
-        first = recorder.writer.pid
-        os.kill(first, signal.SIGKILL)
-        recorder.result(result.spec)
-        wait_for(lambda: not recorder.left)
-        assert recorder.writer.pid != first
-    assert "was killed by signal 9" in caplog.text
-    assert recorded(tracker) == [result.spec.key]
-
-
 def test_with_nothing_to_record_no_process_is_started(tracker, writer, result):
     tracker.record(result)  # by a driver that was killed before it summarised
     with Recorder(writer) as recorder:
@@ -169,14 +212,21 @@ def test_a_process_that_was_told_to_end_starts_no_more(writer, result):
         process.result(result.spec)
 
 
-def test_a_process_that_does_not_start_is_tried_again(writer, result, tracker, monkeypatch):
-    process = WriterProcess(writer)
-    with monkeypatch.context() as broken:
-        broken.setattr(sys, "executable", "/nowhere/python")
-        with pytest.raises(WriterError, match=r"does not start: .*/nowhere/python"):
-            process.result(result.spec)
-    assert process.result(result.spec).metrics == result.metrics
-    process.close()
+def test_a_process_that_does_not_start_or_is_killed_is_tried_again(writer, result, tracker, monkeypatch, caplog):
+    monkeypatch.setattr("tune.recorder.RETRY_AFTER_S", (0.01,))
+    working = sys.executable
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    with Recorder(writer) as recorder:
+        recorder.failure(result.spec, Failure("to be forgotten"))
+        wait_for(lambda: "does not start: " in caplog.text and "/nowhere/python" in caplog.text)
+        monkeypatch.setattr(sys, "executable", working)
+        wait_for(lambda: not recorder.left)
+        first = recorder.writer.pid
+        os.kill(first, signal.SIGKILL)
+        recorder.result(result.spec)
+        wait_for(lambda: not recorder.left)
+        assert recorder.writer.pid != first
+    assert "was killed by signal 9" in caplog.text
     assert recorded(tracker) == [result.spec.key]
 
 
