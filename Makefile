@@ -6,6 +6,7 @@ EXPERIMENT ?= demo
 OUT ?= report/$(EXPERIMENT)
 PORT ?= 5000
 JOBS ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 FILES ?= rme/objective.py
 
 .PHONY: help venv demo test slow mutants lint format mlflow report lock clean
@@ -29,10 +30,10 @@ demo: venv  ## VAE, its control and RME on real digits, minutes on two cores; en
 	@echo "MLflow UI on it: make mlflow, then open http://localhost:$(PORT)"
 
 test: venv  ## the tests, some six minutes on two cores
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	$(PYTEST)
 
 slow: venv  ## the slow tests
-	$(BIN)/python -m pytest -m slow -n $(JOBS) --dist loadfile
+	$(PYTEST) -m slow
 
 mutants: venv  ## how many faults put into FILES their tests notice (MORE="--sample 40 --seed 0" for a sample)
 	$(BIN)/python tests/mutants.py $(FILES) $(MORE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections import Counter
 from collections.abc import Sequence
 
 import hypothesis
@@ -19,6 +20,13 @@ from rme.result import stack_models
 torch.set_num_threads(1)
 allocator.keep_freed_memory()
 gc.disable()  # imports make a million objects and no garbage; looking for it takes half of the collection's time
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files of many sweeps first, for a file that is begun last is waited for by the other processes."""
+    sweeping = {"ray_folder", "network"}
+    counts = Counter(item.path for item in items if sweeping & {*getattr(item, "fixturenames", ())})
+    items.sort(key=lambda item: -counts[item.path])
 
 
 def pytest_collection_finish() -> None:

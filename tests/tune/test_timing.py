@@ -12,7 +12,7 @@ from rme import evaluate, timing
 from rme.data import Images
 from rme.timing import Timing, TimingSpec
 from tests.conftest import blobs
-from tests.sweeping import Sweep, short_folder, write_npz
+from tests.sweeping import Sweep, write_npz
 from tune import cluster, grid
 from tune.cluster import ClusterError
 from tune.grid import GridError
@@ -115,7 +115,7 @@ def test_a_part_of_a_gpu_is_refused():
     cluster.check_resources(options, "training")
 
 
-def test_a_sweep_of_timings_is_recorded_and_resumed(tmp_path):
+def test_a_sweep_of_timings_is_recorded_and_resumed(tmp_path, ray_folder):
     """The real command: on storage, in MLflow, read by analysis, and done the second time."""
     dataset = write_npz(tmp_path / "spots.npz")
     path = tmp_path / "speed.yaml"
@@ -123,12 +123,11 @@ def test_a_sweep_of_timings_is_recorded_and_resumed(tmp_path):
         f"name: speed\nkind: timing\ndefaults: {{dataset: '{dataset}', dim: 3}}\n"
         "rows: [{method: vae}, {method: rme, order: 2}]"
     )
-    with short_folder() as ray_folder:
-        sweep = Sweep(tmp_path / "sweep", path, ray_folder)
-        done = sweep.run("--gpus-per-trial", "auto")
-        assert done.returncode == 0, done.stderr
-        again = sweep.call()
-        assert again.returncode == 0 and "2 runs are done already" in again.stderr
+    sweep = Sweep(tmp_path / "sweep", path, ray_folder)
+    done = sweep.run("--gpus-per-trial", "auto")
+    assert done.returncode == 0, done.stderr
+    again = sweep.call()
+    assert again.returncode == 0 and "2 runs are done already" in again.stderr
     for run in sweep.runs():
         assert run.info.status == "FINISHED" and run.data.params["kind"] == "timing"
         assert run.data.metrics["time/inference_ms"] > 0 and run.data.metrics["time/inference_ms_sd"] >= 0
