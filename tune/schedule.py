@@ -11,7 +11,7 @@ import heapq
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import StrEnum, auto
 
 from tune.cost import trial_flops
 from tune.grid import Trial
@@ -23,12 +23,12 @@ def skipped(parent: str) -> str:
 
 
 class State(StrEnum):
-    WAITING = "waiting"
-    RUNNING = "running"
-    ELSEWHERE = "elsewhere"
-    DONE = "done"
-    FAILED = "failed"
-    SKIPPED = "skipped"
+    WAITING = auto()
+    RUNNING = auto()
+    ELSEWHERE = auto()
+    DONE = auto()
+    FAILED = auto()
+    SKIPPED = auto()
 
 
 @dataclass
