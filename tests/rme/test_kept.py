@@ -138,7 +138,7 @@ every_case = pytest.mark.parametrize("case", CASES)
 
 def runs(small, case: str, seeds=(1, 2, 3), **more):
     method, order, fields = CASES[case]
-    return [small.spec(method, order, seed=s, precision="float64", **{**fields, **more}) for s in seeds]
+    return [small.spec(method, order, seed=s, precision="float64", batch_size=32, **{**fields, **more}) for s in seeds]
 
 
 def watched(engine: Engine) -> list[dict[str, Tensor]]:

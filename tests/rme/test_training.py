@@ -228,7 +228,7 @@ class PulledPlug(Exception):
 def test_an_interrupted_run_ends_as_the_undisturbed_one(
     spec, method: str, order: int | None, tmp_path: Path, monkeypatch
 ) -> None:
-    run = spec(method, order, epochs=4)
+    run = spec(method, order, epochs=3)
     undisturbed = rme.fit(run, progress=False, device="cpu")
 
     trained: list[tuple[str, int]] = []
@@ -256,11 +256,11 @@ def test_an_interrupted_run_ends_as_the_undisturbed_one(
     assert trained[-1] == (method, 2)
     trained.clear()
     result = rme.fit(run, progress=False, device="cpu", checkpoint_dir=tmp_path)
-    assert trained == [(method, 3), (method, 4)], "it goes on, and its parent is not trained again"
+    assert trained == [(method, 3)], "it goes on, and its parent is not trained again"
     for name in ("val_iwae", "val_elbo", "test_iwae", "test_elbo", "losses", "history_elbo", "samples"):
         torch.testing.assert_close(getattr(result, name), getattr(undisturbed, name), rtol=0, atol=0, equal_nan=True)
     assert result.chosen == undisturbed.chosen
-    assert len(result.finished_at) == 4
+    assert len(result.finished_at) == 3
 
 
 # ---------------------------------------------------------------------- divergence
