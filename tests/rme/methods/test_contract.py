@@ -109,16 +109,17 @@ def test_the_density_belongs_to_the_draws(small, spec, method: type[Method]) -> 
     engine = small.engine(spec(seed=1, precision="float64", dim=1))
     if method.trains:
         engine.train_epoch()
-    draws = 5000
+    draws = 10_000
     with torch.no_grad():
         noise = Noise([torch.Generator().manual_seed(0)], torch.float64)
-        q = engine.method.posterior(engine.method.centred(small.images.test[:3].unsqueeze(0)), noise)
+        q = engine.method.posterior(engine.method.centred(small.images.test[:2].unsqueeze(0)), noise)
         z = q.sample(noise, draws)
         # narrower than the draws, so that the ratio has a variance
         f = torch.distributions.Normal(z.mean(1, keepdim=True), 0.7 * z.std(1, keepdim=True))
         ratio = torch.exp(f.log_prob(z).sum(-1) - q.log_prob(z))
     error = ratio.std(1) / math.sqrt(draws)
     assert ((ratio.mean(1) - 1).abs() < 5 * error + 1e-9).all()
+    assert (ratio.mean() - 1).abs() < 5 * ratio.std() / math.sqrt(ratio.numel()) + 1e-9, "of all images"
     assert (error < 0.05).all(), "too noisy to show anything"
 
 
@@ -226,7 +227,8 @@ def test_a_last_batch_of_one_image_is_trained_on(tiny, few, spec) -> None:
 @every_trained_method
 def test_training_lowers_the_loss(small, digits, spec) -> None:
     """The last update's, which is of the whole model, on real images. Its ELBO is not what every method is after."""
-    engine = small.engine(spec(precision="float64", batch_size=8), digits)
+    # of this seed the VAE that a stage begins with is far from its end, and at this rate none oversteps
+    engine = small.engine(spec(seed=1, precision="float64", batch_size=8, stage_learning_rate=3e-4), digits)
     method = engine.method
 
     def loss() -> float:
@@ -239,7 +241,7 @@ def test_training_lowers_the_loss(small, digits, spec) -> None:
 
     before = loss()
     engine.train_epoch()
-    assert loss() < before - 0.1
+    assert loss() < before - 0.2
     assert method.pixel_mean.dtype == torch.float64
 
 
