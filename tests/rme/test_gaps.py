@@ -107,7 +107,7 @@ def test_every_method_has_gaps(small, cls) -> None:
         again, log_q_again = family.make(family.start).sample_with_log_prob(noise(3), 5)
     torch.testing.assert_close(again, z)
     torch.testing.assert_close(log_q_again, log_q)
-    found = gaps(method, x, noise(), samples=40, steps=30)
+    found = gaps(method, x, noise(), samples=40, steps=15)
     assert found.log_p.shape == found.gain.expand(IMAGES, 2).T.shape == (2, IMAGES)
     error = found.log_p_error + found.best_elbo_error
     assert (found.approximation >= -4 * error).all() and (found.log_p_error < 1).all()

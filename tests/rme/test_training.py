@@ -121,7 +121,7 @@ def test_the_test_score_is_eq_1(finished: dict[str, Result], method: str, npz: s
     decoder = ConvDecoder(3, (1, 28, 28)).double()
     copy_member(model.decoder.mean, 0, decoder)
     scale = math.exp(model.decoder.logvar.item() / 2)
-    repeats, samples = 15, 20
+    repeats, samples = 10, 20
     iwae, elbo = [], []
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(123)

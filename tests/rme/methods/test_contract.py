@@ -76,11 +76,11 @@ def test_it_declares_itself(method: type[Method], order: int | None, decoder: st
 
 # ---------------------------------------------------------------------- the posterior
 @every_method
-def test_posterior_shapes_and_draws(tiny, spec) -> None:
-    engine = tiny.engine([spec(seed=s, precision="float64") for s in (1, 2)])
+def test_posterior_shapes_and_draws(small, spec) -> None:
+    engine = small.engine([spec(seed=s, precision="float64") for s in (1, 2)])
     images, draws, dim = 5, 4, 3
-    x = engine.method.centred(tiny.images.test[:images].expand(2, -1, -1, -1, -1))
-    assert x.shape == (2, images, 1, 28, 28) and x.dtype == torch.float64
+    x = engine.method.centred(small.images.test[:images].expand(2, -1, -1, -1, -1))
+    assert x.shape == (2, images, 1, 8, 8) and x.dtype == torch.float64
 
     def streams(*seeds: int) -> Noise:
         return Noise([torch.Generator().manual_seed(s) for s in seeds], torch.float64)
@@ -163,8 +163,15 @@ def trained(engine: Engine, steps: int = 2) -> tuple[Engine, Tensor]:
     return engine, torch.stack(losses)
 
 
-@every_trained_method
-@pytest.mark.parametrize("precision", ["float64", "float32"])
+@pytest.mark.parametrize(
+    ("precision", "method", "order", "decoder"),
+    [
+        pytest.param(precision, *case.values, id=f"{precision}-{case.id}", marks=case.marks)
+        for precision in ("float64", "float32")
+        for case in cases(trained=True)
+        if precision == "float64" or case.values[1] in (None, min(case.values[0].orders or [None]))
+    ],
+)
 def test_an_array_of_three_equals_three_alone(small, spec, precision: str) -> None:
     specs = [spec(seed=s, precision=precision) for s in (1, 2, 3)]
     engine, losses = trained(small.engine(specs))
