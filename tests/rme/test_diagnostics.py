@@ -77,9 +77,9 @@ def test_the_mean_of_many_draws_is_the_closed_form():
     assert abs(found["kl_1"].mean() - exact.mean()) < 4 * error
 
 
-def test_they_are_measured_kept_and_resumed(tiny, tmp_path):
-    spec = tiny.spec("rme", 2, restarts=2, epochs=3)
-    whole = tiny.engine(spec)
+def test_they_are_measured_kept_and_resumed(small, tmp_path):
+    spec = small.spec("rme", 2, restarts=2, epochs=3)
+    whole = small.engine(spec)
     train(whole)
     history = whole.history.diagnostics
     assert set(history) == set(diagnostics.names(2))
@@ -87,7 +87,7 @@ def test_they_are_measured_kept_and_resumed(tiny, tmp_path):
     weights = torch.stack(history["alpha_0"]) + torch.stack(history["alpha_1"])
     torch.testing.assert_close(weights, torch.ones_like(weights))
 
-    begun, resumed = tiny.engine(spec), tiny.engine(spec)
+    begun, resumed = small.engine(spec), small.engine(spec)
     begun.train_epoch()
     begun.validate()
     resumed.load_state(begun.state())
@@ -103,8 +103,8 @@ def test_they_are_measured_kept_and_resumed(tiny, tmp_path):
     assert torch.equal(loaded.diagnostics["kl_1"], torch.stack(history["kl_1"]))
 
 
-def test_a_first_measurement_comes_after_epochs_without(tiny):
-    engine = tiny.engine(tiny.spec("me", 2))
+def test_a_first_measurement_comes_after_epochs_without(small):
+    engine = small.engine(small.spec("me", 2))
     engine.train_epoch()
     engine.train_epoch()
     engine.validate()

@@ -31,18 +31,18 @@ def assert_identical(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
 
 
 # ---------------------------------------------------------------------- pixels
-def test_mean_and_variance_are_numpys(tiny) -> None:
-    engine = tiny.engine([tiny.spec(seed=s, restarts=2, precision="float64") for s in (4, 5)])
+def test_mean_and_variance_are_numpys(small) -> None:
+    engine = small.engine([small.spec(seed=s, restarts=2, precision="float64") for s in (4, 5)])
     for run, seed in enumerate((4, 5)):
         index = engine.train_index[2 * run].numpy()
-        values = tiny.images.train.numpy()[index].astype(np.float64) / 255
+        values = small.images.train.numpy()[index].astype(np.float64) / 255
         assert len(index) == 36
         mean = values.mean(0)
         for i in (2 * run, 2 * run + 1):
             np.testing.assert_allclose(engine.method.pixel_mean[i].numpy(), mean, rtol=1e-13)
             variance = ((values - mean) ** 2).mean()
             assert engine.method.decoder.logvar[i].item() == pytest.approx(math.log(variance), abs=1e-12), seed
-    x = engine.method.centred(tiny.images.train[engine.train_index])
+    x = engine.method.centred(small.images.train[engine.train_index])
     assert x.mean(1).abs().max() < 1e-14
     assert x.var(dim=(1, 2, 3, 4), correction=0).log().numpy() == pytest.approx(engine.method.decoder.logvar.numpy())
 
@@ -83,8 +83,8 @@ def recorded_epochs(engine: Engine, epochs: int) -> list[Tensor]:
     return out
 
 
-def test_each_member_sees_its_own_training_images_once_an_epoch_in_its_own_order(tiny) -> None:
-    engine = tiny.engine([tiny.spec(seed=s, restarts=2) for s in (1, 2)])
+def test_each_member_sees_its_own_training_images_once_an_epoch_in_its_own_order(small) -> None:
+    engine = small.engine([small.spec(seed=s, restarts=2) for s in (1, 2)])
     epochs = recorded_epochs(engine, 2)
     for order in epochs:
         for i, row in enumerate(order):
@@ -93,12 +93,12 @@ def test_each_member_sees_its_own_training_images_once_an_epoch_in_its_own_order
     rows = [tuple(row.tolist()) for order in epochs for row in order]
     assert len(set(rows)) == len(rows), "an order came twice"
     assert engine.train_index[0].tolist() == engine.train_index[1].tolist() != engine.train_index[2].tolist()
-    again = recorded_epochs(tiny.engine([tiny.spec(seed=s, restarts=2) for s in (1, 2)]), 2)
+    again = recorded_epochs(small.engine([small.spec(seed=s, restarts=2) for s in (1, 2)]), 2)
     assert all(torch.equal(a, b) for a, b in zip(epochs, again, strict=True))
 
 
-def test_losses_of_an_epoch_are_means_over_images(tiny) -> None:
-    engine = tiny.engine(tiny.spec(precision="float64"))
+def test_losses_of_an_epoch_are_means_over_images(small) -> None:
+    engine = small.engine(small.spec(precision="float64"))
     kept: list[tuple[int, Tensor]] = []
     step = engine.train_step
 
@@ -116,8 +116,8 @@ def test_losses_of_an_epoch_are_means_over_images(tiny) -> None:
 
 
 # ---------------------------------------------------------------------- streams
-def test_members_begin_apart_and_streams_of_different_purposes_differ(tiny) -> None:
-    engine = tiny.engine([tiny.spec(seed=s, restarts=2) for s in (1, 2)])
+def test_members_begin_apart_and_streams_of_different_purposes_differ(small) -> None:
+    engine = small.engine([small.spec(seed=s, restarts=2) for s in (1, 2)])
     heads = engine.method.encoder.head[0].weight
     assert len({tuple(w.flatten().tolist()) for w in heads}) == 4
     purposes = (noise.INIT, noise.ORDER, noise.TRAIN, noise.EVALUATE, noise.PICTURES, noise.GAPS)
@@ -128,8 +128,8 @@ def test_members_begin_apart_and_streams_of_different_purposes_differ(tiny) -> N
     assert len(firsts) == 4 * 4 * len(purposes)
 
 
-def test_more_restarts_leave_the_first_as_it_is(tiny) -> None:
-    few, many = (tiny.engine(tiny.spec(restarts=r, precision="float64")) for r in (1, 3))
+def test_more_restarts_leave_the_first_as_it_is(small) -> None:
+    few, many = (small.engine(small.spec(restarts=r, precision="float64")) for r in (1, 3))
     for engine in (few, many):
         engine.train_epoch()
     theirs = member_parameters(many.method, 0)
@@ -154,7 +154,7 @@ def test_a_gradient_gets_its_parameters_strides_also_for_axes_of_one_entry() -> 
     assert _laid_out_as(parameter, found) is found, "and no copy that is not needed"
 
 
-def test_a_gradient_that_comes_out_transposed_is_applied_in_its_right_order(tiny) -> None:
+def test_a_gradient_that_comes_out_transposed_is_applied_in_its_right_order(small) -> None:
     """Fused Adam on a CPU reads a gradient's memory as if it had the parameter's strides."""
     g = torch.Generator().manual_seed(0)
     start, weights = torch.randn(2, 4, 6, generator=g), torch.randn(2, 4, 5, generator=g)
@@ -170,7 +170,7 @@ def test_a_gradient_that_comes_out_transposed_is_applied_in_its_right_order(tiny
 
     plain = start.clone().requires_grad_()
     oracle = torch.optim.Adam([plain], lr=0.01, fused=False, foreach=False)
-    engine = tiny.engine(tiny.spec())
+    engine = small.engine(small.spec())
     update, fused = Update("transposed", [parameter], loss), torch.optim.Adam([parameter], lr=0.01, fused=True)
     for _ in range(5):
         found = engine._apply(update, fused, None)
@@ -184,16 +184,16 @@ def test_a_gradient_that_comes_out_transposed_is_applied_in_its_right_order(tiny
     assert not parameter.requires_grad and parameter.grad is None
 
 
-def test_training_is_adam_on_the_mean_loss_at_the_specs_rate(tiny) -> None:
+def test_training_is_adam_on_the_mean_loss_at_the_specs_rate(small) -> None:
     """Three steps of the engine against autograd and a plain Adam on a copy of the model."""
-    engine = tiny.engine(tiny.spec(precision="float64", restarts=2, learning_rate=3e-3))
+    engine = small.engine(small.spec(precision="float64", restarts=2, learning_rate=3e-3))
     twin = copy.deepcopy(engine.method).requires_grad_(True)
     before = {n: p.detach().clone() for n, p in twin.named_parameters()}
     adam = torch.optim.Adam(twin.parameters(), lr=3e-3, fused=False, foreach=False)
     streams = [noise.generator(0, r, noise.TRAIN) for r in range(2)]
     for index in torch.arange(24).view(3, 1, 8).expand(3, 2, 8):
         engine.train_step(index)
-        x = tiny.images.train[index].double() / 255 - twin.pixel_mean.unsqueeze(1)
+        x = small.images.train[index].double() / 255 - twin.pixel_mean.unsqueeze(1)
         q = twin.encoder(x)
         eps = torch.stack([torch.empty(8, 3, dtype=torch.float64).normal_(generator=g) for g in streams])
         normal = torch.distributions.Normal(q.mu, (q.logvar / 2).exp())
@@ -213,8 +213,8 @@ def test_training_is_adam_on_the_mean_loss_at_the_specs_rate(tiny) -> None:
 
 
 # ---------------------------------------------------------------------- validation
-def test_validation_leaves_training_untouched(tiny) -> None:
-    quiet, watched = (tiny.engine(tiny.spec(restarts=2)) for _ in range(2))
+def test_validation_leaves_training_untouched(small) -> None:
+    quiet, watched = (small.engine(small.spec(restarts=2)) for _ in range(2))
     for engine in (quiet, watched):
         engine.train_epoch()
     values = watched.validate()
@@ -230,13 +230,13 @@ def test_validation_leaves_training_untouched(tiny) -> None:
     assert_identical({name: value for name, value in a.items() if not name.startswith("kept.")}, b)
 
 
-def test_validation_scores_the_validation_images(tiny) -> None:
-    engine = tiny.engine([tiny.spec(seed=s, precision="float64") for s in (1, 2)])
+def test_validation_scores_the_validation_images(small) -> None:
+    engine = small.engine([small.spec(seed=s, precision="float64") for s in (1, 2)])
     engine.train_epoch()
     found = engine.validate()
     for i, seed in enumerate((1, 2)):
         stream = noise.generator(seed, 0, noise.EVALUATE)
-        x = tiny.images.train[engine.val_index[i]].double() / 255 - engine.method.pixel_mean[i]
+        x = small.images.train[engine.val_index[i]].double() / 255 - engine.method.pixel_mean[i]
         q = single(engine.method, i).encoder(x.unsqueeze(0))
         z = q.mu + (q.logvar / 2).exp() * torch.empty(1, 4, 3, dtype=torch.float64).normal_(generator=stream)
         mean = single(engine.method, i).decoder(z)
@@ -247,27 +247,27 @@ def test_validation_scores_the_validation_images(tiny) -> None:
 
 
 # ---------------------------------------------------------------------- what does not fit together
-def test_runs_of_different_cells_are_refused(tiny) -> None:
+def test_runs_of_different_cells_are_refused(small) -> None:
     with pytest.raises(ValueError, match="one cell"):
-        tiny.engine([tiny.spec(seed=0), tiny.spec(seed=1, dim=4)])
+        small.engine([small.spec(seed=0), small.spec(seed=1, dim=4)])
     with pytest.raises(ValueError, match="one cell"):
-        tiny.engine([tiny.spec(seed=0), tiny.spec(seed=1, learning_rate=2e-3)])
+        small.engine([small.spec(seed=0), small.spec(seed=1, learning_rate=2e-3)])
 
 
-def test_parents_missing_or_unwanted_are_refused(tiny) -> None:
-    good = tiny.engine(tiny.spec("rme", 2))
+def test_parents_missing_or_unwanted_are_refused(small) -> None:
+    good = small.engine(small.spec("rme", 2))
     splits = [tiny_split(good)]
     with pytest.raises(ValueError, match=r"RME\(2\) starts from vae"):
-        Engine([good.spec], tiny.images, splits)
-    vae = tiny.engine(tiny.spec())
+        Engine([good.spec], small.images, splits)
+    vae = small.engine(small.spec())
     with pytest.raises(ValueError, match="VAE starts from scratch"):
-        Engine([vae.spec], tiny.images, splits, parents=vae.method.state_dict())
+        Engine([vae.spec], small.images, splits, parents=vae.method.state_dict())
     part = {"decoder.logvar": torch.zeros(1)}
     with pytest.raises(KeyError, match=r"decoder\.mean\.0\.weight"):
-        Engine([good.spec], tiny.images, splits, parents=part)
+        Engine([good.spec], small.images, splits, parents=part)
     whole = {name: value for name, value in vae.method.state_dict().items() if name.startswith("decoder.")}
     with pytest.raises(KeyError, match=r"encoder\.trunk\.0\.weight"):
-        Engine([good.spec], tiny.images, splits, parents=whole)
+        Engine([good.spec], small.images, splits, parents=whole)
 
 
 def tiny_split(engine: Engine):
@@ -276,10 +276,10 @@ def tiny_split(engine: Engine):
     return Split(engine.train_index[0], engine.val_index[0], engine.test_index[0])
 
 
-def test_a_stage_starts_from_its_parents_restart_by_restart(tiny) -> None:
-    specs = [tiny.spec("rme", 3, seed=s, restarts=2) for s in (1, 2)]
-    engine = tiny.engine(specs)
-    parents = [m for s in specs for m in tiny.models(s.parent, tiny.images)]
+def test_a_stage_starts_from_its_parents_restart_by_restart(small) -> None:
+    specs = [small.spec("rme", 3, seed=s, restarts=2) for s in (1, 2)]
+    engine = small.engine(specs)
+    parents = [m for s in specs for m in small.models(s.parent, small.images)]
     for i, parent in enumerate(parents):
         own = member_parameters(engine.method, i)
         for name, value in parent.items():
@@ -293,9 +293,9 @@ def test_a_stage_starts_from_its_parents_restart_by_restart(tiny) -> None:
 
 # ---------------------------------------------------------------------- divergence
 @pytest.mark.parametrize(("method", "order"), [("vae", None), ("rme", 2)])
-def test_a_member_that_is_no_longer_a_number_does_not_touch_the_others(tiny, method: str, order: int | None) -> None:
-    specs = [tiny.spec(method, order, seed=s) for s in (1, 2, 3)]
-    whole, sick = tiny.engine(specs), tiny.engine(specs)
+def test_a_member_that_is_no_longer_a_number_does_not_touch_the_others(small, method: str, order: int | None) -> None:
+    specs = [small.spec(method, order, seed=s) for s in (1, 2, 3)]
+    whole, sick = small.engine(specs), small.engine(specs)
     for parameter in sick.method.parameters():
         parameter[1] = math.nan
     for engine in (whole, sick):
@@ -312,8 +312,8 @@ def test_a_member_that_is_no_longer_a_number_does_not_touch_the_others(tiny, met
         assert torch.equal(whole.history.val_elbo[-1][i], sick.history.val_elbo[-1][i])
 
 
-def test_training_stops_only_once_all_members_have_diverged(tiny) -> None:
-    engine = tiny.engine([tiny.spec(seed=s) for s in (1, 2)])
+def test_training_stops_only_once_all_members_have_diverged(small) -> None:
+    engine = small.engine([small.spec(seed=s) for s in (1, 2)])
     engine.check_alive()  # before the first epoch there is nothing to complain of
     for dead in range(2):
         for parameter in engine.method.parameters():
@@ -326,10 +326,10 @@ def test_training_stops_only_once_all_members_have_diverged(tiny) -> None:
 
 
 # ---------------------------------------------------------------------- one member of many
-def test_single_is_that_member(tiny) -> None:
-    engine = tiny.engine([tiny.spec("rme", 2, seed=s, precision="float64") for s in (1, 2, 3)])
+def test_single_is_that_member(small) -> None:
+    engine = small.engine([small.spec("rme", 2, seed=s, precision="float64") for s in (1, 2, 3)])
     engine.train_epoch()
-    pixels, index = tiny.images.test, torch.arange(5)
+    pixels, index = small.images.test, torch.arange(5)
 
     def streams(*which: int) -> list[torch.Generator]:
         return [torch.Generator().manual_seed(i) for i in which]
@@ -341,8 +341,8 @@ def test_single_is_that_member(tiny) -> None:
     assert not torch.allclose(every.iwae[0], every.iwae[1])
 
 
-def test_state_of_another_model_is_refused(tiny) -> None:
-    engine = tiny.engine(tiny.spec(restarts=2))
-    other = tiny.engine(tiny.spec(restarts=2, dim=4))
+def test_state_of_another_model_is_refused(small) -> None:
+    engine = small.engine(small.spec(restarts=2))
+    other = small.engine(small.spec(restarts=2, dim=4))
     with pytest.raises((KeyError, RuntimeError)):
         engine.load_state(other.state())

@@ -94,12 +94,12 @@ def test_a_mixture_finds_weights(tiny) -> None:
 
 
 @pytest.mark.parametrize("cls", methods.registry().values(), ids=lambda cls: cls.name)
-def test_every_method_has_gaps(tiny, cls) -> None:
+def test_every_method_has_gaps(small, cls) -> None:
     """The family's start is the posterior itself, a search raises the ELBO, and no bound is crossed."""
     order = sorted(cls.orders)[1] if cls.orders else None
     decoder = "conv" if "conv" in cls.decoders else "fc"
-    method = tiny.engine(tiny.spec(cls.name, order, decoder=decoder, restarts=2, precision="float64")).method
-    x = method.centred(tiny.images.test[:IMAGES].expand(2, -1, -1, -1, -1))
+    method = small.engine(small.spec(cls.name, order, decoder=decoder, restarts=2, precision="float64")).method
+    x = method.centred(small.images.test[:IMAGES].expand(2, -1, -1, -1, -1))
     with torch.no_grad():
         q = method.posterior(x, noise())
         family = Family.of(q)
@@ -107,7 +107,7 @@ def test_every_method_has_gaps(tiny, cls) -> None:
         again, log_q_again = family.make(family.start).sample_with_log_prob(noise(3), 5)
     torch.testing.assert_close(again, z)
     torch.testing.assert_close(log_q_again, log_q)
-    found = gaps(method, x, noise(), samples=40, steps=30)
+    found = gaps(method, x, noise(), samples=40, steps=15)
     assert found.log_p.shape == found.gain.expand(IMAGES, 2).T.shape == (2, IMAGES)
     error = found.log_p_error + found.best_elbo_error
     assert (found.approximation >= -4 * error).all() and (found.log_p_error < 1).all()
@@ -147,12 +147,12 @@ def test_a_search_leaves_a_local_optimum(tiny) -> None:
     assert ((found.log_p - exact).abs() < 0.1).all() and (found.approximation < 0.3).all()
 
 
-def test_an_array_has_the_gaps_of_its_members(tiny) -> None:
-    spec = tiny.spec("vae", restarts=2, precision="float64")
-    method = tiny.engine(spec).method
-    alone = spec.method_class(spec, SHAPE, 1).double().requires_grad_(False)
+def test_an_array_has_the_gaps_of_its_members(small) -> None:
+    spec = small.spec("vae", restarts=2, precision="float64")
+    method = small.engine(spec).method
+    alone = spec.method_class(spec, (1, 8, 8), 1).double().requires_grad_(False)
     alone.load_state_dict({name: value[1:] for name, value in method.state_dict().items()})
-    pixels = tiny.images.test[:IMAGES]
+    pixels = small.images.test[:IMAGES]
     both = gaps(method, method.centred(pixels.expand(2, -1, -1, -1, -1)), noise(60), samples=20, steps=20)
     one = gaps(alone, alone.centred(pixels.unsqueeze(0)), noise(61, 1), samples=20, steps=20)
     for name in ("log_p", "best_elbo", "elbo", "gain"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from itertools import pairwise
 from pathlib import Path
@@ -137,7 +138,7 @@ every_case = pytest.mark.parametrize("case", CASES)
 
 def runs(small, case: str, seeds=(1, 2, 3), **more):
     method, order, fields = CASES[case]
-    return [small.spec(method, order, seed=s, precision="float64", **{**fields, **more}) for s in seeds]
+    return [small.spec(method, order, seed=s, precision="float64", batch_size=32, **{**fields, **more}) for s in seeds]
 
 
 def watched(engine: Engine) -> list[dict[str, Tensor]]:
@@ -147,11 +148,26 @@ def watched(engine: Engine) -> list[dict[str, Tensor]]:
     return after
 
 
+class Whole:
+    """A case's array trained without a break, for the tests that look at it: `after` holds each epoch's parameters."""
+
+    def __init__(self, small, case: str) -> None:
+        self.specs = runs(small, case)
+        self.engine = small.engine(self.specs)
+        self.after = watched(self.engine)
+        self.members = trained(self.engine)
+
+
+@pytest.fixture(scope="module")
+def whole(small):
+    """The whole training of a case, made once."""
+    return functools.cache(lambda case: Whole(small, case))
+
+
 @every_case
-def test_each_member_ends_with_its_best_epochs_parameters(small, case: str) -> None:
+def test_each_member_ends_with_its_best_epochs_parameters(whole, case: str) -> None:
     """Against every epoch's, and validation ELBOs computed anew from them."""
-    engine = small.engine(runs(small, case))
-    after = watched(engine)
+    engine, after, members = whole(case).engine, whole(case).after, whole(case).members
     scores = []
     for parameters in after:
         engine.method.load_state_dict(parameters)
@@ -161,13 +177,14 @@ def test_each_member_ends_with_its_best_epochs_parameters(small, case: str) -> N
     by_epoch = torch.stack(scores)
     engine.keep()
     best = []
-    for i, member in enumerate(trained(engine)):
+    for i, member in enumerate(members):
         epochs = len(after) if not engine.kept.finished[i] else int(engine.kept.finished[i])
         chosen = int(by_epoch[:epochs, i].argmax()) if engine.spec.own_keep == "best" else epochs - 1
         best.append(chosen + 1)
         assert member.kept_epoch == chosen + 1
-        for name, value in member.model.items():
-            assert torch.equal(value, after[chosen][name][i]), name
+        for model in (member.model, member_parameters(engine.method, i)):
+            for name, value in model.items():
+                assert torch.equal(value, after[chosen][name][i]), name
     if case == "vae":
         assert min(best) < len(after), "or nothing was shown"
     if case == "vae, patience":
@@ -175,11 +192,8 @@ def test_each_member_ends_with_its_best_epochs_parameters(small, case: str) -> N
 
 
 @every_case
-def test_what_a_member_keeps_does_not_depend_on_who_trains_beside_it(small, case: str) -> None:
-    specs = runs(small, case)
-    together = small.engine(specs)
-    train(together)
-    for member, own in zip(trained(together), specs, strict=True):
+def test_what_a_member_keeps_does_not_depend_on_who_trains_beside_it(small, whole, case: str) -> None:
+    for member, own in zip(whole(case).members, whole(case).specs, strict=True):
         alone = small.engine(own)
         train(alone)
         (single,) = trained(alone)
@@ -195,11 +209,11 @@ def test_what_a_member_keeps_does_not_depend_on_who_trains_beside_it(small, case
 
 @every_case
 @pytest.mark.parametrize("cut", [1, 3])
-def test_gone_on_with_it_ends_with_the_very_same(small, case: str, cut: int, tmp_path: Path, monkeypatch) -> None:
+def test_gone_on_with_it_ends_with_the_very_same(
+    small, whole, case: str, cut: int, tmp_path: Path, monkeypatch
+) -> None:
     monkeypatch.setattr(training, "CHECKPOINT_SHARE", 1e9)  # after every epoch
-    specs = runs(small, case)
-    whole = small.engine(specs)
-    train(whole)
+    specs = whole(case).specs
 
     class PulledPlug(Exception):
         pass
@@ -212,7 +226,7 @@ def test_gone_on_with_it_ends_with_the_very_same(small, case: str, cut: int, tmp
         train(small.engine(specs), Checkpoints(tmp_path), pull)
     again = small.engine(specs)
     train(again, Checkpoints(tmp_path))
-    for a, b in zip(trained(whole), trained(again), strict=True):
+    for a, b in zip(whole(case).members, trained(again), strict=True):
         assert a.kept_epoch == b.kept_epoch and torch.equal(a.val_iwae, b.val_iwae)
         assert all(torch.equal(a.model[name], b.model[name]) for name in a.model)
         assert torch.equal(a.losses.nan_to_num(-1), b.losses.nan_to_num(-1))
@@ -249,10 +263,9 @@ def test_a_member_that_diverges_is_lost_though_it_was_good_once(small) -> None:
     assert [type(each).__name__ for each in found.values()] == ["Result", "DivergedError"]
 
 
-def test_what_becomes_of_a_member_after_its_patience_is_not_asked(small) -> None:
+def test_what_becomes_of_a_member_after_its_patience_is_not_asked(small, whole) -> None:
     engine = small.engine(runs(small, "vae, patience"))
-    quiet = small.engine(engine.specs)
-    train(quiet)
+    quiet = whole("vae, patience").engine
     first = int((quiet.kept.finished > 0).int().argmax())
     assert 0 < quiet.kept.finished[first] < quiet.epoch, "or nothing was shown"
 
@@ -262,7 +275,7 @@ def test_what_becomes_of_a_member_after_its_patience_is_not_asked(small) -> None
                 parameter[first] = math.nan
 
     train(engine, on_epoch=spoil)
-    a, b = trained(quiet)[first], trained(engine)[first]
+    a, b = whole("vae, patience").members[first], trained(engine)[first]
     assert torch.equal(a.val_iwae, b.val_iwae) and a.kept_epoch == b.kept_epoch
     assert all(torch.equal(a.model[name], b.model[name]) for name in a.model)
 

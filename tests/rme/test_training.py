@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,7 +21,6 @@ from rme.device import pick_device
 from rme.engine import DivergedError, Engine
 from rme.result import MARKER, Result
 from rme.training import best_restart
-from tests import ROOT
 from tests.conftest import blobs
 
 TEST_IMAGES = 20
@@ -124,7 +121,7 @@ def test_the_test_score_is_eq_1(finished: dict[str, Result], method: str, npz: s
     decoder = ConvDecoder(3, (1, 28, 28)).double()
     copy_member(model.decoder.mean, 0, decoder)
     scale = math.exp(model.decoder.logvar.item() / 2)
-    repeats, samples = 25, 20
+    repeats, samples = 10, 20
     iwae, elbo = [], []
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(123)
@@ -231,7 +228,7 @@ class PulledPlug(Exception):
 def test_an_interrupted_run_ends_as_the_undisturbed_one(
     spec, method: str, order: int | None, tmp_path: Path, monkeypatch
 ) -> None:
-    run = spec(method, order, epochs=4)
+    run = spec(method, order, epochs=3)
     undisturbed = rme.fit(run, progress=False, device="cpu")
 
     trained: list[tuple[str, int]] = []
@@ -259,11 +256,11 @@ def test_an_interrupted_run_ends_as_the_undisturbed_one(
     assert trained[-1] == (method, 2)
     trained.clear()
     result = rme.fit(run, progress=False, device="cpu", checkpoint_dir=tmp_path)
-    assert trained == [(method, 3), (method, 4)], "it goes on, and its parent is not trained again"
+    assert trained == [(method, 3)], "it goes on, and its parent is not trained again"
     for name in ("val_iwae", "val_elbo", "test_iwae", "test_elbo", "losses", "history_elbo", "samples"):
         torch.testing.assert_close(getattr(result, name), getattr(undisturbed, name), rtol=0, atol=0, equal_nan=True)
     assert result.chosen == undisturbed.chosen
-    assert len(result.finished_at) == 4
+    assert len(result.finished_at) == 3
 
 
 # ---------------------------------------------------------------------- divergence
@@ -288,7 +285,7 @@ def test_a_run_that_diverges_says_so(spec) -> None:
         rme.fit(spec("vae", learning_rate=0.9, epochs=60), progress=False, device="cpu")
 
 
-# ---------------------------------------------------------------------- devices and imports
+# ---------------------------------------------------------------------- devices
 def test_devices_are_named_or_refused() -> None:
     assert pick_device("cpu").type == "cpu"
     with pytest.raises(ValueError, match="'warp9' is no device"):
@@ -297,18 +294,6 @@ def test_devices_are_named_or_refused() -> None:
         assert pick_device("auto").type == "cpu"
         with pytest.raises(ValueError, match="no CUDA device"):
             pick_device("cuda")
-
-
-def test_networks_methods_and_engine_need_torch_and_numpy_only() -> None:
-    blocked = ["pydantic", "rich", "safetensors", "sklearn", "scipy", "ray", "mlflow", "pandas", "torchvision", "yaml"]
-    program = (
-        f"import sys; sys.modules.update(dict.fromkeys({blocked}))\n"
-        "import rme, rme.nets, rme.engine, rme.methods, rme.evaluate\n"
-        "print(*rme.methods.names())"
-    )
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert {"vae", "rme"} <= set(done.stdout.split())
 
 
 def test_a_result_without_test_images_still_loads(finished: dict[str, Result], tmp_path: Path) -> None:

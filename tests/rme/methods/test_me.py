@@ -84,14 +84,14 @@ class Squares(nn.Module):
         return Normal(z.squeeze(-1).square(), 0.3).log_prob(torch.ones(()))
 
 
-def test_components_part_where_the_posterior_has_two_modes(tiny) -> None:
+def test_components_part_where_the_posterior_has_two_modes(small) -> None:
     """From narrow starts near zero, on either side of it; both on one side may well end in one mode."""
-    method = tiny.engine(tiny.spec("me", 2, dim=1, precision="float64")).method
+    method = small.engine(small.spec("me", 2, dim=1, precision="float64")).method
     method.decoder = Squares()
     for component, centre in zip(method.components, (0.2, -0.2), strict=True):
         component.head[0].bias.copy_(torch.tensor([[centre, -2.0]]))
     method.requires_grad_(True)
-    x = method.centred(tiny.images.train[:8].unsqueeze(0))
+    x = method.centred(small.images.train[:8].unsqueeze(0))
     stream = Noise([torch.Generator().manual_seed(0)], torch.float64)
     (update,) = method.updates()
     adam = torch.optim.Adam(update.parameters, lr=2e-3)

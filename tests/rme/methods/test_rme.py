@@ -67,18 +67,17 @@ def test_steps_equal_the_pseudocode(tiny, order: int, kl_max: float, expected: s
     models = [literal(engine, i) for i in range(RESTARTS)]
     before = [{n: p.detach().clone() for n, p in model.named_parameters()} for model in models]
     adams = [{part: torch.optim.Adam(part.parameters(), lr=1e-3) for part in model.parts()} for model in models]
-    index = torch.randperm(40, generator=torch.Generator().manual_seed(1))[:24].view(3, 8)
+    index = torch.randperm(40, generator=torch.Generator().manual_seed(1))[:16].view(2, 8)
 
     at_work: set[bool] = set()
-    for step, batch in enumerate(index):
+    for batch in index:
         engine.train_step(batch.expand(RESTARTS, -1))
         for i, (model, adam) in enumerate(zip(models, adams, strict=True)):
             x = tiny.images.train[batch].double() / 255 - engine.method.pixel_mean[i]
             _, kls = pseudocode_step(model, adam, x, kl_max)
             at_work |= {bool(kl < kl_max) for kl in kls}
-        if step in (0, 2):
-            for i, model in enumerate(models):
-                assert_same(engine, i, model, before[i])
+        for i, model in enumerate(models):
+            assert_same(engine, i, model, before[i])
     assert at_work == expected, "the bound is not where this test needs it"
 
 

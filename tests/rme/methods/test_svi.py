@@ -80,13 +80,13 @@ def test_its_rate_is_an_option_and_no_field_of_a_stage_concerns_it() -> None:
         RunSpec.of({"method": "svi", "order": 3, "dataset": "digits", "dim": 3})
 
 
-def test_a_run_of_it_is_its_vae_scored_with_better_posteriors(tiny) -> None:
+def test_a_run_of_it_is_its_vae_scored_with_better_posteriors(small) -> None:
     """Nothing is trained: the model is the parent's, restart by restart; its ELBO is higher."""
-    run = tiny.spec("svi", 50, restarts=2, precision="float64", seed=4)
-    vae = training.build([run.parent], tiny.images, "cpu", None)
+    run = small.spec("svi", 50, restarts=2, precision="float64", seed=4)
+    vae = training.build([run.parent], small.images, "cpu", None)
     training.train(vae)
     (parent,) = training.results(vae).values()
-    engine = training.build([run], tiny.images, "cpu", [parent.models])
+    engine = training.build([run], small.images, "cpu", [parent.models])
     training.train(engine)
     (result,) = training.results(engine).values()
     for own, theirs in zip(result.models, parent.models, strict=True):
@@ -97,9 +97,9 @@ def test_a_run_of_it_is_its_vae_scored_with_better_posteriors(tiny) -> None:
     assert result.train_s == 0 and result.inference_ms > parent.inference_ms
 
 
-def test_what_it_saves_is_read_back(tiny, tmp_path) -> None:
-    run = tiny.spec("svi", 10)
-    engine = tiny.engine(run)
+def test_what_it_saves_is_read_back(small, tmp_path) -> None:
+    run = small.spec("svi", 10)
+    engine = small.engine(run)
     training.train(engine)
     (result,) = training.results(engine).values()
     result.save(tmp_path)

@@ -68,7 +68,7 @@ def test_tangents_are_the_jacobian_and_the_precision_its_gram_matrix(tiny) -> No
         decode = plain_decoder(method, i)
         torch.testing.assert_close(mean[i], decode(mu[i]), rtol=1e-12, atol=1e-12)
         for n in range(IMAGES):
-            jacobian = torch.func.jacrev(lambda z, decode=decode: decode(z.unsqueeze(0))[0])(mu[i, n])  # (784, p)
+            jacobian = torch.func.jacfwd(lambda z, decode=decode: decode(z.unsqueeze(0))[0])(mu[i, n])  # (784, p)
             torch.testing.assert_close(tangents[i, n] @ last[i].T, jacobian.T, rtol=1e-11, atol=1e-12)
             precision = jacobian.T @ jacobian / method.decoder.logvar[i].exp() + torch.eye(DIM, dtype=torch.float64)
             torch.testing.assert_close(cholesky[i, n] @ cholesky[i, n].T, precision, rtol=1e-11, atol=1e-11)
@@ -85,7 +85,7 @@ def test_the_posterior_is_the_algorithm_written_out(tiny, order: int) -> None:
         decode, s2 = plain_decoder(method, i), method.decoder.logvar[i].exp()
 
         def jacobian(z: Tensor, decode=decode) -> Tensor:
-            return torch.func.jacrev(lambda z: decode(z.unsqueeze(0))[0])(z)
+            return torch.func.jacfwd(lambda z: decode(z.unsqueeze(0))[0])(z)
 
         for n in range(IMAGES):
             mu, eye = begin[i, n], torch.eye(DIM, dtype=torch.float64)
