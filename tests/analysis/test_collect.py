@@ -47,8 +47,11 @@ class Store:
 
     def experiment(self, name: str) -> str:
         if name not in self.experiments:
-            created = self.client.create_experiment(name, (self.folder / "artifacts").as_uri())
-            self.experiments[name] = created
+            found = self.client.get_experiment_by_name(name)
+            self.experiments[name] = (
+                found.experiment_id if found
+                else self.client.create_experiment(name, (self.folder / "artifacts").as_uri())
+            )  # fmt: skip
         return self.experiments[name]
 
     def run(

@@ -7,8 +7,6 @@ import gzip
 import html
 import json
 import re
-import subprocess
-import sys
 from html.parser import HTMLParser
 
 import pandas as pd
@@ -20,7 +18,6 @@ from analysis.findings import findings
 from analysis.gains import gains
 from analysis.listing import gain_listing, training_listing
 from analysis.report import build_report, main
-from tests import ROOT
 from tests.analysis.test_collect import Store
 
 HOSTILE = "<img src=x onerror=alert(1)> & \"'"
@@ -369,14 +366,15 @@ def test_two_settings_are_chosen_from(store, tmp_path):
 
 
 # ---------------------------------------------------------------------- command line
-def test_command_line(store, tmp_path):
-    command = [sys.executable, "-m", "analysis.report", "--experiment", "demo", "--tracking-uri", store.uri]
-    done = subprocess.run([*command, "--out", tmp_path / "out"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "RME(3)" in done.stdout and "515.8 ± 2.8 *" in done.stdout and "p = 0.016" in done.stdout
-    assert "; no control with equal training was run." in done.stdout and "How each row was trained" in done.stdout
-    assert done.stdout.rstrip().endswith(f"report: {tmp_path / 'out' / 'index.html'}")
+def test_command_line(store, tmp_path, capsys):
+    """In a process of its own: test_evidence."""
+    assert main(["--experiment", "demo", "--tracking-uri", store.uri, "--out", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    assert "RME(3)" in said and "515.8 ± 2.8 *" in said and "p = 0.016" in said
+    assert "; no control with equal training was run." in said and "How each row was trained" in said
+    assert said.rstrip().endswith(f"report: {tmp_path / 'out' / 'index.html'}")
     assert (tmp_path / "out" / "index.html").is_file()
+    assert any((tmp_path / "out" / "figures").glob("*.png"))
 
 
 @pytest.mark.parametrize(
