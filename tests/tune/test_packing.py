@@ -64,11 +64,13 @@ def test_celeba_s_images_count():
 MEASURED = """
 import multiprocessing, torch
 from rme import RunSpec
-from tune.packing import measure
+from tune import packing
+
+packing.IMAGES = 192  # a batch to train on
 
 def trial(restarts):
     run = RunSpec(method="vae", dataset="digits", dim=3, restarts=restarts, iwae_samples=4)
-    return measure([run], torch.device("cpu")).trial
+    return packing.measure([run], torch.device("cpu")).trial
 
 torch.set_num_threads(1)
 with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
