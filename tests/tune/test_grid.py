@@ -15,7 +15,6 @@ from tune import grid as grids
 from tune import sweep
 from tune.grid import GridError, load, trials, with_parents
 
-
 loaded = cache(load)  # nobody changes a grid
 
 
