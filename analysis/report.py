@@ -188,6 +188,7 @@ def report_of(
         OSError: `out` cannot be written.
     """
     out = Path(out)
+    (out / "tables").mkdir(parents=True, exist_ok=True)  # before what takes minutes: it may be forbidden
     failed = frame_of([], FAILURE_COLUMNS) if failed is None else failed
     timings, scored = runs[is_timing(runs)], runs[~is_timing(runs)]
     answer, tables, against, ranks, claims = [], [], [], [], []
@@ -218,8 +219,8 @@ def report_of(
     written = {f"{t.name}.{suffix}": write(t) for t in [*tables, *against] for suffix, write in _RENDERERS.items()}
     for item in filter(None, [*found, gained, trained, *claimed]):
         written |= {f"{item.name}.{suffix}": write(item) for suffix, write in _LIST_RENDERERS.items()}
-    for folder in ("tables", "figures") if drawn else ("tables",):
-        (out / folder).mkdir(parents=True, exist_ok=True)
+    if drawn:
+        (out / "figures").mkdir(exist_ok=True)
     alone = {"answer.txt": "\n".join(answer) + "\n"}
     alone |= {f"{t.name}.txt": render.to_text(t) for t in [*tables, *against]}
     alone |= {f"{i.name}.txt": listing.to_text(i) for i in filter(None, [*found, gained, trained, *claimed])}

@@ -46,7 +46,7 @@ def summarise(runs: pd.DataFrame, score: str = "test_iwae") -> pd.DataFrame:
     """
     labels = [name for name in LABELS if name in runs]
     rows = []
-    for key, cell in _cells(runs):
+    for key, cell in _cells(runs, score):
         if cell["seed"].duplicated().any():
             raise ValueError(f"{_name(key)}: a seed occurs twice in {sorted(cell['seed'])}")
         values = _scores(cell, score)
@@ -88,7 +88,7 @@ def compare_column(runs: pd.DataFrame, score: str = "test_iwae") -> pd.DataFrame
     order = table["mean"].where(whole).sort_values(ascending=False, kind="stable").index
     rest = table["mean"][~whole].sort_values(ascending=False, kind="stable").index
     table = table.loc[[*(i for i in order if whole[i]), *rest]].reset_index(drop=True)
-    scores = {_cell_key(key): _scores(cell, score) for key, cell in _cells(runs)}
+    scores = {_cell_key(key): _scores(cell, score) for key, cell in _cells(runs, score)}
     keys = [_cell_key(row) for row in table[CELL].itertuples(index=False, name=None)]
     ranked = table["mean"].where(table["n"] == table["n"].max())
     table["rank"] = ranked.rank(ascending=False, method="min").astype("Int64")
@@ -133,7 +133,7 @@ def paired_difference(runs: pd.DataFrame, score: str = "test_iwae", baseline: st
     for _, column in runs.groupby(COLUMN, dropna=False):
         is_reference = of_baseline(column, baseline)
         reference = column[is_reference]
-        rows += [difference_row(cell, reference, score) for _, cell in _cells(column[~is_reference])]
+        rows += [difference_row(cell, reference, score) for _, cell in _cells(column[~is_reference], score)]
     return difference_frame(runs, rows)
 
 
@@ -191,9 +191,10 @@ def _restarts(cell: pd.DataFrame, seeds: pd.Index) -> tuple[int, ...]:
     return () if any(pd.isna(chosen[seed]) for seed in seeds) else tuple(int(chosen[seed]) for seed in seeds)
 
 
-def _cells(runs: pd.DataFrame) -> list[tuple[tuple, pd.DataFrame]]:
-    """The runs of each cell; a method without order is a cell like any other."""
-    return [(tuple(key), cell) for key, cell in runs.astype(KEY_TYPES).groupby(CELL, dropna=False)]
+def _cells(runs: pd.DataFrame, score: str) -> list[tuple[tuple, pd.DataFrame]]:
+    """The runs of each cell, with the columns that are read here; a method without order is a cell like any other."""
+    names = [name for name in (*CELL, *LABELS, "seed", "chosen_restart", score) if name in runs]  # of some fifty
+    return [(tuple(key), cell) for key, cell in runs[names].astype(KEY_TYPES).groupby(CELL, dropna=False)]
 
 
 def _cell_key(key: tuple) -> tuple:

@@ -76,6 +76,10 @@ class Grid:
 
     def with_parents(self) -> list[RunSpec]:
         """Its runs and all that they start from, under the names that its rows give them; parents first, each once."""
+        return list(self._whole)
+
+    @cached_property
+    def _whole(self) -> list[RunSpec]:
         return with_parents(self.runs, self.variants)
 
 
@@ -348,8 +352,13 @@ class Trial:
     runs: tuple[RunSpec, ...]
 
     @cached_property
+    def run_keys(self) -> tuple[str, ...]:
+        """Its runs' keys, in their order: a run works out its own anew each time."""
+        return tuple(spec.key for spec in self.runs)
+
+    @cached_property
     def key(self) -> str:
-        return hashlib.sha256(" ".join(spec.key for spec in self.runs).encode()).hexdigest()[:16]
+        return hashlib.sha256(" ".join(self.run_keys).encode()).hexdigest()[:16]
 
     @cached_property
     def kind(self) -> tuple[tuple[str, str], int]:
@@ -371,22 +380,21 @@ def with_parents(runs: Iterable[RunSpec], variants: Mapping[str, str] | None = N
 
     A parent that is one of the runs has that one's name; another the one that `variants` has for its cell key, if any.
     """
-    runs = list(runs)
     named = {spec.key: spec for spec in runs}
     ordered: dict[str, RunSpec] = {}
 
-    def add(spec: RunSpec) -> None:
-        key = spec.key
+    def add(key: str, spec: RunSpec) -> None:
         if key in ordered:
             return
-        if spec.parent is not None:
-            add(spec.parent)
+        parent = spec.parent
+        if parent is not None:
+            add(parent.key, parent)
         if key not in named and variants:
             spec = spec.model_copy(update={"variant": variants.get(spec.cell_key)})
         ordered[key] = named.get(key, spec)
 
-    for spec in runs:
-        add(spec)
+    for key, spec in named.items():
+        add(key, spec)
     return list(ordered.values())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from rme.config import RunSpec
 from tune.failure import Failure
@@ -33,22 +34,24 @@ class Plan:
     held_back: Mapping[str, Failure] = field(default_factory=dict)
     retried: frozenset[str] | None = None
 
-    @property
+    @cached_property
     def to_train(self) -> list[Trial]:
         """Trials of which a run is wanted, or started from, and is nowhere yet; parents first."""
         needed = set()
+        settled = self.recorded | self.on_storage | self.held_back.keys()
         for trial in reversed(self.trials):  # children come after their parents
-            for spec in trial.runs:
-                missing = not self.is_done(spec) and spec.key not in self.held_back
+            for key, spec in zip(trial.run_keys, trial.runs, strict=True):
+                parent = spec.parent
+                start = None if parent is None else parent.key
+                missing = key not in settled
                 if self.retried is not None:
-                    again = spec.key in self.retried or (spec.parent is not None and spec.parent.key in self.retried)
-                    missing = missing and again
-                if missing or spec.key in needed:
-                    needed.add(spec.key)
+                    missing = missing and (key in self.retried or start in self.retried)
+                if missing or key in needed:
+                    needed.add(key)
                     # a finished parent whose models were deleted is trained again
-                    if spec.parent is not None and spec.parent.key not in self.on_storage:
-                        needed.add(spec.parent.key)
-        return [t for t in self.trials if any(spec.key in needed for spec in t.runs)]
+                    if start is not None and start not in self.on_storage:
+                        needed.add(start)
+        return [t for t in self.trials if not needed.isdisjoint(t.run_keys)]
 
     def is_done(self, spec: RunSpec) -> bool:
         """Whether MLflow or the storage has the run."""
@@ -69,7 +72,7 @@ class Plan:
 
         runs, absent = self.grid.runs, self.grid.absent
         wanted = {spec.key for spec in runs}
-        own = [t for t in self.trials if any(spec.key in wanted for spec in t.runs)]
+        own = [t for t in self.trials if not wanted.isdisjoint(t.run_keys)]
         return {
             "cells": len({spec.cell_key for spec in runs}) + len(absent),
             "paper_cells": paper_cells(self.grid),
@@ -80,7 +83,7 @@ class Plan:
             "done_runs": len(wanted & self.recorded),
             "to_train_trials": len(self.to_train),
             "to_train_runs": sum(len(t.runs) for t in self.to_train),
-            "starting_points": len({spec.key for t in self.trials for spec in t.runs} - wanted),
+            "starting_points": len({key for t in self.trials for key in t.run_keys} - wanted),
         }
 
 
@@ -94,9 +97,10 @@ def make_plan(
     """
     runs = grid.with_parents()
     grouped = trials(runs, seeds_per_trial)
-    on_storage = frozenset(spec.key for spec in runs if storage.has_result(spec.key))
-    known = frozenset(recorded) & {spec.key for spec in runs}
-    failures = storage.failures({spec.key for spec in runs} - known - on_storage)
+    keys = [key for trial in grouped for key in trial.run_keys]
+    on_storage = frozenset(key for key in keys if storage.has_result(key))
+    known = frozenset(recorded).intersection(keys)
+    failures = storage.failures(set(keys) - known - on_storage)
     held_back = {} if retry_failed else with_children(failures, runs, known | on_storage)
     settled = known | on_storage | held_back.keys()
     grouped = [part for trial in grouped for part in _unfinished_part(trial, settled, storage)]
@@ -115,6 +119,8 @@ def with_children(
     failures: Mapping[str, Failure], runs: Collection[RunSpec], done: Collection[str]
 ) -> dict[str, Failure]:
     """These failures, and of the runs that cannot start because of them; `runs` has parents first."""
+    if not failures:
+        return {}
     found = dict(failures)
     names = {spec.key: spec.run_name for spec in runs}
     for spec in runs:
@@ -125,7 +131,7 @@ def with_children(
 
 def _unfinished_part(trial: Trial, done: Collection[str], storage: Storage) -> list[Trial]:
     """The trial, or, if some of its runs were finished in another array and it never began, its two parts."""
-    finished = tuple(spec for spec in trial.runs if spec.key in done)
+    finished = tuple(spec for key, spec in zip(trial.run_keys, trial.runs, strict=True) if key in done)
     if len(finished) in (0, len(trial.runs)) or storage.trial_folder(trial.key).exists():
         return [trial]
     return [Trial(finished), Trial(tuple(spec for spec in trial.runs if spec.key not in done))]

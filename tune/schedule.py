@@ -47,7 +47,7 @@ class Entry:
     reason: str = ""
 
     def __post_init__(self) -> None:
-        self.runs = tuple(spec.key for spec in self.trial.runs)
+        self.runs = self.trial.run_keys
 
 
 @dataclass
@@ -82,7 +82,7 @@ class Schedule:
         schedule = cls(work_of=work)
         there = set(available)
         for place, trial in enumerate(trials):
-            parents = {spec.parent.key for spec in trial.runs if spec.parent is not None}
+            parents = {parent.key for spec in trial.runs if (parent := spec.parent) is not None}
             schedule._add(trial, parents - there, place)
         for key, entry in schedule.entries.items():
             schedule._offer(key, entry)

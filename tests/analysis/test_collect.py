@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
+from sqlalchemy import Engine, event
 
 from analysis import collect as collecting
 from analysis.collect import AmbiguousRuns, CollectError, collect, failures
@@ -29,6 +30,11 @@ LABELS = {
 }
 
 
+@event.listens_for(Engine, "connect")
+def _wait_for_no_disk(connection: sqlite3.Connection, _record: object) -> None:
+    connection.execute("PRAGMA synchronous = OFF")  # no test pulls the plug, and each run waits for the disk thrice
+
+
 class Store:
     """A tracking store of its own, and a short way to record a run in it."""
 
@@ -37,12 +43,16 @@ class Store:
         self.uri = blank_database(folder / "mlflow.db")
         self.client = MlflowClient(self.uri)
         self.folder = folder
+        self.experiments: dict[str, str] = {}
 
     def experiment(self, name: str) -> str:
-        found = self.client.get_experiment_by_name(name)
-        return (
-            found.experiment_id if found else self.client.create_experiment(name, (self.folder / "artifacts").as_uri())
-        )
+        if name not in self.experiments:
+            found = self.client.get_experiment_by_name(name)
+            self.experiments[name] = (
+                found.experiment_id if found
+                else self.client.create_experiment(name, (self.folder / "artifacts").as_uri())
+            )  # fmt: skip
+        return self.experiments[name]
 
     def run(
         self,

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 
 import pytest
 
 from rme import methods
 from rme.config import RunSpec
+from tests.databases import blank_database
 from tests.sweeping import SMALL, write_grid
 from tune import grid as grids
 from tune import sweep
 from tune.grid import GridError, load, trials, with_parents
+
+loaded = cache(load)  # nobody changes a grid
 
 
 def spec(method="vae", order=None, seed=0, **fields):
@@ -49,7 +53,7 @@ def test_a_value_with_a_comma_is_put_into_quotes(tmp_path, monkeypatch, capsys, 
 
 
 def test_paper_grid_has_the_paper_s_settings():
-    for run in load("paper").runs:
+    for run in loaded("paper").runs:
         assert (run.epochs, run.batch_size, run.restarts, run.iwae_samples) == (2000, 128, 3, 100)
         assert (run.learning_rate, run.kl_max, run.finish_epochs, run.patience) == (5e-4, 500.0, 0, None)
         # the listing's, of RME and what is like it
@@ -59,21 +63,21 @@ def test_paper_grid_has_the_paper_s_settings():
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in grids.GRIDS.glob("*.yaml")))
 def test_every_grid_loads_under_its_own_name(name):
-    grid = load(name)
+    grid = loaded(name)
     assert grid.name == name and grid.description
     assert len({run.key for run in grid.runs}) == len(grid.runs)
 
 
 def test_table_5_has_what_the_paper_s_grid_has_of_it():
     """Every run with a fully connected decoder, and the same with the convolutional one where the methods have both."""
-    paper = load("paper").runs
+    paper = loaded("paper").runs
     compared = {(run.method, run.order, run.dataset, run.dim, run.seed) for run in paper if run.decoder == "fc"}
     wanted = {run.key for run in paper if (run.method, run.order, run.dataset, run.dim, run.seed) in compared}
-    assert {run.key for run in load("table5").runs} == wanted and len(wanted) == 960
+    assert {run.key for run in loaded("table5").runs} == wanted and len(wanted) == 960
 
 
 def test_smoke_has_every_method_with_every_decoder():
-    present = {(run.method, run.decoder) for run in load("smoke").runs}
+    present = {(run.method, run.decoder) for run in loaded("smoke").runs}
     assert present == {(name, decoder) for name in methods.names() for decoder in methods.get(name).decoders}
 
 
@@ -84,20 +88,21 @@ def test_every_grid_has_the_control_of_its_rme(name):
     def stages(method: str) -> set:
         return {
             (run.parent.key, run.rate, run.training_epochs, run.own_patience, run.keep)
-            for run in load(name).runs
+            for run in loaded(name).runs
             if run.method == method
         }
 
-    assert stages("rme") and stages("rme") <= stages("vae-more")
+    of_rme = stages("rme")
+    assert of_rme and of_rme <= stages("vae-more")
 
 
 def test_on_equal_terms_every_training_ends_alike():
-    runs = load("equal").runs
+    runs = loaded("equal").runs
     assert {run.method for run in runs} == set(methods.names())
     lasts = {}
     for run in runs:
-        before = run.parent.training_epochs if run.parent is not None else 0
-        epochs = [(run.parent.rate_of(e + 1) if run.parent else None) for e in range(before)]
+        parent = run.parent
+        epochs = [parent.rate_of(e + 1) for e in range(parent.training_epochs)] if parent is not None else []
         epochs += [run.rate_of(e + 1) for e in range(run.training_epochs)]
         lasts.setdefault(tuple(epochs), set()).add(run.method_label)
     first, all_of_them = sorted(lasts, key=len)
@@ -173,7 +178,7 @@ def test_a_bad_grid_is_named(tmp_path, text, named):
 def test_a_bad_command_line_is_refused_in_one_line(tmp_path, monkeypatch, capsys, arguments, named):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("torchvision.datasets.mnist.MNIST.mirrors", [])  # no network in a test
-    tracking = [] if "--tracking-uri" in arguments else ["--tracking-uri", f"sqlite:///{tmp_path}/m.db"]
+    tracking = [] if "--tracking-uri" in arguments else ["--tracking-uri", blank_database(tmp_path / "m.db")]
     assert sweep.main([*arguments, *tracking]) == 2
     message = capsys.readouterr().err
     assert message.startswith("sweep: ") and message.count("\n") <= 2

@@ -104,7 +104,7 @@ def test_what_the_most_work_waits_for_comes_first_however_short_it_is():
 
 
 def test_the_order_is_the_same_each_time():
-    runs = with_parents(grid.load("paper", {"seed": ["0-3"], "dataset": ["mnist", "celeba"]}).runs)
+    runs = with_parents(grid.load("paper", {"seed": ["0-3"], "dataset": ["mnist"]}).runs)
 
     def order():
         return [key for key, *_ in simulate(Schedule.of(trials(runs, 2)), 7)]
@@ -123,7 +123,7 @@ def simulate(
     running: list[tuple[float, int, Trial]] = []
     while True:
         while len(running) < slots and (trial := schedule.next()) is not None:
-            assert all(run.parent is None or run.parent.key in done for run in trial.runs)
+            assert all(parent is None or parent.key in done for parent in (run.parent for run in trial.runs))
             work = schedule.entries[trial.key].work
             heapq.heappush(running, (clock + work, len(history), trial))
             history.append((trial.key, clock, clock + work))
@@ -134,8 +134,8 @@ def simulate(
             assert schedule.exhausted
             return history
         clock, _, trial = heapq.heappop(running)
-        failed = {run.key: "loss is NaN" for run in trial.runs} if failing(trial) else {}
-        done |= {run.key for run in trial.runs} - failed.keys()
+        failed = dict.fromkeys(trial.run_keys, "loss is NaN") if failing(trial) else {}
+        done |= set(trial.run_keys) - failed.keys()
         schedule.finished(trial, failed)
 
 
@@ -309,7 +309,7 @@ def test_what_is_trained_elsewhere_is_counted_there():
 def stand_in(name: str, parent: Any = None) -> Any:
     """A trial of one run, of which only what the order depends on is there; it may start from another's."""
     run = SimpleNamespace(key=f"run {name}", run_name=name, parent=parent and parent.runs[0])
-    return SimpleNamespace(key=name, runs=(run,))
+    return SimpleNamespace(key=name, runs=(run,), run_keys=(run.key,))
 
 
 @pytest.mark.parametrize("seed", range(20))
