@@ -29,10 +29,10 @@ demo: venv  ## VAE, its control and RME on real digits, minutes on two cores; en
 	@$(BIN)/python -m analysis.report --experiment demo --tracking-uri $(TRACKING) --out report/demo
 	@echo "MLflow UI on it: make mlflow, then open http://localhost:$(PORT)"
 
-test: venv  ## the tests, some six minutes on two cores
+test: venv  ## the tests, some four minutes on two cores
 	$(PYTEST)
 
-slow: venv  ## the slow tests
+slow: venv  ## the slow tests, some twenty minutes
 	$(PYTEST) -m slow
 
 mutants: venv  ## how many faults put into FILES their tests notice (MORE="--sample 40 --seed 0" for a sample)
