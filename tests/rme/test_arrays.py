@@ -15,7 +15,7 @@ from rme.arrays import NOTE, OutOfMemory, is_out_of_memory, parts, state_of_memb
 from rme.checkpoint import Checkpoints
 from rme.engine import all_members
 from rme.result import Result
-from rme.training import build
+from rme.training import build, identity
 from tests import ROOT
 
 CPU = torch.device("cpu")
@@ -135,6 +135,16 @@ def test_another_training_s_checkpoints_are_not_cut(runs, small, tmp_path):
     train_runs(specs, small.images, CPU, None, smaller(tmp_path, 3), lambda engine: epochs.append(engine.epoch))
     assert epochs == [1, 2] * 2
     assert Checkpoints(tmp_path / "members-0-2").newest() is not None
+
+
+def test_a_checkpoint_that_cannot_be_cut_is_not_begun_from(runs, small, tmp_path, caplog):
+    specs, _ = runs()
+    engine = build(specs, small.images, CPU, None)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(3, {**engine.state(), "unheard.of": torch.zeros(6)}, identity(engine))
+    epochs = []
+    train_runs(specs, small.images, CPU, None, smaller(tmp_path, 3), lambda engine: epochs.append(engine.epoch))
+    assert epochs == [1, 2] * 2 and "beginning anew" in caplog.text and "unheard.of" in caplog.text
 
 
 def test_one_member_that_does_not_fit_is_the_end(runs, small, tmp_path):

@@ -78,6 +78,20 @@ def test_scores_do_not_depend_on_the_memory_at_hand(tiny, monkeypatch) -> None:
         torch.testing.assert_close(found[size].elbo, found[10**9].elbo, rtol=1e-10, atol=0)
 
 
+@pytest.mark.parametrize(("free", "held", "used", "chunk"), [
+    (400, 0, 0, 64),  # a quarter of what is free, down to a power of two
+    (400, 300, 172, 128),  # what torch holds and does not use is free as well
+    (100, 30, 30, 16),
+    (3, 0, 0, 1),
+    (2**40, 0, 0, evaluate.GPU_CHUNK_BYTES),
+])  # fmt: skip
+def test_a_gpus_part_of_a_pass_is_a_quarter_of_its_free_memory(monkeypatch, free, held, used, chunk) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 2**41))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: held)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: used)
+    assert evaluate._gpu_chunk_bytes(torch.device("cuda")) == chunk
+
+
 def test_scores_of_a_member_are_the_same_alone_and_in_an_array(tiny) -> None:
     engine = tiny.engine([tiny.spec(seed=s, precision="float64") for s in (1, 2)])
     pixels, index = tiny.images.test, torch.arange(12).expand(2, -1)

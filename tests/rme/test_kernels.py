@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -74,6 +76,41 @@ def test_the_way_is_chosen_once_for_a_shape() -> None:
     x, weight, bias = (t.float().cuda() for t in (normal(2, 4, 5, 6, 6), normal(2, 3, 5, 4, 4), normal(2, 3)))
     first = kernels.fastest(kernels.CONVOLUTIONS, x, weight, bias)
     assert kernels.fastest(kernels.CONVOLUTIONS, x, weight, bias) is first in kernels.CONVOLUTIONS
+
+
+def test_on_a_gpu_the_fastest_way_is_asked_for_once_for_each_shape_and_kind_of_call(monkeypatch) -> None:
+    """With times given, and nothing computed: only the choice is looked at."""
+    asked = []
+
+    def milliseconds(way: kernels.Kernel, learning: bool, x, weight, *rest) -> float:
+        asked.append((way, learning))
+        return 1.0 if way is (kernels.product if learning else kernels.one_by_one) else 2.0
+
+    monkeypatch.setattr(kernels, "_milliseconds", milliseconds)
+    monkeypatch.setattr(kernels, "_chosen", {})
+    monkeypatch.setattr(kernels, "_left_out", set())
+    capturing = False
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing)
+
+    def tensor(*shape: int, requires_grad: bool = False) -> SimpleNamespace:
+        return SimpleNamespace(
+            device=torch.device("cuda"), dtype=torch.float32, shape=shape, requires_grad=requires_grad
+        )
+
+    def chosen(images: int = 4, learning: bool = True) -> kernels.Kernel:
+        return kernels.fastest(kernels.CONVOLUTIONS, tensor(2, images), tensor(2, 3, requires_grad=learning), None)
+
+    for _ in range(2):
+        assert chosen() is kernels.product
+    assert asked == [(way, True) for way in kernels.CONVOLUTIONS]
+    assert chosen(learning=False) is kernels.one_by_one
+    with torch.no_grad():
+        assert chosen() is kernels.one_by_one, "the same call"
+    assert len(asked) == 2 * len(kernels.CONVOLUTIONS)
+    capturing = True
+    assert chosen(images=5) is kernels.CONVOLUTIONS[0] and chosen() is kernels.product
+    capturing = False
+    assert chosen(images=5) is kernels.product, "what was not measured then is measured now"
 
 
 def test_a_way_that_fails_is_left_out_and_the_others_are_compared(monkeypatch) -> None:

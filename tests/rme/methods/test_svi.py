@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -51,6 +53,37 @@ def test_more_steps_are_nearer_to_log_p() -> None:
             elbos.append((objective.log_joint(method.decoder, x, z) - log_q).mean().item())
     evidence = sum(method.decoder.log_evidence(b, x[b]).mean().item() / 2 for b in range(2))
     assert elbos[0] < elbos[1] < elbos[2] + 0.05 and elbos[2] < evidence
+
+
+def test_its_steps_are_adams_on_one_draw_each() -> None:
+    """Written out: means in units of the encoder's deviations, and a rate of its own that falls along half a cosine."""
+    method, x = on_a_linear_decoder(10, svi_rate=0.05)
+    g = torch.Generator().manual_seed(0)
+    draws = torch.randn(10, 2, 1, IMAGES, DIM, generator=g, dtype=torch.float64)
+
+    class Given:
+        drawn = 0
+
+        def normal(self, shape):
+            self.drawn += 1
+            return draws[self.drawn - 1].view(tuple(shape))
+
+    with torch.no_grad():
+        start, found = method.encoder(x), method.posterior(x, Given())  # type: ignore[arg-type]
+    shift, logvar = torch.zeros_like(start.mu).requires_grad_(), start.logvar.clone().requires_grad_()
+    adam = torch.optim.Adam([shift, logvar])
+    prior = torch.distributions.Normal(0.0, 1.0)
+    for step, eps in enumerate(draws.squeeze(2)):
+        adam.param_groups[0]["lr"] = 0.05 * (1 + math.cos(math.pi * step / 10)) / 2
+        mu, deviation = start.mu + (start.logvar / 2).exp() * shift, (logvar / 2).exp()
+        z = mu + deviation * eps
+        log_q = torch.distributions.Normal(mu.detach(), deviation.detach()).log_prob(z).sum(-1)
+        elbo = method.decoder.log_prob(x, z) + prior.log_prob(z).sum(-1) - log_q
+        adam.zero_grad()
+        (-elbo.sum()).backward()
+        adam.step()
+    torch.testing.assert_close(found.mu, start.mu + (start.logvar / 2).exp() * shift.detach(), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(found.logvar, logvar.detach(), rtol=1e-9, atol=1e-9)
 
 
 def test_an_images_posterior_does_not_depend_on_those_beside_it() -> None:
