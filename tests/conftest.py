@@ -23,9 +23,12 @@ gc.disable()  # imports make a million objects and no garbage; looking for it ta
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files of many sweeps first, for a file that is begun last is waited for by the other processes."""
-    sweeping = {"ray_folder", "network"}
-    counts = Counter(item.path for item in items if sweeping & {*getattr(item, "fixturenames", ())})
+    """The files with the longest tests first, for a file that is begun last is waited for by the other processes."""
+
+    def is_long(item: pytest.Item) -> bool:
+        return bool({"ray_folder", "network"} & {*getattr(item, "fixturenames", ())} or item.get_closest_marker("long"))
+
+    counts = Counter(item.path for item in items if is_long(item))
     items.sort(key=lambda item: -counts[item.path])
 
 

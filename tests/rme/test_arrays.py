@@ -213,6 +213,7 @@ print(json.dumps([scarce, train("plenty")]))
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs Linux's /proc, to know what a limit must be")
 def test_a_real_limit_of_memory_is_got_round(tmp_path):
     """The kernel refuses what an array of six asks for, and grants what a smaller one does."""

@@ -21,6 +21,7 @@ needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, re
 runs_here = pytest.mark.skipif(DEVICE == "cpu" and not INTERPRETED, reason="needs a CUDA device or the interpreter")
 
 
+@pytest.mark.long
 @needs_triton
 @pytest.mark.skipif(DEVICE == "cuda" or INTERPRETED, reason="the tests below run in this process")
 def test_what_the_interpreter_carries_out() -> None:
