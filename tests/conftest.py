@@ -22,14 +22,16 @@ allocator.keep_freed_memory()
 gc.disable()  # imports make a million objects and no garbage; looking for it takes half of the collection's time
 
 
+@pytest.hookimpl(trylast=True)  # after what puts tests in random order
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The files with the longest tests first, for a file that is begun last is waited for by the other processes."""
 
     def is_long(item: pytest.Item) -> bool:
         return bool({"ray_folder", "network"} & {*getattr(item, "fixturenames", ())} or item.get_closest_marker("long"))
 
-    counts = Counter(item.path for item in items if is_long(item))
-    items.sort(key=lambda item: -counts[item.path])
+    long = Counter(item.path for item in items if is_long(item))
+    files = {path: place for place, path in enumerate(dict.fromkeys(item.path for item in items))}
+    items.sort(key=lambda item: (-long[item.path], files[item.path], item.get_closest_marker("last") is not None))
 
 
 def pytest_collection_finish() -> None:

@@ -132,8 +132,8 @@ def test_a_client_without_the_token_is_refused(cluster, token):
     assert not list((cluster.shared / "other").glob("runs/*"))
 
 
+@pytest.mark.last
 def test_down_ends_every_ray(cluster, config):
-    """Last in this file: the cluster is of no use after it."""
     cluster.machines["laptop"].check(f"ray down -y {config}", **LAUNCHER)
     rays = ("raylet", "gcs_server", "ray::")
     for name in ("head", "two"):
