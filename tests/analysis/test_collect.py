@@ -246,7 +246,8 @@ def test_failures_with_their_reasons(store):
     store.run("fail", "sa", 1, 0, 5.0)
     frame = failures(store.uri, "fail")
     assert frame[["method_label", "seed", "reason"]].values.tolist() == [["VAE", 0, "NaN in epoch 7"]]
-    assert failures(store.uri, "whole").empty
+    store.run("unfailing", "vae", None, 3, 685.5)
+    assert failures(store.uri, "unfailing").empty
     assert failures(store.uri, "fail", where={"of_other_methods": "1"})["seed"].tolist() == [0]
     assert failures(store.uri, "fail", where={"epochs": "21"}).empty
 
