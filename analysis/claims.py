@@ -355,7 +355,7 @@ def time_claims(runs: pd.DataFrame) -> list[Claim]:
         where = f"{first['dataset_label']} dim {first['dim']}" + ("" if decoder == "conv" else ", FC decoder")
         where += f", {device}" if several else ""
         for statement, test, source, applies in _time_tests(theirs):
-            published = test(theirs)[0] if len(theirs) else None
+            published, _ = test(theirs)
             if applies == decoder and (published is not None or test(ours)[0] is not None):
                 holds, evidence = test(ours)
                 status = NOT_RUN if holds is None else _holds(holds)

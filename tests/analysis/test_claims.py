@@ -14,22 +14,37 @@ from analysis import claims as paper_claims
 from analysis.claims import HELD, NOT_ABOVE, NOT_HELD, NOT_RUN, TOO_FEW, UNKNOWN, Claim, count
 from analysis.listing import claim_listing, claim_summary
 from analysis.paper import against_paper, published_times
+from analysis.tables import DATASETS
 from tests.analysis.test_paper import SPREAD, runs_of, their_runs, timings_of
 
 
-def score_claims(*runs, **named) -> list[Claim]:
-    return cited(paper_claims.score_claims(*runs, **named))
+def score_claims(runs: pd.DataFrame, **named) -> list[Claim]:
+    return cited(paper_claims.score_claims(runs, **named), runs)
 
 
-def time_claims(*runs, **named) -> list[Claim]:
-    return cited(paper_claims.time_claims(*runs, **named))
+def time_claims(runs: pd.DataFrame, **named) -> list[Claim]:
+    """Their evidence is rows that were timed with their own times, or which were not."""
+    claims = cited(paper_claims.time_claims(runs, **named), runs)
+    labels, ms, ratios = (runs[name].tolist() for name in ("method_label", "inference_ms", "ratio_to_vae"))
+    timed = {f"{label} {number:.1f} ms" for label, number in zip(labels, ms, strict=True)}
+    timed |= {f"{label} {number:.2f}×" for label, number in zip(labels, ratios, strict=True)}
+    for claim in claims:
+        if claim.status == NOT_RUN:
+            absent = "fewer than two orders of (RME|SA) were timed"
+            untimed = "(RME|IAF with more than one flow|VLAE with 4 or 8 steps) was not timed"
+            assert re.fullmatch(f"{absent}|{untimed}|(RME|SA) was not timed against the VAE", claim.evidence), claim
+        else:
+            rows = re.sub(r"; at most [\d.]+×$|: [\d.]+×, at most [\d.]+×$", "", claim.evidence)
+            assert set(re.split("[,;] ", rows)) <= timed, claim
+    return claims
 
 
-def cited(claims: list[Claim]) -> list[Claim]:
-    """Each of them, whatever came of it, says where the paper has it, but for those that the paper has not."""
+def cited(claims: list[Claim], runs: pd.DataFrame) -> list[Claim]:
+    """Each, whatever came of it, is of a data set that was run, and says where the paper has it, if it does."""
     for claim in claims:
         place = "control" if claim.control else r"Tables 7-11|Section [23](\.1)?(, Tables? (5|6|7-11))?"
         assert re.fullmatch(place, claim.source), claim
+        assert claim.dataset in set(runs["dataset"]), claim
     return claims
 
 
@@ -234,6 +249,7 @@ def their_times():
 
 def test_the_papers_times_against_the_papers_claims():
     claims = time_claims(their_times())
+    assert list(dict.fromkeys(claim.dataset for claim in claims)) == list(DATASETS)
     assert Counter(claim.statement.split()[0] for claim in claims) == {
         "RME": 10,
         "RME's": 5,
@@ -442,6 +458,7 @@ VAE_ROW, RME_ROW, VLAE_1, VLAE_8 = ("vae", None), ("rme", 2), ("vlae", 1), ("vla
         ({VAE_ROW: 3.0}, {RME_ROW: 2.0, VLAE_1: 0.0}, HELD, NOT_RUN),
         ({RME_ROW: 3.0}, {RME_ROW: 2.0, VLAE_1: 0.0}, NOT_RUN, HELD),
         ({VAE_ROW: 3.0}, {VAE_ROW: 2.0}, NOT_RUN, HELD),
+        ({VAE_ROW: 3.0, RME_ROW: 5.0}, {VAE_ROW: 2.0, RME_ROW: 2.0, VLAE_1: 0.0}, HELD, HELD),
     ],
 )
 def test_decoders_by_their_means(conv, fc, vlae, every):
@@ -452,6 +469,8 @@ def test_decoders_by_their_means(conv, fc, vlae, every):
     if vlae != NOT_RUN:
         best = max(mean for (method, _), mean in fc.items() if method == "vlae")
         assert f"{conv[VAE_ROW]:.1f}" in found[0].evidence and f"{best:.1f} nats" in found[0].evidence
+    else:
+        assert found[0].evidence == f"{'VLAE' if VAE_ROW in conv else 'VAE'} was not run"
     if every != NOT_RUN:
         assert f"{min(conv[row] - fc[row] for row in conv.keys() & fc.keys()):+.1f} nats" in found[1].evidence
     elsewhere = score_claims(both_decoders(conv, fc, dataset="digits"))
@@ -469,6 +488,8 @@ def test_decoders_are_told_apart_by_as_many_runs_as_a_test_needs(seeds, status):
         left = runs[(runs["decoder"] != lost) | (runs["seed"] > 0)]
         claims = score_claims(left, expected_seeds=seeds)
         assert {of(claims, s, "MNIST dim 10").status for s in (VAE_OVER_VLAE, CONVOLUTIONAL)} == {TOO_FEW}
+        fewer = "VAE" if lost == "conv" else "VLAE(8)"
+        assert of(claims, VAE_OVER_VLAE, "MNIST dim 10").evidence == f"{fewer} n={seeds - 1}/{seeds}"
 
 
 def test_fully_connected_columns_have_claims_of_their_own():
