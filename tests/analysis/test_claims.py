@@ -509,3 +509,24 @@ def test_columns_stand_in_the_papers_order():
     where = list(dict.fromkeys(claim.where for claim in score_claims(runs_of(cells)) if claim.control))
     conv = ["MNIST dim 10", "MNIST dim 50", "OMNIGLOT dim 10", "OMNIGLOT dim 50"]
     assert where == conv + [f"{column}, FC decoder" for column in conv]
+
+
+def test_claims_are_of_the_score_that_is_asked_for():
+    runs = rme_column()
+    runs = runs.assign(val_iwae=-runs["test_iwae"])
+    found = [of(score_claims(runs, **score), OVER_VAE, "MNIST dim 10") for score in ({}, {"score": "val_iwae"})]
+    assert found[0].status != NOT_HELD == found[1].status
+
+
+def test_of_many_rows_that_are_incomplete_three_are_named():
+    cells = {("rme", 2, "mnist", 10, "conv"): 2.0} | {("sa", k, "mnist", 10, "conv"): 1.0 for k in (1, 2, 4, 8)}
+    runs = runs_of(cells)
+    claims = score_claims(runs[(runs["method"] != "sa") | (runs["seed"] > 0)])
+    evidence = of(claims, "RME is better than SA (p ≤ 0.01)", "MNIST dim 10").evidence
+    assert evidence == "SA(1) n=9/10, SA(2) n=9/10, SA(4) n=9/10 and 1 more"
+
+
+def test_too_few_pairs_are_said_with_the_means():
+    best = of(score_claims(rme_column(more=695.0, seeds=3)), BEST, "MNIST dim 10")
+    assert best.status == TOO_FEW
+    assert best.evidence.startswith("the smallest p that 3 pairs can give is 0.12; RME(2) 700.0, best of the other")
