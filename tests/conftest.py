@@ -1,25 +1,34 @@
-"""Shared by the tests: one thread, tiny images and engines on them, and what sweeps need."""
+"""Shared by the tests: one thread, tiny images and engines on them, and what sweeps need.
+
+Torch is imported late, for the process that only hands out tests to others needs none.
+"""
 
 from __future__ import annotations
 
 import gc
 from collections import Counter
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
-import torch
-from torch import Tensor
 
-from rme import allocator, data
-from rme.config import RunSpec
-from rme.data import Images
-from rme.engine import Engine, member_parameters
-from rme.result import stack_models
+if TYPE_CHECKING:
+    import torch
 
-torch.set_num_threads(1)
-allocator.keep_freed_memory()
+    from tests.tiny import Tiny
+
 gc.disable()  # imports make a million objects and no garbage; looking for it takes half of the collection's time
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    if session.config.getoption("numprocesses", None) and not hasattr(session.config, "workerinput"):
+        return  # hands out tests, and runs none
+    import torch
+
+    from rme import allocator
+
+    torch.set_num_threads(1)
+    allocator.keep_freed_memory()
 
 
 @pytest.hookimpl(trylast=True)  # after what puts tests in random order
@@ -55,70 +64,28 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("repeatable")
 
 
-def blobs(count: int, shape: tuple[int, int, int], seed: int) -> Tensor:
-    """Made-up images, uint8 (count, C, H, W): a bright spot somewhere on a noisy ground."""
-    g = torch.Generator().manual_seed(seed)
-    channels, height, width = shape
-    centre = torch.rand(count, 2, 1, 1, generator=g) * 0.6 + 0.2
-    rows, columns = torch.meshgrid(torch.linspace(0, 1, height), torch.linspace(0, 1, width), indexing="ij")
-    spot = torch.exp(-((rows - centre[:, 0]) ** 2 + (columns - centre[:, 1]) ** 2) / 0.03)
-    tint = torch.rand(count, channels, 1, 1, generator=g) * 0.5 + 0.5
-    noisy = 200 * spot.unsqueeze(1) * tint + 50 * torch.rand(count, *shape, generator=g)
-    return noisy.round().to(torch.uint8)
-
-
-class Tiny:
-    """Specs and engines on 40 made-up images, of which 36 are trained on."""
-
-    def __init__(self, side: int = 28) -> None:
-        self.images = Images(blobs(40, (1, side, side), 1), blobs(12, (1, side, side), 2))
-        self._parents: dict[tuple[str, int], list[dict[str, Tensor]]] = {}
-
-    def spec(self, method: str = "vae", order: int | None = None, **fields) -> RunSpec:
-        """A run whose settings make a few steps visible; unlike the defaults, every stage learns at 1e-3."""
-        settings = {
-            "dataset": "digits", "dim": 3, "epochs": 2, "restarts": 1, "batch_size": 16, "iwae_samples": 4,
-            "learning_rate": 1e-3, "stage_learning_rate": 1e-3, "kl_max": 5.0,
-        }  # fmt: skip
-        return RunSpec(method=method, order=order, **{**settings, **fields})
-
-    def engine(self, specs: RunSpec | Sequence[RunSpec], images: Images | None = None, device: str = "cpu") -> Engine:
-        """An engine for runs of one cell, begun from parents trained one by one where the method wants them."""
-        specs = [specs] if isinstance(specs, RunSpec) else list(specs)
-        images = images or self.images
-        splits = [data.get(s.dataset).split(images, s.seed) for s in specs]
-        parents = None
-        if specs[0].parent is not None:
-            parents = stack_models([model for s in specs for model in self.models(s.parent, images)])
-        return Engine(specs, images, splits, device=device, parents=parents)
-
-    def models(self, spec: RunSpec, images: Images) -> list[dict[str, Tensor]]:
-        """The finished models of a run, restart by restart."""
-        key = (spec.key, id(images))
-        if key not in self._parents:
-            engine = self.engine(spec, images)
-            engine.train_epoch()
-            self._parents[key] = [member_parameters(engine.method, i) for i in range(len(engine.members))]
-        return self._parents[key]
-
-
 @pytest.fixture(scope="session")
 def tiny() -> Tiny:
+    from tests.tiny import Tiny
+
     return Tiny()
 
 
 @pytest.fixture(scope="session")
 def small() -> Tiny:
     """With images of 8x8, which train several times as fast: for what is not about the images."""
+    from tests.tiny import Tiny
+
     return Tiny(8)
 
 
 @pytest.fixture
 def generator() -> torch.Generator:
+    import torch
+
     return torch.Generator().manual_seed(20)
 
 
-# `sweeping` is imported where it is needed: it takes a second to load
 @pytest.fixture(scope="module")
 def ray_folder():
     """A folder for the Ray of a file's sweeps, which is ended with it."""

@@ -23,8 +23,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Run
 
 from tests import ROOT, standing
-from tests.conftest import blobs
 from tests.databases import blank_database
+from tests.tiny import blobs
 
 PATIENCE_S = 1800
 """How long is waited for what is sure to come; a machine may be busy."""

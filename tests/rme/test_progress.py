@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 import rme
-from tests.conftest import blobs
+from tests.tiny import blobs
 
 
 def test_a_run_shows_its_epochs_and_its_best_elbo(tiny, tmp_path, capsys) -> None:

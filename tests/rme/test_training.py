@@ -21,7 +21,7 @@ from rme.device import pick_device
 from rme.engine import DivergedError, Engine
 from rme.result import MARKER, Result
 from rme.training import best_restart
-from tests.conftest import blobs
+from tests.tiny import blobs
 
 TEST_IMAGES = 20
 

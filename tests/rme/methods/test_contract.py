@@ -284,7 +284,7 @@ def test_the_loss_falls_on_real_images() -> None:
 
 
 def test_the_largest_images_and_colour_work(tiny) -> None:
-    from tests.conftest import blobs
+    from tests.tiny import blobs
 
     images = Images(blobs(12, (3, 64, 64), 1), blobs(3, (3, 64, 64), 2))
     engine = tiny.engine(tiny.spec("rme", 2), images)
