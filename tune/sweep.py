@@ -20,7 +20,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-gc.set_threshold(100_000)  # imports make a million objects and no garbage: to look for it takes a fifth of their time
+if __name__ == "__main__":  # whoever imports this has a threshold of its own
+    gc.set_threshold(100_000)  # imports make a million objects and no garbage; looking for it is a fifth of them
 
 # `python tune/sweep.py` puts this folder, not the project's, on the path
 _ROOT = str(Path(__file__).resolve().parent.parent)
