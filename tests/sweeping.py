@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import yaml
@@ -24,7 +23,6 @@ from mlflow.entities import Metric, Run
 
 from tests import ROOT, standing
 from tests.databases import blank_database
-from tests.tiny import blobs
 
 PATIENCE_S = 1800
 """How long is waited for what is sure to come; a machine may be busy."""
@@ -33,13 +31,6 @@ SMALL = {
     "dim": 3, "restarts": 1, "epochs": 2, "batch_size": 16, "iwae_samples": 4, "learning_rate": 0.001,
     "stage_learning_rate": 0.001, "kl_max": 5.0,
 }  # fmt: skip
-
-
-def write_npz(path: Path, train: int = 40, test: int = 12) -> Path:
-    """A data set of made-up 28x28 images."""
-    images = {"train": blobs(train, (1, 28, 28), 1), "test": blobs(test, (1, 28, 28), 2)}
-    np.savez(path, **{name: value.permute(0, 2, 3, 1).numpy() for name, value in images.items()})
-    return path
 
 
 def write_grid(path: Path, rows: list[dict], **defaults) -> Path:

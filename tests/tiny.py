@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,6 +26,13 @@ def blobs(count: int, shape: tuple[int, int, int], seed: int) -> Tensor:
     tint = torch.rand(count, channels, 1, 1, generator=g) * 0.5 + 0.5
     noisy = 200 * spot.unsqueeze(1) * tint + 50 * torch.rand(count, *shape, generator=g)
     return noisy.round().to(torch.uint8)
+
+
+def write_npz(path: Path, train: int = 40, test: int = 12) -> Path:
+    """A data set of made-up 28x28 images."""
+    images = {"train": blobs(train, (1, 28, 28), 1), "test": blobs(test, (1, 28, 28), 2)}
+    np.savez(path, **{name: value.permute(0, 2, 3, 1).numpy() for name, value in images.items()})
+    return path
 
 
 class Tiny:

@@ -25,7 +25,8 @@ from rme.timing import Timing, TimingSpec
 from tests import ROOT
 from tests.analysis.test_collect import Store
 from tests.databases import blank_database
-from tests.sweeping import SMALL, write_npz
+from tests.sweeping import SMALL
+from tests.tiny import write_npz
 from tune.storage import Storage
 from tune.tracking import Tracker
 

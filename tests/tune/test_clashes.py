@@ -115,7 +115,7 @@ def test_a_row_that_only_left_out_still_says_what_a_vae_is(tmp_path):
 
 
 def test_other_images_of_the_same_name_are_another_cell(tmp_path):
-    from tests.sweeping import write_npz
+    from tests.tiny import write_npz
 
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()

@@ -14,7 +14,8 @@ from rme import checkpoint
 from rme.result import MARKER
 from tests import ROOT, machines, standing
 from tests.machines import SHARED, Machine, Network
-from tests.sweeping import PATIENCE_S, Hold, write_grid, write_npz
+from tests.sweeping import PATIENCE_S, Hold, write_grid
+from tests.tiny import write_npz
 
 WHY_NOT = machines.why_not()
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or "")]

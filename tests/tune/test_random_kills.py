@@ -18,8 +18,8 @@ from tests.sweeping import (
     timed,
     wait_for,
     write_grid,
-    write_npz,
 )
+from tests.tiny import write_npz
 
 KILLS = 20
 

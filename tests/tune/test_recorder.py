@@ -25,7 +25,8 @@ from rme import RunSpec
 from rme.result import MARKER
 from tests import ROOT
 from tests.databases import blank_database
-from tests.sweeping import SMALL, cmdline, wait_for, write_npz
+from tests.sweeping import SMALL, cmdline, wait_for
+from tests.tiny import write_npz
 from tune.failure import Failure
 from tune.recorder import Recorder
 from tune.storage import Storage

@@ -36,8 +36,8 @@ from tests.sweeping import (
     timed,
     wait_for,
     write_grid,
-    write_npz,
 )
+from tests.tiny import write_npz
 
 pytestmark = pytest.mark.slow
 

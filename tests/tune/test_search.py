@@ -18,7 +18,8 @@ from rme import RunSpec, data
 from rme.config import SpecError
 from rme.engine import DivergedError
 from rme.training import build, results, train, validate
-from tests.sweeping import Hold, Sweep, processes_of, wait_for, write_grid, write_npz
+from tests.sweeping import Hold, Sweep, processes_of, wait_for, write_grid
+from tests.tiny import write_npz
 from tune import space as spaces
 from tune.halving import halving_of
 from tune.sample_searcher import SampleSearcher

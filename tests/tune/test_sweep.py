@@ -11,7 +11,8 @@ import pytest
 from mlflow.entities import Run
 
 from rme.result import MARKER, Result
-from tests.sweeping import Sweep, assert_same, finish, stop_in_mid_training, write_grid, write_npz
+from tests.sweeping import Sweep, assert_same, finish, stop_in_mid_training, write_grid
+from tests.tiny import write_npz
 from tune.storage import Storage
 
 ROWS = [{"method": "vae"}, {"method": "rme", "order": 2}]

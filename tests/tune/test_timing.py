@@ -11,8 +11,8 @@ from analysis.collect import collect
 from rme import evaluate, timing
 from rme.data import Images
 from rme.timing import Timing, TimingSpec
-from tests.sweeping import Sweep, write_npz
-from tests.tiny import blobs
+from tests.sweeping import Sweep
+from tests.tiny import blobs, write_npz
 from tune import cluster, grid
 from tune.cluster import ClusterError
 from tune.grid import GridError

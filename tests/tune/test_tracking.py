@@ -22,7 +22,8 @@ from analysis.collect import collect
 from analysis.stats import summarise, wilcoxon_greater
 from rme import RunSpec
 from tests.databases import blank_database
-from tests.sweeping import SMALL, write_npz
+from tests.sweeping import SMALL
+from tests.tiny import write_npz
 from tune.artifacts import IMAGES
 from tune.failure import Failure
 from tune.tracking import Tracker, TrackingError, recorded_without_creating

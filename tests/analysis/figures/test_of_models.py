@@ -22,7 +22,8 @@ from analysis.models import shown_models
 from analysis.report import build_report
 from rme import RunSpec
 from tests.databases import blank_database
-from tests.sweeping import SMALL, write_npz
+from tests.sweeping import SMALL
+from tests.tiny import write_npz
 from tune.artifacts import IMAGES, MODEL
 from tune.tracking import Tracker
 
