@@ -5,11 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import cache
-from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import FlopCounterMode
 
 from rme import data, nets, noise
 from rme.config import RunSpec
@@ -74,22 +72,7 @@ def _count(spec: RunSpec, shape: nets.ImageShape) -> tuple[float, float, float]:
     return _flops(train), inference, decoding
 
 
-class _Counter(TorchDispatchMode):
-    """As torch's `FlopCounterMode`, whose account of which module did what takes as long as all else."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.flops = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        count = flop_registry.get(func._overloadpacket)
-        if count is not None:
-            self.flops += count(*args, **(kwargs or {}), out_val=out)
-        return out
-
-
 def _flops(work: Callable[[], object]) -> float:
-    with _Counter() as counter:
+    with FlopCounterMode(display=False) as counter:
         work()
-    return float(counter.flops)
+    return float(counter.get_total_flops())
