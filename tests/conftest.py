@@ -71,9 +71,25 @@ def tiny() -> Tiny:
     return Tiny()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def narrow_networks():
+    """Images of 8x8, of which no data set is, get networks of few channels instead of those of Tables 1-3."""
+    from rme import nets
+
+    tables = nets.convolutions
+
+    def narrow(image_shape: tuple[int, int, int]) -> tuple[list[int], list[int], int]:
+        sides, channels, width = tables(image_shape)
+        return (sides, [4, 4, 8], 16) if image_shape[1] == 8 else (sides, channels, width)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nets, "convolutions", narrow)
+        yield
+
+
 @pytest.fixture(scope="session")
-def small() -> Tiny:
-    """With images of 8x8, which train several times as fast: for what is not about the images."""
+def small(narrow_networks) -> Tiny:
+    """With images of 8x8 and narrow networks, which train several times as fast: for what is not about either."""
     from tests.tiny import Tiny
 
     return Tiny(8)

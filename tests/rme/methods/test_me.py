@@ -94,7 +94,7 @@ def test_components_part_where_the_posterior_has_two_modes(small) -> None:
     x = method.centred(small.images.train[:8].unsqueeze(0))
     stream = Noise([torch.Generator().manual_seed(0)], torch.float64)
     (update,) = method.updates()
-    adam = torch.optim.Adam(update.parameters, lr=2e-3)
+    adam = torch.optim.Adam(update.parameters, lr=1e-2)
     for t in range(150):
         adam.zero_grad()
         update.loss(Step(x, stream, t)).sum().backward()
