@@ -6,6 +6,7 @@ Torch is imported late, for the process that only hands out tests to others need
 from __future__ import annotations
 
 import gc
+import importlib.util
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,10 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
     torch.set_num_threads(1)
     allocator.keep_freed_memory()
+    if not torch.cuda.is_available() and importlib.util.find_spec("triton") is not None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("TRITON_INTERPRET", "1")  # its own functions are made for what is said as it is imported
+            import triton  # noqa: F401
 
 
 @pytest.hookimpl(trylast=True)  # after what puts tests in random order

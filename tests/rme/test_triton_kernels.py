@@ -15,14 +15,10 @@ MEMBERS, IMAGES = 2, 3
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 
-if DEVICE == "cpu" and importlib.util.find_spec("triton") is not None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRITON_INTERPRET", "1")  # Triton's own functions are made for what is said as it is imported
-        import rme.triton_kernels  # noqa: F401
-
 
 @pytest.fixture(autouse=True)
 def interpreted(monkeypatch) -> None:
+    """As Triton itself was when conftest imported it."""
     if DEVICE == "cpu":
         monkeypatch.setenv("TRITON_INTERPRET", "1")
 
