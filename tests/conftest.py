@@ -14,6 +14,8 @@ import hypothesis
 import pytest
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
 
     from tests.tiny import Tiny
@@ -40,10 +42,15 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The files with the longest tests first, for a file that is begun last is waited for by the other processes."""
 
-    def is_long(item: pytest.Item) -> bool:
-        return bool({"ray_folder", "network"} & {*getattr(item, "fixturenames", ())} or item.get_closest_marker("long"))
+    def length(item: pytest.Item) -> int:
+        mark = item.get_closest_marker("long")
+        if mark is not None:
+            return mark.args[0] if mark.args else 1
+        return int(bool({"ray_folder", "network"} & {*getattr(item, "fixturenames", ())}))
 
-    long = Counter(item.path for item in items if is_long(item))
+    long: Counter[Path] = Counter()
+    for item in items:
+        long[item.path] += length(item)
     files = {path: place for place, path in enumerate(dict.fromkeys(item.path for item in items))}
     items.sort(key=lambda item: (-long[item.path], files[item.path], item.get_closest_marker("last") is not None))
 

@@ -33,7 +33,7 @@ BUDGET = Budget(images=5, samples=20, steps=5, panels=2, minutes=None)
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory):
     """A VAE of two seeds, of which the second is better, an RME(2) and an IAF(1); the data set's file is gone."""
-    path = write_npz(tmp_path_factory.mktemp("data") / "spots.npz")
+    path = write_npz(tmp_path_factory.mktemp("data") / "spots.npz", 40, 12)
     common = {"dataset": str(path), **SMALL, "dim": 2, "epochs": 1}
     vae = rme.fit(RunSpec.of({"method": "vae", **common}))
     results = [
