@@ -40,17 +40,17 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 @pytest.hookimpl(trylast=True)  # after what puts tests in random order
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files with the longest tests first, for a file that is begun last is waited for by the other processes."""
+    """The files with the longest tests first: one that is begun last is waited for by the other processes."""
 
-    def length(item: pytest.Item) -> int:
+    def seconds(item: pytest.Item) -> float:
         mark = item.get_closest_marker("long")
         if mark is not None:
-            return mark.args[0] if mark.args else 1
-        return int(bool({"ray_folder", "network"} & {*getattr(item, "fixturenames", ())}))
+            return mark.args[0] if mark.args else 5
+        return 60 if {"ray_folder", "network"} & {*getattr(item, "fixturenames", ())} else 0
 
     long: Counter[Path] = Counter()
     for item in items:
-        long[item.path] += length(item)
+        long[item.path] += seconds(item)
     files = {path: place for place, path in enumerate(dict.fromkeys(item.path for item in items))}
     items.sort(key=lambda item: (-long[item.path], files[item.path], item.get_closest_marker("last") is not None))
 

@@ -255,7 +255,7 @@ def test_a_difference_ends_the_command(monkeypatch, capsys) -> None:
     ("roofline", ["--methods", "vae,vlae:1,me:2"]),
     ("growth", []),
 ])  # fmt: skip
-@pytest.mark.long
+@pytest.mark.long(14)
 @pytest.mark.parametrize("bare", [False, True])
 def test_every_command_runs_also_with_torch_and_numpy_alone(command, options, bare, tmp_path) -> None:
     path = tmp_path / "rows.json"

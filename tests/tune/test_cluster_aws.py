@@ -20,7 +20,7 @@ from tests.tune.test_cluster_launcher import wait_for
 
 MOTO = Path(sys.prefix) / "bin" / "moto_server"
 WHY_NOT = machines.why_not() or (None if MOTO.exists() else "moto[server] is not installed")
-pytestmark = [pytest.mark.slow, pytest.mark.long(5), pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or "")]
+pytestmark = [pytest.mark.slow, pytest.mark.long(180), pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or "")]
 boto3 = pytest.importorskip("boto3")
 
 ENDPOINT = f"http://{SUBNET}.1:5555"

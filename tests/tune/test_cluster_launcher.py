@@ -18,7 +18,7 @@ from tests.sweeping import PATIENCE_S, Hold, write_grid
 from tests.tiny import write_npz
 
 WHY_NOT = machines.why_not()
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or "")]
+pytestmark = [pytest.mark.slow, pytest.mark.long(90), pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or "")]
 
 ROWS = [{"method": "vae"}, {"method": "rme", "order": 2}]
 SETTINGS = {"seed": "0-3", "epochs": 150, "stage_epochs": 40}
