@@ -25,7 +25,7 @@ KILLS = 20
 
 
 @pytest.mark.slow
-@pytest.mark.long(20 * KILLS)
+@pytest.mark.long(35 * KILLS)
 def test_a_driver_killed_at_random_moments_costs_nothing(tmp_path, ray_folder, hold):
     """Twenty times in one sweep."""
     # each start may train so many epochs of a run, which over all of the starts are fewer than a VAE and its RME have:
