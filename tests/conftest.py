@@ -100,7 +100,7 @@ def narrow_networks():
 
 
 @pytest.fixture(scope="session")
-def small(narrow_networks) -> Tiny:
+def small() -> Tiny:
     """With images of 8x8 and narrow networks, which train several times as fast: for what is not about either."""
     from tests.tiny import Tiny
 

@@ -70,7 +70,7 @@ def test_parts_are_halves_of_halves(members):
 
 
 @pytest.mark.parametrize(
-    ("method", "order", "limits"), [("vae", None, [4, 1]), ("rme", 2, [2]), ("sa", 1, [1])], ids=["vae", "rme", "sa"]
+    ("method", "order", "limits"), [("vae", None, [4, 2, 1]), ("rme", 2, [2]), ("sa", 1, [1])], ids=["vae", "rme", "sa"]
 )
 def test_members_come_out_the_same_in_smaller_arrays(runs, small, tmp_path, method, order, limits):
     specs, parents = runs(method, order)

@@ -208,21 +208,22 @@ def test_what_a_member_keeps_does_not_depend_on_who_trains_beside_it(small, whol
 
 
 @every_case
-def test_resumed_twice_it_ends_with_the_very_same(small, whole, case: str, tmp_path: Path, monkeypatch) -> None:
+@pytest.mark.parametrize("cut", [1, 3])
+def test_gone_on_with_it_ends_with_the_very_same(
+    small, whole, case: str, cut: int, tmp_path: Path, monkeypatch
+) -> None:
     monkeypatch.setattr(training, "CHECKPOINT_SHARE", 1e9)  # after every epoch
     specs = whole(case).specs
 
     class PulledPlug(Exception):
         pass
 
-    for cut in (1, 3):
+    def pull(engine: Engine) -> None:
+        if engine.epoch == cut:
+            raise PulledPlug
 
-        def pull(engine: Engine, cut: int = cut) -> None:
-            if engine.epoch == cut:
-                raise PulledPlug
-
-        with pytest.raises(PulledPlug):
-            train(small.engine(specs), Checkpoints(tmp_path), pull)
+    with pytest.raises(PulledPlug):
+        train(small.engine(specs), Checkpoints(tmp_path), pull)
     again = small.engine(specs)
     train(again, Checkpoints(tmp_path))
     for a, b in zip(whole(case).members, trained(again), strict=True):

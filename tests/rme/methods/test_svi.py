@@ -115,7 +115,7 @@ def test_its_rate_is_an_option_and_no_field_of_a_stage_concerns_it() -> None:
 
 def test_a_run_of_it_is_its_vae_scored_with_better_posteriors(small) -> None:
     """Nothing is trained: the model is the parent's, restart by restart; its ELBO is higher."""
-    run = small.spec("svi", 50, restarts=2, precision="float64", seed=4, learning_rate=0.01)
+    run = small.spec("svi", 50, restarts=2, precision="float64", seed=6, learning_rate=0.01)
     vae = training.build([run.parent], small.images, "cpu", None)
     training.train(vae)
     (parent,) = training.results(vae).values()
@@ -124,7 +124,7 @@ def test_a_run_of_it_is_its_vae_scored_with_better_posteriors(small) -> None:
     (result,) = training.results(engine).values()
     for own, theirs in zip(result.models, parent.models, strict=True):
         assert all(torch.equal(own[name], theirs[name]) for name in theirs)
-    assert (result.val_elbo > parent.val_elbo + 0.5).all()
+    assert (result.val_elbo > parent.val_elbo + 1).all()
     assert result.losses.shape == (0, 0, 2) and result.history_elbo.shape == (0, 2)
     assert result.kept_epochs.tolist() == [0, 0] and len(result.finished_at) == 0 and result.updates == []
     assert result.train_s == 0 and result.inference_ms > parent.inference_ms
