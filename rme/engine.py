@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from rme import evaluate, nets, noise, precision
+from rme.adam import Adam
 from rme.data import Images, Split
 from rme.graph import Graphed
 from rme.kept import Kept
@@ -120,11 +121,7 @@ class Engine:
         self.method.to(self.device)
 
         self.updates: list[Update] = list(self.method.updates())
-        self.optimisers = [
-            # capturable keeps the step count on the device, which a CUDA graph needs
-            torch.optim.Adam(u.parameters, lr=spec.rate, fused=True, capturable=self.device.type == "cuda")
-            for u in self.updates
-        ]
+        self.optimisers = [Adam(u.parameters, spec.rate) for u in self.updates]
         self.order_streams = self._generators(noise.ORDER, "cpu")
         self.noise = noise.Noise(self._generators(noise.TRAIN, self.device), dtype)
         self.epoch = 0
@@ -164,10 +161,9 @@ class Engine:
 
     def _learn_at(self, rate: float) -> None:
         """Set the optimisers' rate; what they have gathered stays."""
-        groups = [group for adam in self.optimisers for group in adam.param_groups]
-        if any(group["lr"] != rate for group in groups):
-            for group in groups:
-                group["lr"] = rate
+        if any(adam.rate != rate for adam in self.optimisers):
+            for adam in self.optimisers:
+                adam.rate = rate
             self._graphed = self._new_graph()  # the rate is part of what was captured
 
     def _not_measured(self) -> Tensor:
@@ -199,15 +195,12 @@ class Engine:
     def _new_graph(self) -> Graphed[Tensor] | None:
         return Graphed(self._step, self.noise.generators) if self.device.type == "cuda" else None
 
-    def _apply(self, update: Update, adam: torch.optim.Optimizer, step: Step) -> Tensor:
+    def _apply(self, update: Update, adam: Adam, step: Step) -> Tensor:
         with _learning(update.parameters):
             loss = update.loss(step)
             # members share no parameter, so the sum's gradient is each member's own
             gradients = torch.autograd.grad(loss.sum(), update.parameters)
-        for parameter, gradient in zip(update.parameters, gradients, strict=True):
-            parameter.grad = _laid_out_as(parameter, gradient)
-        adam.step()
-        adam.zero_grad(set_to_none=True)
+        adam.step(gradients)
         return loss.detach()
 
     def validate(self) -> Tensor:
@@ -258,8 +251,7 @@ class Engine:
         """Everything that training needs to go on, as named tensors."""
         state = {f"model.{name}": value for name, value in self.method.state_dict().items()}
         for update, adam in zip(self.updates, self.optimisers, strict=True):
-            for i, values in adam.state_dict()["state"].items():
-                state |= {f"adam.{update.name}.{i}.{name}": value for name, value in values.items()}
+            state |= {f"adam.{update.name}.{name}": value for name, value in adam.state().items()}
         state |= {f"kept.{name}": value for name, value in self.kept.state().items()}
         for i, (order, train) in enumerate(zip(self.order_streams, self.noise.generators, strict=True)):
             state |= {f"stream.order.{i}": order.get_state(), f"stream.train.{i}": train.get_state()}
@@ -277,18 +269,14 @@ class Engine:
         """Go on from `state()`. Raises KeyError or RuntimeError when it is another model's."""
         self.method.load_state_dict(_below(state, "model."))
         for update, adam in zip(self.updates, self.optimisers, strict=True):
-            values: dict[int, dict[str, Tensor]] = {}
-            for name, value in _below(state, f"adam.{update.name}.").items():
-                i, what = name.split(".")
-                values.setdefault(int(i), {})[what] = value
-            adam.load_state_dict({"state": values, "param_groups": adam.state_dict()["param_groups"]})
+            adam.load_state(_below(state, f"adam.{update.name}."))
         for m, (order, train) in enumerate(zip(self.order_streams, self.noise.generators, strict=True)):
             order.set_state(state[f"stream.order.{m}"].cpu())
             train.set_state(state[f"stream.train.{m}"].cpu())
         self.kept.load_state(_below(state, "kept."))
         self.epoch, iteration = state["counters"].tolist()
         self.iteration.fill_(iteration)
-        self._graphed = self._new_graph()  # the optimisers hold other tensors now
+        self._graphed = self._new_graph()  # what was captured had its streams elsewhere
         self.history = History(
             seconds=state["history.seconds"].tolist(), finished_at=state["history.finished_at"].tolist()
         )
@@ -309,16 +297,6 @@ def _learning(parameters: Sequence[torch.nn.Parameter]) -> Iterator[None]:
     finally:
         for p in parameters:
             p.requires_grad_(False)
-
-
-def _laid_out_as(parameter: Tensor, gradient: Tensor) -> Tensor:
-    """The gradient in its parameter's memory layout.
-
-    Of other strides fused Adam applies it in the wrong order on a CPU, silently, and refuses it on a GPU: in some
-    releases of torch also where nothing but an axis of size 1 differs, which `contiguous` leaves as it is.
-    """
-    same = gradient.stride() == parameter.stride()
-    return gradient if same else torch.empty_like(parameter).copy_(gradient)
 
 
 def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -108,8 +108,8 @@ def _gpu_chunk_bytes(device: torch.device) -> int:
 @lru_cache
 def decoder_activations(image_shape: nets.ImageShape, dim: int, kind: str) -> int:
     """Entries that are alive at once in a decoder pass of one image: the largest layer's input and output, twice."""
-    with torch.device("meta"):
-        h = torch.empty(1, 1, dim)
+    with torch.no_grad(), torch.device("cpu"):  # on "meta" nothing is computed, but PyTorch's compiler imported
+        h = torch.zeros(1, 1, dim)
         largest = 0
         for layer in nets.Decoder(1, dim, image_shape, kind).mean:
             before, h = h, layer(h)

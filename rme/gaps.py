@@ -33,6 +33,7 @@ import torch
 from torch import Tensor
 
 from rme import evaluate, objective, precision
+from rme.adam import Adam
 from rme.distributions import DiagonalGaussian, Flow, FullGaussian, Mixture, Posterior, PushForward
 from rme.methods.base import Method
 from rme.noise import Noise
@@ -184,17 +185,14 @@ def optimise(
     """
     family = Family.of(q)
     free = [value.detach().clone().requires_grad_() for value in family.start]
-    adam = torch.optim.Adam(free, lr=rate, capturable=x.device.type == "cuda")
+    adam = Adam(free, rate)
     trace = []
     with torch.enable_grad():
         for step in range(steps):
-            adam.param_groups[0]["lr"] = rate * 0.5 * (1 + math.cos(math.pi * step / steps))
+            adam.rate = rate * 0.5 * (1 + math.cos(math.pi * step / steps))
             elbo = elbo_to_climb(decoder, x, family, free, noise, draws)
             # the sum's gradient is each image's own
-            gradients = torch.autograd.grad(-elbo.sum(), free)
-            for value, gradient in zip(free, gradients, strict=True):
-                value.grad = gradient
-            adam.step()
+            adam.step(torch.autograd.grad(-elbo.sum(), free))
             trace.append(elbo.detach())
     return family.make([value.detach() for value in free]), torch.stack(trace).double()
 

@@ -19,7 +19,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 WARM_UP = 3
-"""Calls before one is captured: in them kernels are chosen, and optimisers allocate what they keep."""
+"""Calls before one is captured: in them kernels are chosen, and libraries allocate what they keep."""
 
 
 class Graphed(Generic[T]):

@@ -136,8 +136,7 @@ def test_another_start_is_noticed(method: str, order: int | None) -> None:
 
 def test_another_learning_rate_is_noticed() -> None:
     ours, theirs = both("vae", None)
-    for group in ours.engine.optimisers[0].param_groups:
-        group["lr"] = 1e-4
+    ours.engine.optimisers[0].rate = 1e-4
     with pytest.raises(DifferentError, match="the first step of"):
         steps.check_same_steps(ours, theirs)
 

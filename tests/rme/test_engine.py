@@ -8,12 +8,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rme import evaluate, noise
 from rme.data import Images
-from rme.engine import DivergedError, Engine, _laid_out_as, member_parameters, pixel_moments, single
-from rme.methods.base import Update
+from rme.engine import DivergedError, Engine, member_parameters, pixel_moments, single
 
 
 def snapshot(engine: Engine) -> dict[str, Tensor]:
@@ -143,47 +142,6 @@ def test_noise_of_the_wrong_number_of_members_is_refused() -> None:
 
 
 # ---------------------------------------------------------------------- the optimiser
-def test_a_gradient_gets_its_parameters_strides_also_for_axes_of_one_entry() -> None:
-    parameter = torch.empty(1, 32, 1, 4, 4)
-    values = torch.randn(32, 1, 4, 4)
-    gradient = values.contiguous(memory_format=torch.channels_last).as_strided((32, 1, 4, 4), (16, 1, 4, 1))[None]
-    assert gradient.is_contiguous() and gradient.stride() != parameter.stride()
-    for g in (gradient, gradient.clone(), torch.randn(1, 1, 32, 4, 4).transpose(1, 2)):
-        found = _laid_out_as(parameter, g)
-        assert found.stride() == parameter.stride() and torch.equal(found, g)
-    assert _laid_out_as(parameter, found) is found, "and no copy that is not needed"
-
-
-def test_a_gradient_that_comes_out_transposed_is_applied_in_its_right_order(small) -> None:
-    """Fused Adam on a CPU reads a gradient's memory as if it had the parameter's strides."""
-    g = torch.Generator().manual_seed(0)
-    start, weights = torch.randn(2, 4, 6, generator=g), torch.randn(2, 4, 5, generator=g)
-    parameter = nn.Parameter(start.clone(), requires_grad=False)
-
-    def loss(step: object) -> Tensor:
-        return parameter.transpose(1, 2).bmm(weights).square().sum((1, 2))
-
-    parameter.requires_grad_(True)
-    (raw,) = torch.autograd.grad(loss(None).sum(), [parameter])
-    parameter.requires_grad_(False)
-    assert not raw.is_contiguous(), "this test needs a gradient of other strides"
-
-    plain = start.clone().requires_grad_()
-    oracle = torch.optim.Adam([plain], lr=0.01, fused=False, foreach=False)
-    engine = small.engine(small.spec())
-    update, fused = Update("transposed", [parameter], loss), torch.optim.Adam([parameter], lr=0.01, fused=True)
-    for _ in range(5):
-        found = engine._apply(update, fused, None)
-        oracle.zero_grad()
-        value = plain.transpose(1, 2).bmm(weights).square().sum((1, 2))
-        value.sum().backward()
-        oracle.step()
-        torch.testing.assert_close(found, value.detach())
-    torch.testing.assert_close(parameter.detach(), plain.detach(), rtol=1e-5, atol=1e-6)
-    assert (parameter - start).abs().min() > 1e-3
-    assert not parameter.requires_grad and parameter.grad is None
-
-
 def test_training_is_adam_on_the_mean_loss_at_the_specs_rate(small) -> None:
     """Three steps of the engine against autograd and a plain Adam on a copy of the model."""
     engine = small.engine(small.spec(precision="float64", restarts=2, learning_rate=3e-3))

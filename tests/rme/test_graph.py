@@ -88,7 +88,7 @@ def test_a_step_recorded_once_and_repeated_is_a_training(engines) -> None:
     replayed, plain = engines
     batches = plain.train_index[:, :24].split(8, 1)
     for engine in engines:
-        engine.train_step(batches[0])  # optimisers allocate their state in the first
+        engine.train_step(batches[0])
     index = batches[1].clone()
     with Recording() as recording:
         losses = replayed._step(index)

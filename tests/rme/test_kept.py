@@ -294,7 +294,7 @@ def stage_like_a_finish(small, fresh: bool) -> tuple[dict[str, Tensor], dict[str
     parents = {name: value.clone() for name, value in whole.method.state_dict().items()}
     if fresh:
         for adam in whole.optimisers:
-            adam.load_state_dict({"state": {}, "param_groups": adam.state_dict()["param_groups"]})
+            adam.load_state({name: torch.zeros_like(value) for name, value in adam.state().items()})
     more = small.spec("vae-more", epochs=2, stage_epochs=2, stage_learning_rate=1e-4, **fields)
     split = training.data.get("digits").split(small.images, more.seed)
     stage = Engine([more], small.images, [split], parents=parents)

@@ -1,0 +1,103 @@
+"""Adam against PyTorch's class, and on gradients of every layout."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import Tensor
+
+from rme.adam import Adam, _laid_out_as
+
+SHAPES = [(2, 4, 6), (2, 3), (2, 1, 5, 4, 4)]
+
+
+def gradients(generator: torch.Generator) -> list[Tensor]:
+    return [torch.randn(shape, generator=generator) for shape in SHAPES]
+
+
+def test_it_is_pytorchs_to_the_last_bit_also_at_another_rate(generator) -> None:
+    theirs = gradients(generator)
+    ours = [p.clone() for p in theirs]
+    adam, oracle = Adam(ours, 0.01), torch.optim.Adam(theirs, lr=0.01, fused=True)
+    for rate in (0.01, 0.01, 0.001):
+        adam.rate = oracle.param_groups[0]["lr"] = rate
+        given = gradients(generator)
+        for p, g in zip(theirs, given, strict=True):
+            p.grad = g
+        oracle.step()
+        adam.step(given)
+    assert all(torch.equal(p, q) for p, q in zip(ours, theirs, strict=True))
+    named = {f"{i}.{name}": value for i, own in oracle.state_dict()["state"].items() for name, value in own.items()}
+    state = adam.state()
+    assert state.keys() == named.keys()
+    assert all(torch.equal(state[name], value) and state[name].dtype == value.dtype for name, value in named.items())
+
+
+def test_it_goes_on_from_its_state_in_memory_that_stays(generator) -> None:
+    whole = gradients(generator)
+    first = Adam(whole, 0.01)
+    first.step(gradients(generator))
+    halves = [p.clone() for p in whole]
+    second = Adam(halves, 0.01)
+    places = {name: value.data_ptr() for name, value in second.state().items()}
+    second.load_state({name: value.clone() for name, value in first.state().items()})
+    assert places == {name: value.data_ptr() for name, value in second.state().items()}
+    given = gradients(generator)
+    for adam in (first, second):
+        adam.step(given)
+    assert all(torch.equal(p, q) for p, q in zip(halves, whole, strict=True))
+
+
+def test_a_state_of_other_parameters_is_refused_and_nothing_taken_of_it() -> None:
+    adam = Adam([torch.ones(2, 3), torch.ones(4)], 0.01)
+    good = {name: torch.ones_like(value) for name, value in adam.state().items()}
+    with pytest.raises(KeyError, match=r"1\.exp_avg"):
+        adam.load_state({name: value for name, value in good.items() if name != "1.exp_avg"})
+    with pytest.raises(KeyError, match=r"2\.step belongs to no parameter of these 2"):
+        adam.load_state({**good, "2.step": torch.zeros(())})
+    with pytest.raises(RuntimeError, match=r"1\.exp_avg_sq has shape \(1,\), not \(4,\)"):
+        adam.load_state({**good, "1.exp_avg_sq": torch.zeros(1)})
+    assert all((value == 0).all() for value in adam.state().values())
+
+
+def test_a_gradient_gets_its_parameters_strides_also_for_axes_of_one_entry() -> None:
+    parameter = torch.empty(1, 32, 1, 4, 4)
+    values = torch.randn(32, 1, 4, 4)
+    gradient = values.contiguous(memory_format=torch.channels_last).as_strided((32, 1, 4, 4), (16, 1, 4, 1))[None]
+    assert gradient.is_contiguous() and gradient.stride() != parameter.stride()
+    for g in (gradient, gradient.clone(), torch.randn(1, 1, 32, 4, 4).transpose(1, 2)):
+        found = _laid_out_as(parameter, g)
+        assert found.stride() == parameter.stride() and torch.equal(found, g)
+    assert _laid_out_as(parameter, found) is found, "and no copy that is not needed"
+
+
+def test_a_gradient_that_comes_out_transposed_is_applied_in_its_right_order(generator) -> None:
+    """Fused Adam on a CPU reads a gradient's memory as if it had the parameter's strides."""
+    start, weights = torch.randn(2, 4, 6, generator=generator), torch.randn(2, 4, 5, generator=generator)
+
+    def loss(parameter: Tensor) -> Tensor:
+        return parameter.transpose(1, 2).bmm(weights).square().sum()
+
+    ours, theirs = start.clone().requires_grad_(), start.clone().requires_grad_()
+    adam, oracle = Adam([ours], 0.01), torch.optim.Adam([theirs], lr=0.01, fused=False, foreach=False)
+    for _ in range(5):
+        (gradient,) = torch.autograd.grad(loss(ours), [ours])
+        assert not gradient.is_contiguous(), "this test needs a gradient of other strides"
+        adam.step([gradient])
+        oracle.zero_grad()
+        loss(theirs).backward()
+        oracle.step()
+    torch.testing.assert_close(ours.detach(), theirs.detach(), rtol=1e-5, atol=1e-6)
+    assert (ours - start).abs().min() > 1e-3
+
+
+def test_a_training_does_without_pytorchs_compiler() -> None:
+    """Its import takes over a second of each worker's start."""
+    program = (
+        "import sys; from tests.tiny import Tiny; small = Tiny(8); engine = small.engine(small.spec()); "
+        "engine.train_epoch(); engine.validate(); sys.exit('torch._dynamo' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
