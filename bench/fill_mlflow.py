@@ -10,13 +10,14 @@ import argparse
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
 from mlflow.entities import Run
 from rich.progress import track
+from torch import Tensor
 
 from rme import data
 from rme.config import RunSpec
@@ -62,13 +63,13 @@ def results(runs: Sequence[RunSpec]) -> Iterator[Result]:
 
 
 def made_up(spec: RunSpec, started: float) -> Result:
-    """A result of a run's usual size: curves that rise to a score which depends on cell and seed. No models."""
+    """A result of a run's usual size: curves that rise to a score which depends on cell and seed; models untrained."""
     rng = np.random.default_rng(int(spec.key, 16))
     of_cell = np.random.default_rng(int(spec.cell_key, 16))
     channels, height, width = data.get(spec.dataset).shape
     level = channels * height * width * (0.8 + 0.2 * np.log10(spec.dim)) + 20 * of_cell.normal()
     val_iwae = torch.from_numpy(level + 3 * rng.normal(size=spec.restarts))
-    updates = _updates(spec.method, spec.order, spec.decoder)
+    updates, model = _untrained(spec.method, spec.order, spec.decoder, spec.dataset, spec.dim)
     epochs = spec.training_epochs
     grown = 1 - torch.exp(-torch.arange(1, epochs + 1, dtype=torch.float64) / (0.1 * epochs))
     elbo = (grown[:, None] * val_iwae - 5).expand(epochs, spec.restarts).clone()
@@ -79,7 +80,7 @@ def made_up(spec: RunSpec, started: float) -> Result:
     return Result(
         spec=spec,
         chosen=chosen,
-        models=[],
+        models=[model] * spec.restarts,
         val_iwae=val_iwae,
         val_elbo=val_iwae - 5,
         kept_epochs=torch.full((spec.restarts,), epochs),
@@ -99,11 +100,15 @@ def made_up(spec: RunSpec, started: float) -> Result:
     )
 
 
-@cache
-def _updates(method: str, order: int | None, decoder: str) -> list[str]:
-    """Names of a method's updates, from a model of the smallest size."""
-    spec = RunSpec.of({"method": method, "order": order, "decoder": decoder, "dataset": "mnist", "dim": 2})
-    return [update.name for update in spec.method_class(spec, (1, 28, 28), 1).updates()]
+@lru_cache(maxsize=1)  # a cell's runs follow each other
+def _untrained(
+    method: str, order: int | None, decoder: str, dataset: str, dim: int
+) -> tuple[list[str], dict[str, Tensor]]:
+    """Names of a method's updates, and the parameters of a model that was never trained."""
+    spec = RunSpec.of({"method": method, "order": order, "decoder": decoder, "dataset": dataset, "dim": dim})
+    model = spec.method_class(spec, data.get(dataset).shape, 1)
+    state = {name: torch.zeros_like(value[0]) for name, value in model.state_dict().items()}
+    return [update.name for update in model.updates()], state
 
 
 if __name__ == "__main__":

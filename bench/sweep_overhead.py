@@ -10,8 +10,8 @@ results on the storage, recorder, MLflow in sqlite. Measured, for each trial:
                     set, most of it libraries that it shares with the driver
     files           everything under the storage and MLflow's artifacts when the sweep has ended, the database included
 
-A trial has `--runs-per-trial` runs. Each leaves a real result in a real file, with a model of one small tensor and the
-scores of 360 test images. Ray's own log files, in its temporary folder, are not counted: they are not the sweep's.
+A trial has `--runs-per-trial` runs. Each leaves a real result in a real file, with an untrained VAE and the scores of
+360 test images. Ray's own log files, in its temporary folder, are not counted: they are not the sweep's.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from typing import Any
 
 import torch
 
+from rme import data
 from rme.config import RunSpec
 from rme.result import Result
 from tune import cluster
@@ -145,11 +146,13 @@ def _nothing(trial: Trial, config: dict[str, Any], storage: Storage) -> dict[str
 def made_up(spec: RunSpec) -> Result:
     """A result of the right shapes whose numbers mean nothing."""
     scores = torch.full((1,), 600.0 + spec.seed, dtype=torch.float64)
-    images = torch.zeros(16, 1, 28, 28, dtype=torch.uint8)
+    shape = data.get(spec.dataset).shape
+    model = spec.method_class(spec, shape, 1)
+    images = torch.zeros(16, *shape, dtype=torch.uint8)
     return Result(
         spec=spec,
         chosen=0,
-        models=[{"decoder.logvar": torch.zeros(())}],
+        models=[{name: torch.zeros_like(value[0]) for name, value in model.state_dict().items()}],
         val_iwae=scores,
         val_elbo=scores - 10,
         kept_epochs=torch.full((1,), EPOCHS),
@@ -164,7 +167,7 @@ def made_up(spec: RunSpec) -> Result:
         finished_at=torch.arange(EPOCHS, dtype=torch.float64) + time.time(),
         reconstructions=torch.stack([images, images]),
         samples=images,
-        test_images=torch.zeros(64, 1, 28, 28, dtype=torch.uint8),
+        test_images=torch.zeros(64, *shape, dtype=torch.uint8),
         environment={"device": "none", "torch": torch.__version__, "members": "1"},
     )
 

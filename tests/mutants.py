@@ -16,6 +16,8 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
+from mirrors import tests_of
+
 # beside this script lies tests/rme, which is not the package
 sys.path = [path for path in sys.path if Path(path).resolve() != Path(__file__).resolve().parent]
 
@@ -27,15 +29,6 @@ from mutmut.state import state
 from mutmut.stats import status_by_exit_code
 
 NOTICED = ("killed", "timeout", "segfault", "caught by type check")
-
-
-def tests_of(file: Path) -> list[str]:
-    """The tests that mirror a file, and for a method those that all methods share."""
-    folder = Path("tests") / file.parent
-    own = folder / f"test_{file.stem}.py"
-    of_all = [folder / "test_contract.py", folder / "test_losses.py", Path("tests/oracles")]
-    shared = of_all if file.parent.name == "methods" else []
-    return [str(path) for path in (own, *shared) if path.exists()]
 
 
 def take_samples(size: int | None, seed: int, only: list[str]) -> None:

@@ -1,0 +1,76 @@
+"""Which tests to ask first after a change: `pytest $(python tests/mirrors.py tune/halving.py)`.
+
+Those that bear the file's name, in the folder that mirrors its own; for a file that has none, those named here.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+ROOMS = ("rme", "tune", "analysis", "bench")
+
+ELSEWHERE = {
+    "rme/allocator.py": "rme/test_training.py",
+    "rme/data": "rme/data",
+    "rme/device.py": "rme/test_training.py",
+    "rme/memory.py": "rme/test_arrays.py",
+    "rme/methods/_template.py": "rme/methods/test_contract.py",
+    "rme/noise.py": "rme/test_engine.py rme/methods/test_contract.py",
+    "rme/step.py": "rme/test_engine.py rme/methods/test_contract.py",
+    "rme/timing.py": "tune/test_timing.py",
+    "tune/artifacts.py": "tune/test_tracking.py",
+    "tune/cache.py": "tune/test_estimate.py tune/test_packing.py",
+    "tune/cells.py": "tune/test_plan.py",
+    "tune/failure.py": "tune/test_plan.py tune/test_recorder.py",
+    "tune/halving.py": "tune/test_search.py",
+    "tune/sample_searcher.py": "tune/test_search.py",
+    "tune/sample_trainable.py": "tune/test_search.py",
+    "tune/samples.py": "tune/test_search.py",
+    "tune/search_tracking.py": "tune/test_search.py",
+    "tune/searcher.py": "tune/test_sweep.py tune/test_reliability.py",
+    "tune/show_plan.py": "tune/test_terms.py",
+    "tune/space.py": "tune/test_space_properties.py tune/test_search.py",
+    "tune/trainable.py": "tune/test_display.py tune/test_sweep.py tune/test_reliability.py",
+    "tune/writer.py": "tune/test_recorder.py",
+    "tune/writer_process.py": "tune/test_recorder.py",
+    "tune/yaml_text.py": "tune/test_grid.py tune/test_grid_properties.py tune/test_space_properties.py",
+    "analysis/curve_frame.py": "analysis/test_evidence.py",
+    "analysis/figure.py": "analysis/figures",
+    "analysis/figures": "analysis/figures",
+    "analysis/findings.py": "analysis/test_report.py",
+    "analysis/gains.py": "analysis/test_report.py",
+    "analysis/measures.py": "analysis/figures/test_of_models.py",
+    "analysis/models.py": "analysis/figures/test_of_models.py",
+    "analysis/render.py": "analysis/test_tables.py analysis/test_time_tables.py analysis/test_paper.py",
+    "analysis/runs.py": "analysis/test_collect.py analysis/test_evidence.py",
+    "analysis/stored.py": "analysis/test_evidence.py",
+    "analysis/style.py": "analysis/test_page.py analysis/figures/test_figures.py",
+    "analysis/trainings.py": "analysis/test_report.py",
+    "bench": "bench/test_bench.py",
+}
+"""What in `tests` holds a file without tests of its name, or a folder of such, to what it says."""
+
+
+def sources() -> list[Path]:
+    """All files of code, relative to the project's root."""
+    found = [path.relative_to(ROOT) for room in ROOMS for path in (ROOT / room).rglob("*.py")]
+    return sorted(path for path in found if path.name != "__init__.py")
+
+
+def tests_of(file: Path) -> list[str]:
+    """A file's tests, files or folders, relative to the project's root; a method's are also those that all share."""
+    folder = Path("tests") / file.parent
+    names = (f"test_{file.stem}.py", f"test_{file.stem}_properties.py")
+    found = [path for path in map(folder.joinpath, names) if (ROOT / path).exists()]
+    if not found:
+        elsewhere = ELSEWHERE.get(str(file)) or ELSEWHERE.get(str(file.parent), "")
+        found = [Path("tests") / name for name in elsewhere.split()]
+    if file.parent.name == "methods":
+        found += [folder / "test_contract.py", folder / "test_losses.py", Path("tests/oracles")]
+    return list(map(str, found))
+
+
+if __name__ == "__main__":
+    print(*sorted({test for name in sys.argv[1:] for test in tests_of(Path(name))}))
