@@ -36,6 +36,22 @@ def test_it_is_pytorchs_to_the_last_bit_also_at_another_rate(generator) -> None:
     assert all(torch.equal(state[name], value) and state[name].dtype == value.dtype for name, value in named.items())
 
 
+def test_steps_are_counted_where_the_parameters_are_in_single_precision() -> None:
+    """A CUDA graph has no other place for them, and the fused step knows no other type."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        count = Adam([torch.empty(2, device="meta")], 0.01).state()["0.step"]
+    finally:
+        torch.set_default_dtype(default)
+    assert (count.device.type, count.dtype) == ("meta", torch.float32)
+
+
+def test_a_gradient_too_few_is_refused() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        Adam([torch.ones(2), torch.ones(3)], 0.01).step([torch.ones(2)])
+
+
 def test_it_goes_on_from_its_state_in_memory_that_stays(generator) -> None:
     whole = gradients(generator)
     first = Adam(whole, 0.01)
