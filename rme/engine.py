@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from rme.config import RunSpec
 
 
+PIXELS_AT_ONCE = 2**24
+"""How many are summed as integers at a time: 128 MB of them."""
+
+
 class DivergedError(RuntimeError):
     """A training whose loss or score is no longer a number."""
 
@@ -310,7 +314,7 @@ def pixel_moments(pixels: Tensor, index: Tensor) -> tuple[Tensor, float]:
     """
     total = torch.zeros(pixels.shape[1:], dtype=torch.int64)
     squares = torch.zeros(pixels.shape[1:], dtype=torch.int64)
-    for part in index.split(max(1, 2**24 // pixels[0].numel())):  # 128 MB of integers at a time
+    for part in index.split(max(1, PIXELS_AT_ONCE // pixels[0].numel())):
         values = pixels[part].to(torch.int64)
         total += values.sum(0)
         squares += values.square().sum(0)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 gc.disable()  # imports make a million objects and no garbage; looking for it takes half of the collection's time
 
 
+@pytest.hookimpl(trylast=True)  # after what looks at which lines are reached, also of imports
 def pytest_sessionstart(session: pytest.Session) -> None:
     if session.config.getoption("numprocesses", None) and not hasattr(session.config, "workerinput"):
         return  # hands out tests, and runs none

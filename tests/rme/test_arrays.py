@@ -102,7 +102,7 @@ def test_what_the_larger_array_had_done_is_not_done_again(runs, small, tmp_path,
     found = train_runs(specs, small.images, CPU, parents, tmp_path, strained, lines.append)
     assert_same(found, whole)
     assert "going on with 3 of 6 members at a time (none left)" in lines[0] and "2 of 6" in lines[1]
-    assert json.loads((tmp_path / NOTE).read_text())["members"] == 2
+    assert json.loads((tmp_path / NOTE).read_text()) == {"members": 2, "reason": "none left"}
     # each member's epochs, each once; what was lost is no more than the epoch in which memory ran out
     assert seen[:4] == [(6, 0, 1), (6, 0, 2), (6, 0, 3), (3, 0, 4)]
     assert seen[4:] == [(2, 0, 5), (1, 2, 5), (2, 3, 4), (2, 3, 5), (1, 5, 4), (1, 5, 5)]
@@ -145,6 +145,18 @@ def test_a_checkpoint_that_cannot_be_cut_is_not_begun_from(runs, small, tmp_path
     epochs = []
     train_runs(specs, small.images, CPU, None, smaller(tmp_path, 3), lambda engine: epochs.append(engine.epoch))
     assert epochs == [1, 2] * 2 and "beginning anew" in caplog.text and "unheard.of" in caplog.text
+
+
+def test_memory_that_runs_out_without_a_word_is_named_by_its_kind(runs, small):
+    """As Python's own error is."""
+
+    def strained(engine):
+        if len(engine.members) == 6:
+            raise MemoryError
+
+    lines: list[str] = []
+    train_runs(runs()[0], small.images, CPU, None, None, strained, lines.append)
+    assert lines == ["digits d3 VAE: out of memory; going on with 3 of 6 members at a time (MemoryError)"]
 
 
 def test_one_member_that_does_not_fit_is_the_end(runs, small, tmp_path):

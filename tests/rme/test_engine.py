@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rme import evaluate, noise
+from rme import data, evaluate, noise
 from rme.data import Images
 from rme.engine import DivergedError, Engine, member_parameters, pixel_moments, single
 
@@ -46,7 +46,10 @@ def test_mean_and_variance_are_numpys(small) -> None:
     assert x.var(dim=(1, 2, 3, 4), correction=0).log().numpy() == pytest.approx(engine.method.decoder.logvar.numpy())
 
 
-def test_moments_of_many_images_do_not_depend_on_the_parts_they_are_summed_in() -> None:
+@pytest.mark.parametrize("at_once", [3, 4 * 1000, 2**24])
+def test_moments_of_many_images_do_not_depend_on_the_parts_they_are_summed_in(monkeypatch, at_once: int) -> None:
+    """One image of four pixels at a time, parts of which the last is smaller, and all of them."""
+    monkeypatch.setattr("rme.engine.PIXELS_AT_ONCE", at_once)
     pixels = torch.randint(0, 256, (9000, 1, 2, 2), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     index = torch.arange(9000)[::2].contiguous()
     mean, variance = pixel_moments(pixels, index)
@@ -168,6 +171,23 @@ def test_training_is_adam_on_the_mean_loss_at_the_specs_rate(small) -> None:
         change = (wanted - before[name]).detach()
         assert change.norm() > 0
         assert (found - before[name] - change).norm() < 1e-7 * change.norm(), name
+
+
+def test_each_run_has_a_split_of_its_own(small) -> None:
+    specs = [small.spec(seed=seed) for seed in (1, 2)]
+    with pytest.raises(ValueError, match="shorter"):
+        Engine(specs, small.images, [data.get("digits").split(small.images, 1)])
+
+
+# ---------------------------------------------------------------------- its clocks
+def test_clocks_are_kept_to_the_last_bit(small) -> None:
+    """Seconds since 1970, which single precision would round to minutes."""
+    engine = small.engine(small.spec())
+    engine.train_epoch()
+    again = small.engine(small.spec())
+    again.load_state(engine.state())
+    assert again.history.finished_at == engine.history.finished_at
+    assert again.history.seconds == engine.history.seconds
 
 
 # ---------------------------------------------------------------------- validation
