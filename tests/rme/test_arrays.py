@@ -137,6 +137,13 @@ def test_another_training_s_checkpoints_are_not_cut(runs, small, tmp_path):
     assert Checkpoints(tmp_path / "members-0-2").newest() is not None
 
 
+def test_a_part_is_another_training_than_the_whole(runs, small):
+    specs, _ = runs()
+    whole, part, rest = (identity(build(specs, small.images, CPU, None, m)) for m in (None, range(2), range(2, 6)))
+    assert whole == {"runs": [spec.key for spec in specs]}
+    assert whole != part != rest != whole
+
+
 def test_a_checkpoint_that_cannot_be_cut_is_not_begun_from(runs, small, tmp_path, caplog):
     specs, _ = runs()
     engine = build(specs, small.images, CPU, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -102,3 +103,24 @@ def test_scores_of_a_member_are_the_same_alone_and_in_an_array(tiny) -> None:
         torch.testing.assert_close(own.iwae[0], both.iwae[i], rtol=1e-12, atol=0)
         torch.testing.assert_close(own.elbo[0], both.elbo[i], rtol=1e-12, atol=0)
         assert not torch.allclose(both.iwae[0], both.iwae[1])
+
+
+def test_pictures_are_the_decoders_means_as_pixels(tiny) -> None:
+    """Also where they are darker than black or brighter than white."""
+    method = LinearMethod(tiny.spec(dim=3, precision="float64"), 1, orthogonal=False, shift=0.4)
+    method.pixel_mean.copy_(torch.rand(method.pixel_mean.shape, generator=torch.Generator().manual_seed(9)))
+    pixels = tiny.images.test[:5]
+    x = pixels.double() / 255 - method.pixel_mean
+    noise = Noise(streams(1), torch.float64)
+    drawn = method.posterior(x.unsqueeze(0), noise).sample(noise, 1)[:, 0]
+    prior = Noise(streams(1), torch.float64).normal((1, 7, 3))
+
+    def as_pixels(z: Tensor) -> np.ndarray:
+        means = (method.decoder(z)[0] + method.pixel_mean[0]).numpy()
+        assert means.min() < -0.1 and means.max() > 1.1
+        return np.rint(255 * np.clip(means, 0, 1)).astype(np.uint8)
+
+    above, below = evaluate.reconstructions(method, pixels, streams(1)[0])
+    assert torch.equal(above, pixels)
+    np.testing.assert_array_equal(below.numpy(), as_pixels(drawn))
+    np.testing.assert_array_equal(evaluate.prior_samples(method, 7, streams(1)[0]).numpy(), as_pixels(prior))

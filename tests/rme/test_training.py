@@ -15,6 +15,7 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 import rme
 from bench.plain import BaseBoundedRegressor, ConvDecoder, ConvEncoder, copy_member
 from rme import checkpoint, data, evaluate, noise, training
+from rme.arrays import train_runs
 from rme.checkpoint import CorruptFile
 from rme.data import Images
 from rme.device import pick_device
@@ -90,6 +91,21 @@ def test_a_run_has_its_parts(finished: dict[str, Result], method: str) -> None:
     assert len(result.test_images) == min(training.KEPT, TEST_IMAGES)
     assert torch.equal(result.test_images[:16], result.reconstructions[0])
     assert all(isinstance(value, str) for value in result.environment.values())
+
+
+def test_a_runs_curves_are_what_its_training_measured(small) -> None:
+    engines: list[Engine] = []
+    specs = [small.spec(seed=seed, epochs=3, restarts=2) for seed in (0, 1)]
+    found = train_runs(specs, small.images, torch.device("cpu"), on_epoch=engines.append)
+    history = engines[-1].history
+    for run, spec in enumerate(specs):
+        members = slice(2 * run, 2 * run + 2)
+        result = found[spec.key]
+        assert isinstance(result, Result)
+        assert torch.equal(result.losses, torch.stack(history.losses)[..., members])
+        assert torch.equal(result.history_elbo, torch.stack(history.val_elbo)[:, members])
+        assert result.history_elbo.isfinite().all() and result.history_elbo.dtype == torch.float64
+        assert result.finished_at.tolist() == history.finished_at
 
 
 def plain_posterior(result: Result, x: Tensor):
@@ -296,11 +312,12 @@ def test_devices_are_named_or_refused() -> None:
             pick_device("cuda")
 
 
-def test_a_result_without_test_images_still_loads(finished: dict[str, Result], tmp_path: Path) -> None:
-    """As one that was written before there were any."""
+def test_a_result_of_earlier_times_still_loads(finished: dict[str, Result], tmp_path: Path) -> None:
+    """Written before there were test images in it, and when each restart kept its last epoch."""
     finished["vae"].save(tmp_path)
     tensors, about = checkpoint.load(tmp_path / MARKER)
-    del tensors["test_images"]
+    del tensors["test_images"], tensors["kept_epochs"]
     checkpoint.save(tmp_path / MARKER, tensors, about)
     again = Result.load(tmp_path)
     assert torch.equal(again.test_images, again.reconstructions[0])
+    assert again.kept_epochs.tolist() == [2, 2]
