@@ -21,6 +21,7 @@ from torch import Tensor
 
 from rme import data
 from rme.config import RunSpec
+from rme.engine import member_parameters
 from rme.result import Result
 from rme.training import HISTORY_POINTS
 from tune import grid as grids
@@ -107,8 +108,7 @@ def _untrained(
     """Names of a method's updates, and the parameters of a model that was never trained."""
     spec = RunSpec.of({"method": method, "order": order, "decoder": decoder, "dataset": dataset, "dim": dim})
     model = spec.method_class(spec, data.get(dataset).shape, 1)
-    state = {name: torch.zeros_like(value[0]) for name, value in model.state_dict().items()}
-    return [update.name for update in model.updates()], state
+    return [update.name for update in model.updates()], member_parameters(model, 0)
 
 
 if __name__ == "__main__":

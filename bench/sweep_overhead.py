@@ -31,6 +31,7 @@ import torch
 
 from rme import data
 from rme.config import RunSpec
+from rme.engine import member_parameters
 from rme.result import Result
 from tune import cluster
 from tune.display import Display
@@ -147,12 +148,11 @@ def made_up(spec: RunSpec) -> Result:
     """A result of the right shapes whose numbers mean nothing."""
     scores = torch.full((1,), 600.0 + spec.seed, dtype=torch.float64)
     shape = data.get(spec.dataset).shape
-    model = spec.method_class(spec, shape, 1)
     images = torch.zeros(16, *shape, dtype=torch.uint8)
     return Result(
         spec=spec,
         chosen=0,
-        models=[{name: torch.zeros_like(value[0]) for name, value in model.state_dict().items()}],
+        models=[member_parameters(spec.method_class(spec, shape, 1), 0)],
         val_iwae=scores,
         val_elbo=scores - 10,
         kept_epochs=torch.full((1,), EPOCHS),

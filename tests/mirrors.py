@@ -1,6 +1,6 @@
 """Which tests to ask first after a change: `pytest $(python tests/mirrors.py tune/halving.py)`.
 
-Those that bear the file's name, in the folder that mirrors its own; for a file that has none, those named here.
+Those that bear the file's name, in the folder that mirrors its own, and those named here.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+# not the package's: as a script, and for tests/mutants.py, this file is in no package
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("rme", "tune", "analysis", "bench")
 
@@ -15,11 +16,12 @@ ELSEWHERE = {
     "rme/allocator.py": "rme/test_training.py",
     "rme/data": "rme/data",
     "rme/device.py": "rme/test_training.py",
+    "rme/evaluate.py": "rme/test_posterior_grid.py rme/test_diagnostics.py",
     "rme/memory.py": "rme/test_arrays.py",
-    "rme/methods/_template.py": "rme/methods/test_contract.py",
     "rme/noise.py": "rme/test_engine.py rme/methods/test_contract.py",
     "rme/step.py": "rme/test_engine.py rme/methods/test_contract.py",
     "rme/timing.py": "tune/test_timing.py",
+    "rme/training.py": "rme/test_kept.py rme/test_arrays.py",
     "tune/artifacts.py": "tune/test_tracking.py",
     "tune/cache.py": "tune/test_estimate.py tune/test_packing.py",
     "tune/cells.py": "tune/test_plan.py",
@@ -31,7 +33,7 @@ ELSEWHERE = {
     "tune/search_tracking.py": "tune/test_search.py",
     "tune/searcher.py": "tune/test_sweep.py tune/test_reliability.py",
     "tune/show_plan.py": "tune/test_terms.py",
-    "tune/space.py": "tune/test_space_properties.py tune/test_search.py",
+    "tune/space.py": "tune/test_search.py",
     "tune/trainable.py": "tune/test_display.py tune/test_sweep.py tune/test_reliability.py",
     "tune/writer.py": "tune/test_recorder.py",
     "tune/writer_process.py": "tune/test_recorder.py",
@@ -50,7 +52,7 @@ ELSEWHERE = {
     "analysis/trainings.py": "analysis/test_report.py",
     "bench": "bench/test_bench.py",
 }
-"""What in `tests` holds a file without tests of its name, or a folder of such, to what it says."""
+"""What else in `tests` holds a file to what it says; of a folder, each file without tests of its own."""
 
 
 def sources() -> list[Path]:
@@ -64,9 +66,8 @@ def tests_of(file: Path) -> list[str]:
     folder = Path("tests") / file.parent
     names = (f"test_{file.stem}.py", f"test_{file.stem}_properties.py")
     found = [path for path in map(folder.joinpath, names) if (ROOT / path).exists()]
-    if not found:
-        elsewhere = ELSEWHERE.get(str(file)) or ELSEWHERE.get(str(file.parent), "")
-        found = [Path("tests") / name for name in elsewhere.split()]
+    listed = ELSEWHERE.get(str(file)) or ("" if found else ELSEWHERE.get(str(file.parent), ""))
+    found += [Path("tests") / name for name in listed.split()]
     if file.parent.name == "methods":
         found += [folder / "test_contract.py", folder / "test_losses.py", Path("tests/oracles")]
     return list(map(str, found))

@@ -7,9 +7,10 @@ import sys
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rme.adam import Adam, _laid_out_as
+from rme.methods.base import Update
 
 SHAPES = [(2, 4, 6), (2, 3), (2, 1, 5, 4, 4)]
 
@@ -90,24 +91,34 @@ def test_a_gradient_gets_its_parameters_strides_also_for_axes_of_one_entry() -> 
     assert _laid_out_as(parameter, found) is found, "and no copy that is not needed"
 
 
-def test_a_gradient_that_comes_out_transposed_is_applied_in_its_right_order(generator) -> None:
+def test_a_gradient_that_comes_out_transposed_is_applied_in_its_right_order(small) -> None:
     """Fused Adam on a CPU reads a gradient's memory as if it had the parameter's strides."""
-    start, weights = torch.randn(2, 4, 6, generator=generator), torch.randn(2, 4, 5, generator=generator)
+    g = torch.Generator().manual_seed(0)
+    start, weights = torch.randn(2, 4, 6, generator=g), torch.randn(2, 4, 5, generator=g)
+    parameter = nn.Parameter(start.clone(), requires_grad=False)
 
-    def loss(parameter: Tensor) -> Tensor:
-        return parameter.transpose(1, 2).bmm(weights).square().sum()
+    def loss(step: object) -> Tensor:
+        return parameter.transpose(1, 2).bmm(weights).square().sum((1, 2))
 
-    ours, theirs = start.clone().requires_grad_(), start.clone().requires_grad_()
-    adam, oracle = Adam([ours], 0.01), torch.optim.Adam([theirs], lr=0.01, fused=False, foreach=False)
+    parameter.requires_grad_(True)
+    (raw,) = torch.autograd.grad(loss(None).sum(), [parameter])
+    parameter.requires_grad_(False)
+    assert not raw.is_contiguous(), "this test needs a gradient of other strides"
+
+    plain = start.clone().requires_grad_()
+    oracle = torch.optim.Adam([plain], lr=0.01, fused=False, foreach=False)
+    engine = small.engine(small.spec())
+    update, fused = Update("transposed", [parameter], loss), Adam([parameter], 0.01)
     for _ in range(5):
-        (gradient,) = torch.autograd.grad(loss(ours), [ours])
-        assert not gradient.is_contiguous(), "this test needs a gradient of other strides"
-        adam.step([gradient])
+        found = engine._apply(update, fused, None)
         oracle.zero_grad()
-        loss(theirs).backward()
+        value = plain.transpose(1, 2).bmm(weights).square().sum((1, 2))
+        value.sum().backward()
         oracle.step()
-    torch.testing.assert_close(ours.detach(), theirs.detach(), rtol=1e-5, atol=1e-6)
-    assert (ours - start).abs().min() > 1e-3
+        torch.testing.assert_close(found, value.detach())
+    torch.testing.assert_close(parameter.detach(), plain.detach(), rtol=1e-5, atol=1e-6)
+    assert (parameter - start).abs().min() > 1e-3
+    assert not parameter.requires_grad and parameter.grad is None
 
 
 def test_a_training_does_without_pytorchs_compiler() -> None:

@@ -208,9 +208,9 @@ def test_what_a_member_keeps_does_not_depend_on_who_trains_beside_it(small, whol
 
 
 @every_case
-@pytest.mark.parametrize("cut", [1, 3])
-def test_gone_on_with_it_ends_with_the_very_same(
-    small, whole, case: str, cut: int, tmp_path: Path, monkeypatch
+@pytest.mark.parametrize("cuts", [(1,), (3,), (1, 3)], ids=str)
+def test_resumed_it_ends_with_the_very_same(
+    small, whole, case: str, cuts: tuple[int, ...], tmp_path: Path, monkeypatch
 ) -> None:
     monkeypatch.setattr(training, "CHECKPOINT_SHARE", 1e9)  # after every epoch
     specs = whole(case).specs
@@ -218,12 +218,14 @@ def test_gone_on_with_it_ends_with_the_very_same(
     class PulledPlug(Exception):
         pass
 
-    def pull(engine: Engine) -> None:
-        if engine.epoch == cut:
-            raise PulledPlug
+    for cut in cuts:
 
-    with pytest.raises(PulledPlug):
-        train(small.engine(specs), Checkpoints(tmp_path), pull)
+        def pull(engine: Engine, cut: int = cut) -> None:
+            if engine.epoch == cut:
+                raise PulledPlug
+
+        with pytest.raises(PulledPlug):
+            train(small.engine(specs), Checkpoints(tmp_path), pull)
     again = small.engine(specs)
     train(again, Checkpoints(tmp_path))
     for a, b in zip(whole(case).members, trained(again), strict=True):
