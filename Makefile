@@ -54,7 +54,7 @@ report: venv  ## tables and page of EXPERIMENT (default: demo) in OUT (default: 
 	@$(BIN)/python -m analysis.report --experiment $(EXPERIMENT) --tracking-uri $(TRACKING) --out $(OUT)
 
 lock: venv  ## resolve pyproject.toml's ranges anew (needs uv)
-	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --extra dev --extra cluster --upgrade \
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --extra dev --extra cluster --extra docs --upgrade \
 		pyproject.toml --output-file requirements.lock
 
 clean:  ## remove what can be made again; not the runs

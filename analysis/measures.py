@@ -24,7 +24,7 @@ from analysis.stats import KEY_TYPES
 from rme import noise
 from rme.device import pick_device
 from rme.distributions import DiagonalGaussian, Mixture
-from rme.gaps import STEPS, gaps, iwae_by_samples
+from rme.inference_gaps import STEPS, gaps, iwae_by_samples
 from rme.methods import Method
 from rme.noise import Noise
 from rme.posterior_grid import grids

@@ -1,7 +1,7 @@
 """From MLflow's artifacts to models: for each cell the run that it shows, with its test images and pictures.
 
-A cell shows its best run by validation (see `tune.tracking`), so that there is one model for a cell however many seeds
-it has. Only safetensors files are read; nothing is unpickled. Unlike the rest of `analysis`, this needs `rme`.
+A cell shows its best run by validation (see `tune.record.tracking`): one model for a cell, however many seeds it has.
+Only safetensors files are read; nothing is unpickled. Unlike the rest of `analysis`, this needs `rme`.
 """
 
 from __future__ import annotations

@@ -24,8 +24,8 @@ from rme.config import RunSpec
 from rme.engine import member_parameters
 from rme.result import Result
 from rme.training import HISTORY_POINTS
-from tune import grid as grids
-from tune.tracking import Tracker
+from tune.plan import grid as grids
+from tune.record.tracking import Tracker
 
 STARTED = 1_767_225_600.0
 """When the made-up sweep began, in seconds since 1970."""

@@ -158,8 +158,8 @@ def _resident(what: str) -> float:
 def paper_hours(device: torch.device) -> dict[str, float] | None:
     """Hours of `--grid paper` on one device by data set; None where the sweep's packages are not installed."""
     try:
-        from tune import estimate
-        from tune.grid import load, trials, with_parents
+        from tune.cost import hours as estimate
+        from tune.plan.grid import load, trials, with_parents
     except ModuleNotFoundError as error:
         print(f"no hours of the paper's grid: {error}", file=sys.stderr)
         return None

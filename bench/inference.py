@@ -16,8 +16,8 @@ from bench import models
 from bench.harness import Row, Settings, check_close, compare, main, timed
 from bench.steps import has_plain, plain_twin
 from rme import noise
+from rme.cuda_graph import Graphed
 from rme.distributions import DiagonalGaussian, Mixture, Posterior, PushForward
-from rme.graph import Graphed
 
 
 class Inference:

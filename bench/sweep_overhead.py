@@ -33,17 +33,17 @@ from rme import data
 from rme.config import RunSpec
 from rme.engine import member_parameters
 from rme.result import Result
-from tune import cluster
-from tune.display import Display
-from tune.failure import Failure
-from tune.grid import Trial, trials
-from tune.recorder import Recorder
-from tune.schedule import Schedule, State
-from tune.storage import Storage
-from tune.tracking import Tracker
-from tune.trainable import ended, report, run_alone
-from tune.writer import Writer
-from tune.writer_process import WriterProcess
+from tune.plan.grid import Trial, trials
+from tune.record.recorder import Recorder
+from tune.record.tracking import Tracker
+from tune.record.writer import Writer
+from tune.record.writer_process import WriterProcess
+from tune.run import cluster
+from tune.run.display import Display
+from tune.run.schedule import Schedule, State
+from tune.run.trainable import ended, report, run_alone
+from tune.store.failure import Failure
+from tune.store.storage import Storage
 
 TARGETS = {"driver_cpu_ms": 30.0, "driver_rss_kb": 60.0, "files": 6.0}
 """What is to be reached on 2 cores, for a trial."""

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from rme import evaluate, nets, noise, precision
 from rme.adam import Adam
+from rme.cuda_graph import Graphed
 from rme.data import Images, Split
-from rme.graph import Graphed
 from rme.kept import Kept
 from rme.methods.base import Method, Update
 from rme.step import Step

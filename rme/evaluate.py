@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from rme import nets, objective, precision
+from rme.cuda_graph import WARM_UP, Graphed
 from rme.distributions import gaussian_log_prob, standard_normal_log_prob
-from rme.graph import WARM_UP, Graphed
 from rme.methods.base import Method
 from rme.noise import Noise
 

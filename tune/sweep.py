@@ -33,19 +33,19 @@ from rich.console import Console
 
 from rme import data, hooks
 from rme.config import SpecError
-from tune import grid as grids
-from tune.failure import Failure
-from tune.grid import ArraySize, Grid, GridError, Trial
-from tune.locks import LockTimeout
-from tune.plan import Plan, make_plan, with_children
-from tune.storage import Storage, StorageError
-from tune.yaml_text import YamlError, parse
+from tune.plan import grid as grids
+from tune.plan.grid import ArraySize, Grid, GridError, Trial
+from tune.plan.plan import Plan, make_plan, with_children
+from tune.plan.yaml_text import YamlError, parse
+from tune.store.failure import Failure
+from tune.store.locks import LockTimeout
+from tune.store.storage import Storage, StorageError
 
 DEFAULT_TRACKING = "sqlite:///mlflow.db"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     options.command = shlex.join(["python", "tune/sweep.py", *(sys.argv[1:] if arguments is None else arguments)])
     logging.basicConfig(level=logging.WARNING, handlers=[logging.NullHandler()])
     console = Console(stderr=True)
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="tune/sweep.py", description="Train a grid of runs and record them in MLflow."
     )
@@ -176,9 +176,9 @@ def _run(options: argparse.Namespace, console: Console) -> int:
     storage = Storage(options.storage)
     options.array_size = _array_size(options, grid, storage)
     if options.plan:
-        from tune.settings import other_settings
-        from tune.show_plan import show_plan
-        from tune.tracking import finished_without_creating, run_keys
+        from tune.plan.conflicts import other_settings
+        from tune.plan.show_plan import show_plan
+        from tune.record.tracking import finished_without_creating, run_keys
 
         finished = finished_without_creating(options.tracking_uri, grid.name)
         plan = make_plan(grid, options.array_size, run_keys(finished), storage, options.retry_failed)
@@ -188,7 +188,7 @@ def _run(options: argparse.Namespace, console: Console) -> int:
         raise GridError(_refusal(grid))
 
     if options.search:
-        from tune.search import search
+        from tune.search.search import search
 
         return search(options, grid, storage, console, lambda parents: _train(options, parents, storage, console))
     return _train(options, grid, storage, console)
@@ -205,7 +205,7 @@ def _array_size(options: argparse.Namespace, grid: Grid, storage: Storage) -> Ar
     if options.members != "auto":
         return lambda spec: max(1, options.members // spec.restarts)
     from rme.device import pick_device
-    from tune import members
+    from tune.cost import array_size as members
 
     device = pick_device("cpu" if options.gpus_per_trial == 0 else "auto")
     if options.address is not None and device.type == "cpu" and options.gpus_per_trial != 0:
@@ -229,7 +229,7 @@ def _check_search(options: argparse.Namespace) -> None:
 
 def _train(options: argparse.Namespace, grid: Grid, storage: Storage, console: Console) -> int:
     """Sweep the grid."""
-    from tune.tracking import Tracker
+    from tune.record.tracking import Tracker
 
     hooks.on_epoch()  # that it is wrong is better heard here than from each worker
     storage.check_writable()
@@ -248,8 +248,8 @@ def _train(options: argparse.Namespace, grid: Grid, storage: Storage, console: C
 
 def _checked_plan(options: argparse.Namespace, grid: Grid, tracker, storage: Storage) -> Plan:
     """The plan; raises SettingsError. What MLflow gives is large, and let go of before the sweep starts."""
-    from tune.settings import check_settings
-    from tune.tracking import run_keys
+    from tune.plan.conflicts import check_settings
+    from tune.record.tracking import run_keys
 
     finished = tracker.finished()
     check_settings(grid, finished)
@@ -257,10 +257,10 @@ def _checked_plan(options: argparse.Namespace, grid: Grid, tracker, storage: Sto
 
 
 def _sweep(options: argparse.Namespace, plan: Plan, storage: Storage, console: Console) -> int:
-    from tune.display import Display
-    from tune.recorder import Recorder
-    from tune.schedule import Schedule
-    from tune.writer import Writer
+    from tune.record.recorder import Recorder
+    from tune.record.writer import Writer
+    from tune.run.display import Display
+    from tune.run.schedule import Schedule
 
     began = time.monotonic()
     to_train = plan.to_train
@@ -298,7 +298,7 @@ def _sweep(options: argparse.Namespace, plan: Plan, storage: Storage, console: C
                 if spec.key in plan.held_back:
                     recorder.failure(spec, plan.held_back[spec.key])
         if to_train:
-            from tune.cluster import run_trials
+            from tune.run.cluster import run_trials
 
             interrupted = run_trials(options, schedule, storage, display, on_end, plan.grid.kind)
     failed = schedule.failed_runs | recorder.failures
@@ -386,7 +386,11 @@ def _example(grid: Grid) -> str:
 
 def _expected_errors() -> tuple[type[Exception], ...]:
     """What says of itself what is wrong; from the modules that import MLflow and Ray too, if they were imported."""
-    late = {"tune.tracking": "TrackingError", "tune.cluster": "ClusterError", "tune.settings": "SettingsError"}
+    late = {
+        "tune.record.tracking": "TrackingError",
+        "tune.run.cluster": "ClusterError",
+        "tune.plan.conflicts": "SettingsError",
+    }
     imported = [getattr(sys.modules[module], name) for module, name in late.items() if module in sys.modules]
     return (GridError, SpecError, StorageError, LockTimeout, data.DataError, hooks.HookError, *imported)
 

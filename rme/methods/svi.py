@@ -11,7 +11,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from rme import gaps, nets
+from rme import inference_gaps as gaps
+from rme import nets
 from rme.distributions import Posterior
 from rme.methods.base import Method, Update
 from rme.noise import Noise
@@ -21,7 +22,7 @@ class SVI(Method):
     """From the VAE's q(z|x), Adam ascends each image's ELBO in its own mean and variances for n steps.
 
     One draw in each step, means in units of the encoder's deviations, a rate that falls from `svi_rate` to nothing
-    along half a cosine: the search of `rme.gaps`. Encoder and decoder are the finished VAE's and stay as they are;
+    along half a cosine: the search of `rme.inference_gaps`. Encoder and decoder are the finished VAE's, unchanged;
     nothing is trained, all is spent at test time. The order is n.
     """
 

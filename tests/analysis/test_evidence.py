@@ -27,8 +27,8 @@ from tests.analysis.test_collect import Store
 from tests.databases import blank_database
 from tests.sweeping import SMALL
 from tests.tiny import write_npz
-from tune.storage import Storage
-from tune.tracking import Tracker
+from tune.record.tracking import Tracker
+from tune.store.storage import Storage
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from analysis.report import build_report, main
 from analysis.time_tables import is_timing, summarise_times, time_findings, time_tables
 from rme.timing import Timing, TimingSpec
 from tests.analysis.test_collect import Store
-from tune.tracking import Tracker
+from tune.record.tracking import Tracker
 
 # ms and the VAE's ms of two repeats; the ratio is the median of theirs
 TIMINGS = [

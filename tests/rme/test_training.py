@@ -15,7 +15,7 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 import rme
 from bench.plain import BaseBoundedRegressor, ConvDecoder, ConvEncoder, copy_member
 from rme import checkpoint, data, evaluate, noise, training
-from rme.arrays import train_runs
+from rme.array_halving import train_runs
 from rme.checkpoint import CorruptFile
 from rme.data import Images
 from rme.device import pick_device

@@ -13,7 +13,7 @@ from mlflow.entities import Run
 from rme.result import MARKER, Result
 from tests.sweeping import Sweep, assert_same, finish, stop_in_mid_training, write_grid
 from tests.tiny import write_npz
-from tune.storage import Storage
+from tune.store.storage import Storage
 
 ROWS = [{"method": "vae"}, {"method": "rme", "order": 2}]
 EPOCHS = {"epochs": 20, "stage_epochs": 6}

@@ -19,8 +19,8 @@ from rme import data, evaluate, noise
 from rme.config import RunSpec
 from rme.methods.svi import SVI
 from rme.result import Result, as_method
-from tune import grid
-from tune.storage import Storage
+from tune.plan import grid
+from tune.store.storage import Storage
 
 IMAGES, SAMPLES, REPEATS = 500, 100, 3
 

@@ -3,9 +3,9 @@
     python docs/results/mnist-d10/nats.py --storage storage --data-dir data --out docs/results/mnist-d10/nats.csv
 
 For each run of the rows below, of which the storage has a result and the file has none yet, the first 100 test images
-(the same for every run, so that rows are paired) with `rme.gaps`: log p(x) by the best proposal found, the best ELBO of
-the posterior's family, the amortised ELBO, and IWAE by K. A line for each run and image, in nats; the errors are Monte
-Carlo standard errors. Minutes a run on one core.
+(the same for every run, so that rows are paired) with `rme.inference_gaps`: log p(x) by the best proposal found, the
+best ELBO of the posterior's family, the amortised ELBO, and IWAE by K. A line for each run and image, in nats; the
+errors are Monte Carlo standard errors. Minutes a run on one core.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import torch
 
 from rme import data, noise
 from rme.config import RunSpec
-from rme.gaps import gaps, iwae_by_samples
+from rme.inference_gaps import gaps, iwae_by_samples
 from rme.noise import Noise
-from tune import grid
-from tune.storage import Storage
+from tune.plan import grid
+from tune.store.storage import Storage
 
 ROWS = ["VAE", "VAE-more, 2e-5", "VAE-more", "VAE-more, searched", "VAE-more, 3.9e-6", "RME(2)", "RME(2), 2e-5",
         "RME(2), searched", "RME(5), 2e-5"]  # fmt: skip

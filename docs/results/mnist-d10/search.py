@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from tune.samples import Outcome, samples_in
+from tune.search.samples import Outcome, samples_in
 
 
 def lines(folder: Path) -> list[dict[str, object]]:

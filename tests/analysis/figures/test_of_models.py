@@ -24,8 +24,8 @@ from rme import RunSpec
 from tests.databases import blank_database
 from tests.sweeping import SMALL
 from tests.tiny import write_npz
-from tune.artifacts import IMAGES, MODEL
-from tune.tracking import Tracker
+from tune.record.artifacts import IMAGES, MODEL
+from tune.record.tracking import Tracker
 
 BUDGET = Budget(images=5, samples=20, steps=5, panels=2, minutes=None)
 

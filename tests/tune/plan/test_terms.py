@@ -1,0 +1,115 @@
+"""What a plan says of how each row is trained, and how long that takes at most and at least."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+
+import pytest
+import torch
+
+from rme.kept import Kept
+from rme.training import is_measured
+from tests.tune.plan.test_grid import spec
+from tune.cost.hours import earliest_end
+from tune.plan import terms
+from tune.plan.grid import Grid
+from tune.plan.plan import make_plan
+from tune.plan.show_plan import show_plan
+from tune.plan.terms import Terms
+from tune.store.storage import Storage
+
+
+def vae(**fields):
+    return spec(epochs=60, learning_rate=5e-4, **fields)
+
+
+def test_each_row_has_its_own_terms():
+    common = {"epochs": 60, "learning_rate": 5e-4, "stage_learning_rate": None, "stage_epochs": 8}
+    assert Terms.of(spec(**common)) == Terms("VAE", "scratch", 0, None, 60, 5e-4, 0, None, "best", None)
+    rme, iaf = Terms.of(spec("rme", 2, **common)), Terms.of(spec("iaf", 2, variant="own", **common))
+    assert (rme.start, rme.epochs, rme.learning_rate) == ("VAE, 60 at 5e-4", 8, 1e-6)
+    assert (iaf.method, iaf.epochs, iaf.learning_rate) == ("IAF(2), own", 8, 5e-4)
+    svi = Terms.of(spec("svi", 10, **common))
+    assert (svi.start_epochs, svi.epochs, svi.learning_rate) == (60, 0, None)
+    finished = Terms.of(spec("sa", 1, **common, finish_epochs=8, finish_learning_rate=2e-5, keep="last"))
+    assert (finished.start, finished.finish, finished.keep) == ("scratch", "last 8 at 2e-5", "last")
+    from_finished = Terms.of(spec("rme", 2, **common, finish_epochs=8, finish_learning_rate=2e-5))
+    assert from_finished.start == "VAE, 60 at 5e-4, last 8 at 2e-5"
+
+
+def test_a_row_that_is_trained_in_two_ways_is_two():
+    wanted = [spec(seed=s, dataset=d, epochs=e) for d, e in (("mnist", 60), ("digits", 80)) for s in (0, 1)]
+    found = terms.rows([*wanted, *(spec(dataset="omniglot", epochs=60, dim=dim) for dim in (2, 3))])
+    assert [(row.terms.epochs, row.datasets, row.cells) for row in found] == [
+        (60, ("MNIST", "OMNIGLOT"), 3),
+        (80, ("digits",), 1),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(5e-4, "5e-4"), (2.5e-4, "2.5e-4"), (1e-6, "1e-6"), (0.05, "0.05"), (1.25e-3, "1.25e-3")]
+)
+def test_a_rate_is_written_as_one_writes_it(value, text):
+    assert terms.rate(value) == text and float(text) == value
+
+
+@pytest.mark.parametrize(
+    ("fields", "end"),
+    [
+        ({"epochs": 60, "patience": 5}, 6),  # measured at each epoch, and the first was best
+        ({"epochs": 400, "patience": 20}, 8 + 24),  # measured at each eighth
+        ({"epochs": 400, "patience": 3}, 6),  # at each third
+        ({"epochs": 4, "patience": 9}, 4),
+        ({"epochs": 60}, 60),
+    ],
+)
+def test_patience_ends_a_training_no_sooner(fields, end):
+    """As what decides it ends a training that only gets worse."""
+    run = vae().model_copy(update=fields)
+    kept = Kept({"weight": torch.zeros(1)}, run.keep, run.own_patience)
+    for epoch in filter(partial(is_measured, run), range(1, run.training_epochs + 1)):
+        kept.measured(epoch, torch.tensor([-epoch], dtype=torch.float64), {"weight": torch.zeros(1)})
+    assert earliest_end(run) == end == (kept.finished.item() or run.training_epochs)
+
+
+@pytest.fixture
+def planned(tmp_path, monkeypatch):
+    """Prints the plan of some runs, with an hour for each epoch."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def hours(trials, *, earliest=False):
+        epochs = [(earliest_end if earliest else lambda run: run.training_epochs)(t.runs[0]) for t in trials]
+        return {("digits", "all"): float(sum(epochs))}
+
+    monkeypatch.setattr("tune.cost.hours.hours", hours)
+
+    def show(runs, as_json=False):
+        plan = make_plan(Grid("g", "a grid", tuple(runs), ()), 2, (), Storage(tmp_path))
+        show_plan(plan, as_json, None)
+
+    return show
+
+
+def test_a_plan_shows_hours_with_and_without_patience(planned, capsys):
+    runs = [vae(patience=5), spec("rme", 2, epochs=60, learning_rate=5e-4, patience=5, stage_patience=2)]
+    planned(runs, as_json=True)
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["hours"] == 60 + 60 and plan["hours_if_patience_ends_all"] == 6 + 3
+    assert [(row["method"], row["patience"]) for row in plan["rows"]] == [("VAE", 5), ("RME(2)", 2)]
+    planned(runs)
+    said = capsys.readouterr().out
+    assert "at most" in said and "as soon as its patience allows" in said and "patience" in said
+    planned([vae()], as_json=True)
+    assert json.loads(capsys.readouterr().out)["hours_if_patience_ends_all"] is None
+    planned([vae()])
+    assert "at most" not in capsys.readouterr().out
+
+
+def test_a_starting_point_that_no_row_names_has_terms_too(planned, capsys):
+    planned([spec("rme", 2, epochs=60, variant="low", stage_learning_rate=1e-5)], as_json=True)
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [(row["method"], row["starts_from"], row["learning_rate"]) for row in rows] == [
+        ("VAE", "scratch", 1e-3),
+        ("RME(2), low", "vae", 1e-5),
+    ]

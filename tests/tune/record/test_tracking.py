@@ -1,0 +1,363 @@
+"""What MLflow holds after a run was recorded, or was recorded in part, on a real database."""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mlflow.entities import Metric
+from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+import rme
+from analysis.collect import collect
+from analysis.stats import summarise, wilcoxon_greater
+from rme import RunSpec
+from tests.databases import blank_database
+from tests.sweeping import SMALL
+from tests.tiny import write_npz
+from tune.record.artifacts import IMAGES
+from tune.record.tracking import Tracker, TrackingError, recorded_without_creating
+from tune.store.failure import Failure
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """Results of a VAE and of an RME(2) that starts from it, two restarts each."""
+    path = write_npz(tmp_path_factory.mktemp("data") / "spots.npz")
+    common = {"dataset": str(path), **SMALL, "restarts": 2}
+    vae = rme.fit(RunSpec.of({"method": "vae", **common}))
+    return vae, rme.fit(RunSpec.of({"method": "rme", "order": 2, **common}), parent=vae)
+
+
+@pytest.fixture(scope="module")
+def untrained(results):
+    """Of the same VAE, its posteriors sought image by image."""
+    vae = results[0]
+    values = vae.spec.model_dump(exclude={"stage_learning_rate"})
+    return rme.fit(RunSpec.of({**values, "method": "svi", "order": 10}), parent=vae)
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory):
+    """A database that is made once: its migration takes seconds. Tests use experiments of their own."""
+    return blank_database(tmp_path_factory.mktemp("mlflow") / "mlflow.db")
+
+
+def children(tracker: Tracker):
+    return list(tracker._search())
+
+
+def download(tracker: Tracker, run, name: str) -> str:
+    from mlflow.artifacts import download_artifacts
+
+    return download_artifacts(run_id=run.info.run_id, artifact_path=name, tracking_uri=tracker.uri)
+
+
+def test_a_run_is_recorded_as_documented(results, database):
+    command = "python tune/sweep.py --grid 'my grid.yaml'"
+    tracker = Tracker(database, "documented", command)
+    result = results[1]
+    tracker.record(result)
+    (run,) = children(tracker)
+    spec = result.spec
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == spec.run_name == "spots d3 RME(2) seed 0"
+    assert run.data.tags["run_key"] == spec.key
+    assert run.data.tags["cell"] == "spots d3 RME(2)"
+    assert {"git_commit", "device", "torch_version"} <= run.data.tags.keys()
+    epoch = 1 + int(result.history_elbo[:, int(torch.stack([result.val_iwae]).argmax())].argmax())
+    of_training = {"starts_from": "vae", "kept_epoch": str(epoch), "updates": "4", "parameters": str(trainable(spec))}
+    assert of_training.items() <= run.data.tags.items()
+    assert collect(database, "documented")["command"].tolist() == [command]
+    wanted = {"method": "rme", "order": "2", "dim": "3", "decoder": "conv", "seed": "0", "kl_max": "5.0"}
+    assert wanted.items() <= run.data.params.items()
+    unset = {"options", "variant", "patience", "stage_patience", "stage_keep", "finish_epochs", "finish_learning_rate"}
+    assert set(RunSpec.model_fields) - unset == run.data.params.keys()
+    chosen = int(torch.stack([result.val_iwae]).argmax())
+    assert run.data.metrics["val/iwae"] == pytest.approx(result.val_iwae[chosen].item())
+    assert run.data.metrics["test/iwae"] == pytest.approx(result.test_iwae.mean().item())
+    assert {"val/elbo", "test/elbo", "time/inference_ms", "time/train_s"} <= run.data.metrics.keys()
+
+    curve = tracker.client.get_metric_history(run.info.run_id, "train/loss_q_1")
+    assert [m.step for m in curve] == [1, 2]
+    assert [m.value for m in curve] == pytest.approx(result.losses[:, result.updates.index("q_1"), chosen].tolist())
+    assert curve[0].timestamp < curve[1].timestamp
+
+    path = download(tracker, run, "model.safetensors")
+    model = load_file(path)
+    assert torch.equal(model.pop("test.iwae"), result.test_iwae)
+    assert torch.equal(model.pop("test.elbo"), result.test_elbo)
+    assert model.keys() == result.models[chosen].keys()
+    assert all(torch.equal(value, result.models[chosen][name]) for name, value in model.items())
+    with safe_open(path, framework="pt") as file:
+        about = file.metadata()
+    assert RunSpec.of(json.loads(about["spec"])) == spec and about["restart"] == str(chosen)
+    assert len(tracker.client.list_artifacts(run.info.run_id)) == 1
+
+
+def trainable(spec: RunSpec) -> int:
+    """Numbers that the updates of a training step change."""
+    updates = spec.method_class(spec, (1, 28, 28), 1).updates()
+    return sum({id(p): p.numel() for update in updates for p in update.parameters}.values())
+
+
+def pictures(tracker: Tracker, parent) -> dict[str, bytes]:
+    return {name: Path(download(tracker, parent, name)).read_bytes() for name in ("reconstructions.png", "samples.png")}
+
+
+def test_a_cell_shows_the_pictures_of_its_best_run_by_validation(results, database):
+    tracker = Tracker(database, "pictures")
+
+    def record(seed: int, val_iwae: float, shade: int) -> dict[str, bytes]:
+        made_up = {name: torch.full_like(getattr(results[0], name), shade) for name in ("reconstructions", "samples")}
+        spec = results[0].spec.model_copy(update={"seed": seed})
+        nonlocal tracker
+        result = replace(results[0], spec=spec, val_iwae=torch.full((2,), val_iwae), **made_up)
+        tracker.record(result)
+        tracker.show(result)
+        (parent,) = tracker.client.search_runs([tracker.experiment_id], "tags.cell_key != ''")
+        return pictures(tracker, parent)
+
+    first = record(0, -5.0, 10)
+    assert all(picture.startswith(b"\x89PNG") for picture in first.values())
+    assert record(1, -6.0, 20) == first
+    better = record(2, -4.0, 30)
+    assert all(better[name] != first[name] for name in first)
+    tracker = Tracker(database, "pictures")  # as a sweep that goes on
+    assert record(3, -4.5, 40) == better
+
+
+def test_a_cell_has_its_shown_run_s_images_once(results, database, monkeypatch):
+    tracker = Tracker(database, "images")
+    tracker.record(results[1])
+    (parent,) = tracker.client.search_runs([tracker.experiment_id], "tags.cell_key != ''")
+    path = Path(download(tracker, parent, IMAGES))
+    images = load_file(path)
+    assert images["test_images"].dtype == torch.uint8
+    assert torch.equal(images["test_images"], results[1].test_images)
+    assert torch.equal(images["reconstructions"], results[1].reconstructions[1])
+    assert torch.equal(images["samples"], results[1].samples)
+    with safe_open(path, framework="pt") as file:
+        assert file.metadata() == {"run_key": results[1].spec.key, "restart": str(results[1].chosen)}
+
+    written = []
+    monkeypatch.setattr(LocalArtifactRepository, "log_artifacts", lambda *arguments: written.append(arguments))
+    Tracker(database, "images").record(results[1])
+    Tracker(database, "images").show(results[1])
+    monkeypatch.undo()
+    assert not written, "a run is shown once"
+    seed_1 = results[1].spec.model_copy(update={"seed": 1})
+    better = replace(results[1], spec=seed_1, val_iwae=results[1].val_iwae + 1)
+    tracker.record(better)
+    tracker.show(better)
+    with safe_open(download(tracker, parent, IMAGES), framework="pt") as file:
+        assert file.metadata()["run_key"] == seed_1.key
+    assert len(tracker.client.list_artifacts(parent.info.run_id)) == 3
+
+
+def test_a_method_without_order_says_none(results, database):
+    tracker = Tracker(database, "no order")
+    tracker.record(results[0])
+    (run,) = children(tracker)
+    assert run.data.params["order"] == "None"
+    # what a VAE does not read is not said of it
+    assert run.data.params.keys().isdisjoint({"kl_max", "eps_max", "stage_learning_rate", "variant"})
+    assert run.data.tags["starts_from"] == "scratch"
+
+
+def test_a_variant_is_a_cell_of_its_own(results, database):
+    tracker = Tracker(database, "variant")
+    plain = results[1]
+    other = plain.spec.model_copy(update={"variant": "kl 20", "kl_max": 20.0})
+    for result in (plain, replace(plain, spec=other)):
+        tracker.record(result)
+    names = {run.info.run_name: run for run in children(tracker)}
+    assert names.keys() == {"spots d3 RME(2) seed 0", "spots d3 RME(2), kl 20 seed 0"}
+    found = {run.data.params.get("variant"): run for run in names.values()}
+    assert found.keys() == {None, "kl 20"}
+    parents = tracker.client.search_runs([tracker.experiment_id], "tags.cell_key != ''")
+    by_name = {parent.info.run_name: parent for parent in parents}
+    assert by_name.keys() == {"spots d3 RME(2)", "spots d3 RME(2), kl 20"}
+    assert by_name["spots d3 RME(2), kl 20"].data.params["variant"] == "kl 20"
+    for run in names.values():
+        assert run.data.tags["mlflow.parentRunId"] == by_name[run.data.tags["cell"]].info.run_id
+
+
+def test_what_is_not_trained_is_recorded(untrained, database):
+    """It has no curves and no times of its own; recorded again after a cut-off, each score is there once."""
+    tracker = Tracker(database, "untrained")
+    assert untrained.losses.numel() == 0 and len(untrained.finished_at) == 0
+    tracker.record(untrained)
+    (run,) = children(tracker)
+    tracker.client.update_run(run.info.run_id, "RUNNING")  # as if cut off before its end
+    tracker.record(untrained)
+    (run,) = children(tracker)
+    assert run.info.status == "FINISHED" and run.info.run_name == "spots d3 SVI(10) seed 0"
+    assert run.data.metrics["test/iwae"] == pytest.approx(untrained.test_iwae.mean().item())
+    assert not any(name.startswith("train/") for name in run.data.metrics)
+    assert len(tracker.client.get_metric_history(run.info.run_id, "test/iwae")) == 1
+    tags = {"starts_from": "vae", "kept_epoch": "0", "updates": "0"}
+    assert tags.items() <= run.data.tags.items()
+    assert run.data.params["options.svi_rate"] and "stage_epochs" not in run.data.params
+
+
+def test_recording_twice_changes_nothing(results, database):
+    tracker = Tracker(database, "twice")
+    tracker.record(results[0])
+    before = children(tracker)[0].to_dictionary()
+    Tracker(database, "twice").record(results[0])
+    (run,) = children(tracker)
+    assert run.to_dictionary() == before
+    assert tracker.recorded() == {results[0].spec.key}
+
+
+@pytest.mark.parametrize("writes", range(9))
+def test_a_recording_that_was_cut_off_is_completed(results, database, monkeypatch, writes):
+    """As by a driver killed after so many of the record's writes."""
+    tracker = Tracker(database, f"cut {writes}")
+
+    class Killed(BaseException):
+        pass
+
+    count = 0
+
+    def kill(function):
+        def counted(*args, **kwargs):
+            nonlocal count
+            count += 1
+            if count > writes:
+                raise Killed
+            return function(*args, **kwargs)
+
+        return counted
+
+    for name in ("log_batch", "create_run", "set_tag", "set_terminated"):
+        monkeypatch.setattr(tracker.client, name, kill(getattr(tracker.client, name)))
+    for name in ("log_artifact", "log_artifacts"):
+        monkeypatch.setattr(LocalArtifactRepository, name, kill(getattr(LocalArtifactRepository, name)))
+    with pytest.raises(Killed):
+        tracker.record(results[1])
+    monkeypatch.undo()
+
+    fresh = Tracker(database, f"cut {writes}")
+    assert fresh.recorded() == set()
+    fresh.record(results[1])
+    (run,) = children(fresh)
+    assert run.info.status == "FINISHED"
+    assert len(fresh.client.get_metric_history(run.info.run_id, "train/loss_q_0")) == 2  # each point once
+    parents = fresh.client.search_runs([fresh.experiment_id], "tags.cell_key != ''")
+    assert [parent.info.status for parent in parents] == ["FINISHED"]
+    assert parents[0].data.params["kl_max"] == "5.0"
+
+
+def test_a_failure_is_recorded_and_then_mended(results, database):
+    tracker = Tracker(database, "failure")
+    spec = results[0].spec
+    tracker.record_failure(spec, Failure("loss is NaN", "Traceback: in the loss"))
+    (run,) = children(tracker)
+    assert (run.info.status, run.data.tags["failure"]) == ("FAILED", "loss is NaN")
+    assert Path(download(tracker, run, "traceback.txt")).read_text() == "Traceback: in the loss"
+    assert tracker.recorded() == set()
+    tracker.record(results[0])
+    (run,) = children(tracker)
+    assert run.info.status == "FINISHED" and "failure" not in run.data.tags
+    artifacts = {artifact.path for artifact in tracker.client.list_artifacts(run.info.run_id)}
+    assert "traceback.txt" not in artifacts and "model.safetensors" in artifacts
+    tracker.record_failure(spec, Failure("too late"))
+    assert children(tracker)[0].info.status == "FINISHED"
+
+
+def test_parents_hold_the_cell_s_statistics(results, database):
+    """As `analysis` computes them, with made-up scores of six seeds."""
+    tracker = Tracker(database, "cells")
+    rng = np.random.default_rng(3)
+    for result in results:
+        for seed in range(6):
+            spec = result.spec.model_copy(update={"seed": seed})
+            shift = 10 * (result.spec.order or 0) + rng.normal()
+            tracker.record(replace(result, spec=spec, test_iwae=result.test_iwae + shift))
+    tracker.summarise_cells()
+    runs = collect(database, "cells")
+    expected = summarise(runs).set_index("method_label")
+    scores = {label: cell.set_index("seed")["test_iwae"] for label, cell in runs.groupby("method_label")}
+    best = expected["mean"].idxmax()
+    parents = tracker.client.search_runs([tracker.experiment_id], "tags.cell_key != ''")
+    assert len(parents) == 2
+    for parent in parents:
+        assert "run_key" not in parent.data.tags
+        label, metrics = parent.data.tags["method_label"], parent.data.metrics
+        assert metrics["cell/mean"] == pytest.approx(expected.loc[label, "mean"])
+        assert metrics["cell/sd"] == pytest.approx(expected.loc[label, "sd"])
+        assert metrics["cell/n"] == 6
+        assert metrics["cell/rank"] == (1 if label == best else 2)
+        assert ("cell/p" in metrics) == (label != best)
+        if label != best:
+            assert metrics["cell/p"] == pytest.approx(wilcoxon_greater(scores[best], scores[label]).p)
+    with closing(sqlite3.connect(database.removeprefix("sqlite:///"))) as file:
+        counted = {table for (table,) in file.execute("SELECT DISTINCT tbl FROM sqlite_stat1")}
+    assert {"runs", "tags", "params", "latest_metrics"} <= counted, "sqlite knows how to sort many runs"
+    nested = [run.data.tags["mlflow.parentRunId"] for run in children(tracker)]
+    assert sorted(set(nested)) == sorted(parent.info.run_id for parent in parents)
+
+
+def test_each_variant_has_statistics_of_its_own(results, database):
+    tracker = Tracker(database, "variants' cells")
+    result = results[1]
+    for variant, mean in ((None, 10.0), ("kl 20", 20.0), ("kl 50", 30.0)):
+        for seed in range(6):
+            values = {"seed": seed, "variant": variant, "kl_max": mean}
+            spec = result.spec.model_copy(update=values)
+            tracker.record(replace(result, spec=spec, test_iwae=torch.tensor([mean, mean + seed])))
+    tracker.summarise_cells()
+    parents = tracker.client.search_runs([tracker.experiment_id], "tags.cell_key != ''")
+    found = {parent.info.run_name: parent.data.metrics for parent in parents}
+    means = {name: metrics["cell/mean"] for name, metrics in found.items()}
+    # of each run the mean of two images, of each cell the mean over seeds 0 to 5
+    wanted = {"spots d3 RME(2)": 11.25, "spots d3 RME(2), kl 20": 21.25, "spots d3 RME(2), kl 50": 31.25}
+    assert means == pytest.approx(wanted)
+    assert [found[name]["cell/rank"] for name in wanted] == [3, 2, 1]
+    assert [found[name].get("cell/p") for name in wanted] == [pytest.approx(1 / 64)] * 2 + [None]
+
+
+def test_sqlite_finds_a_run_without_reading_every_run_s_tags(database):
+    Tracker(database, "indexed")
+    with closing(sqlite3.connect(database.removeprefix("sqlite:///"))) as file:
+        query = "EXPLAIN QUERY PLAN SELECT run_uuid FROM tags WHERE key = 'run_key' AND value = 'a'"
+        ((*_, how),) = file.execute(query).fetchall()
+    assert how.startswith("SEARCH") and how.endswith("(key=? AND value=?)")
+
+
+def test_a_plan_makes_no_database(tmp_path):
+    path = tmp_path / "none.db"
+    assert recorded_without_creating(f"sqlite:///{path}", "x") == set()
+    assert not path.exists()
+
+
+def test_a_plan_makes_no_experiment(database):
+    assert recorded_without_creating(database, "unheard of") == set()
+    assert Tracker(database, "another").client.get_experiment_by_name("unheard of") is None
+
+
+@pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "nonsense://x", "sqlite:////proc/none/mlflow.db"])
+def test_a_server_that_is_not_there_is_named(uri, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(TrackingError, match=uri.replace(".", r"\.")):
+        Tracker(uri, "x")
+
+
+def test_history_points_are_finite(results, database):
+    tracker = Tracker(database, "finite")
+    tracker.record(results[0])
+    (run,) = children(tracker)
+    for name in run.data.metrics:
+        history: list[Metric] = tracker.client.get_metric_history(run.info.run_id, name)
+        assert history and all(math.isfinite(m.value) for m in history)

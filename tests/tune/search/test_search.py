@@ -1,0 +1,406 @@
+"""Search as a user runs it, on real Ray and MLflow; what a space may say; and that the test set plays no part."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+from mlflow import MlflowClient
+
+from rme import RunSpec, data
+from rme.config import SpecError
+from rme.engine import DivergedError
+from rme.training import build, results, train, validate
+from tests.sweeping import Hold, Sweep, processes_of, wait_for, write_grid
+from tests.tiny import write_npz
+from tune.search import space as spaces
+from tune.search.halving import halving_of
+from tune.search.samples import Outcome, Samples
+from tune.search.search import _wanted, command_line
+from tune.search.searcher import SampleSearcher
+from tune.search.space import SpaceError
+from tune.store.storage import Storage
+from tune.sweep import _parser
+
+ROWS = [{"method": "vae"}, {"method": "rme", "order": [2, 3]}]
+SPACE = "stage_learning_rate: {log-uniform: [1e-5, 1e-2]}\neps_max: {uniform: [0.05, 0.5]}\n"
+
+
+def cell(method: str = "rme", order: int | None = 2, **fields) -> RunSpec:
+    return RunSpec(**{"method": method, "order": order, "dataset": "digits", "dim": 3, **fields})
+
+
+def write(path: Path, text: str) -> str:
+    path.write_text(text)
+    return str(path)
+
+
+def sweep_for(folder: Path, dataset: Path, ray_folder: Path, hold: Hold | None = None, **defaults) -> Sweep:
+    folder.mkdir()
+    grid = write_grid(folder / "spots.yaml", ROWS, dataset=str(dataset), seed="0-1", **defaults)
+    write(folder / "space.yaml", SPACE)
+    return Sweep(folder, grid, ray_folder, hold=hold)
+
+
+def asked(samples: int) -> list[str]:
+    return [
+        "--search", "optuna", "--samples", str(samples), "--space", "space.yaml", "--only", "method=rme", "--only",
+        "order=2",
+    ]  # fmt: skip
+
+
+def found(sweep: Sweep) -> list[dict]:
+    """The samples as they lie on the storage, without what depends on the clock."""
+    files = sorted(sweep.storage.glob("search/*/[0-9]*.json"))
+    clock = ("train_s", "ended_at")
+    return [{k: v for k, v in json.loads(file.read_text()).items() if k not in clock} for file in files]
+
+
+# ---------------------------------------------------------------------- the command
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory, ray_folder):
+    """A search of five samples, one after the other."""
+    folder = tmp_path_factory.mktemp("search")
+    sweep = sweep_for(folder / "a", write_npz(folder / "spots.npz"), ray_folder, stage_epochs=6)
+    done = sweep.run(*asked(5), "--cpus-per-trial", str(slots()))
+    assert done.returncode == 0, done.stderr
+    return sweep, done
+
+
+def slots() -> int:
+    """So many cores for a trial that one runs at a time, and each search asks Optuna in the same order."""
+    from tune.run.cluster import _here
+
+    return _here()["cpu"]
+
+
+@pytest.mark.slow
+def test_a_search_says_and_records_the_best(searched):
+    sweep, done = searched
+    samples = found(sweep)
+    assert [sample["number"] for sample in samples] == list(range(5))
+    assert samples[0]["values"] == {"stage_learning_rate": 0.001, "eps_max": 0.1}, "the grid's own come first"
+    assert {sample["outcome"] for sample in samples} <= {"done", "stopped"}
+    best = max((s for s in samples if s["val_iwae"] is not None), key=lambda s: s["val_iwae"])
+    assert best["val_iwae"] == pytest.approx(sum(best["val_iwae_by_seed"].values()) / 2)
+    client = MlflowClient(sweep.tracking)
+    experiment = client.get_experiment_by_name("spots-search")
+    runs = client.search_runs([experiment.experiment_id])
+    assert len(runs) == 5 and not any(name.startswith("test") for run in runs for name in run.data.metrics)
+    (tagged,) = (run for run in runs if run.data.tags.get("best") == "true")
+    assert tagged.data.metrics["val/iwae"] == pytest.approx(best["val_iwae"])
+    assert float(tagged.data.params["eps_max"]) == best["values"]["eps_max"]
+    # the parents were trained once, as runs of the grid
+    assert sorted(run.info.run_name for run in sweep.runs()) == ["spots d3 VAE seed 0", "spots d3 VAE seed 1"]
+    # the command that is printed plans the grid's runs with the best values, and nothing else
+    words = shlex.split(done.stdout.strip().splitlines()[-1])
+    plan = json.loads(sweep.run(*words[4:], "--plan", "--json").stdout)
+    assert (plan["cells"], plan["runs"]) == (1, 2)
+    again = sweep.run(*asked(5))
+    assert again.returncode == 0 and "5 samples are there already" in again.stderr
+    assert again.stdout == done.stdout and len(client.search_runs([experiment.experiment_id])) == 5
+
+
+@pytest.mark.slow
+def test_a_killed_search_goes_on_as_if_it_had_not_been(searched, tmp_path, ray_folder):
+    """kill -9 in mid-sample: the samples, and their scores, are those of the undisturbed search."""
+    arguments = [*asked(5), "--cpus-per-trial", str(slots())]
+    with Hold(tmp_path / "hold") as hold:
+        sweep = sweep_for(tmp_path / "b", Path(data_of(searched[0])), ray_folder, hold, stage_epochs=6)
+        hold.after(1)
+        for wanted in (1, 3):
+            driver = sweep.start(*arguments)
+            # one at a time, the VAEs too; at most one sample more than wanted is let go before it is seen to be enough
+            while sum(s["outcome"] != "open" for s in found(sweep)) < wanted:
+                assert driver.poll() is None, "it was to be killed in mid-sample"
+                if hold.standing():
+                    hold.let_go()
+                time.sleep(0.02)
+            wait_for(hold.standing, driver)
+            assert list(sweep.storage.glob("search/*/*/epoch-*"))
+            driver.send_signal(signal.SIGKILL)
+            driver.wait()
+            wait_for(lambda: not processes_of(ray_folder))
+            assert any(sample["outcome"] == "open" for sample in found(sweep)), "it was to be killed in mid-sample"
+    done = sweep.run(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert found(sweep) == found(searched[0])
+
+
+@pytest.mark.slow
+def test_other_test_images_change_nothing(searched, tmp_path, ray_folder):
+    with np.load(data_of(searched[0])) as arrays:
+        np.savez(tmp_path / "spots.npz", train=arrays["train"], test=255 - arrays["test"][:7])
+    sweep = sweep_for(tmp_path / "c", tmp_path / "spots.npz", ray_folder, stage_epochs=6)
+    done = sweep.run(*asked(5), "--cpus-per-trial", str(slots()))
+    assert done.returncode == 0, done.stderr
+    assert found(sweep) == found(searched[0])
+
+
+def data_of(sweep: Sweep) -> str:
+    import yaml
+
+    return yaml.safe_load((sweep.folder / "spots.yaml").read_text())["defaults"]["dataset"]
+
+
+# ---------------------------------------------------------------------- no test set
+def test_without_test_images_an_engine_is_validated_alone(tiny):
+    spec = tiny.spec("vae")
+    with_test = build([spec], tiny.images, "cpu", None)
+    without = build([spec], tiny.images.without_test(), "cpu", None)
+    assert without.test_pixels.numel() == 0 and without.test_index.numel() == 0
+    train(with_test)
+    train(without)
+    (result,) = results(with_test).values()
+    assert not isinstance(result, DivergedError)
+    assert validate(without)[0].tolist() == result.val_iwae.tolist()
+
+
+def test_a_pool_s_test_images_are_not_indexed(tiny, monkeypatch):
+    """As CelebA's: training and test images are one tensor, and the split says which are which."""
+    pool = data.get("digits")
+    monkeypatch.setattr(type(pool), "split", lambda self, images, seed: data.get("celeba").split(images, seed))
+    pooled = data.Images(tiny.images.train, tiny.images.train)
+    assert build([tiny.spec()], pooled, "cpu", None).test_index.numel() == 4
+    assert build([tiny.spec()], pooled.without_test(), "cpu", None).test_index.numel() == 0
+
+
+# ---------------------------------------------------------------------- spaces
+@pytest.mark.parametrize("path", sorted(spaces.SPACES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_spaces_fit_the_method_of_their_name(path):
+    spec = cell(path.stem, 2 if path.stem == "rme" else None)
+    assert spaces.load(path.stem, spec).own_values(spec) is not None, "a search begins with the paper's own values"
+
+
+def test_every_kind_of_range(tmp_path):
+    text = (
+        "stage_learning_rate: {log-uniform: [1e-6, 1e-3]}\neps_max: {uniform: [0.05, 0.5]}\n"
+        "stage_epochs: {integers: [5, 50]}\nkl_max: {choices: [5, 50, 500]}\n"
+    )
+    fields = spaces.load(write(tmp_path / "s.yaml", text), cell()).fields
+    assert fields == {
+        "stage_learning_rate": optuna.distributions.FloatDistribution(1e-6, 1e-3, log=True),
+        "eps_max": optuna.distributions.FloatDistribution(0.05, 0.5),
+        "stage_epochs": optuna.distributions.IntDistribution(5, 50),
+        "kl_max": optuna.distributions.CategoricalDistribution([5.0, 50.0, 500.0]),
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "method", "message"),
+    [
+        ("kl_max: {uniform: [5, 50]}\neps_maxx: {uniform: [0.1, 0.2]}\n", "rme", r"line 2: eps_maxx: no such field"),
+        ("kl_max: {uniform: [5, 50]}\n", "vae", r"line 1: kl_max: VAE does not read it; .* learning_rate"),
+        ("variant: {choices: [a, b]}\n", "rme", r"line 1: variant: .* stays as the grid has it"),
+        ("finish_epochs: {integers: [0, 5]}\n", "rme", r"line 1: finish_epochs: the vae that it starts from"),
+        ("stage_patience: {integers: [1, 5]}\n", "vae", r"line 1: stage_patience: VAE does not read it"),
+        ("finish_epochs: {choices: [0, 2000]}\n", "vae", r"cannot be together: finish_epochs=2000"),
+        ("seed: {integers: [0, 5]}\n", "rme", r"line 1: seed: .* stays as the grid has it"),
+        ("dim: {choices: [5, 10]}\n", "rme", r"line 1: dim: .* one cell"),
+        ("learning_rate: {uniform: [0.1, 0.2]}\n", "rme", r"line 1: learning_rate: the vae that it starts from"),
+        ("kl_max: {uniform: [50, 5]}\n", "rme", r"low end must be below"),
+        ("kl_max: {uniform: [5]}\n", "rme", r"a low and a high end"),
+        ("kl_max: {normal: [5, 6]}\n", "rme", r"'normal' must be one of log-uniform"),
+        ("kl_max: [5, 6]\n", "rme", r"line 1: kl_max: \[5, 6\] must be one of"),
+        ("kl_max: {log-uniform: [0, 6]}\n", "rme", r"must be above 0"),
+        ("kl_max: {uniform: [-1, 6]}\n", "rme", r"kl_max=-1.0: .* greater than or equal to 0"),
+        ("kl_max: {uniform: [low, 6]}\n", "rme", r"'low' must be a number"),
+        ("stage_epochs: {uniform: [5, 50]}\n", "rme", r"whole number: say integers"),
+        ("stage_epochs: {choices: [5, 0]}\n", "rme", r"stage_epochs=0"),
+        ("eps_max: {uniform: [0.0005, 0.5]}\n", "rme", r"cannot be together: eps_min=0.001 must be below"),
+        ("kl_max: {uniform: [5, 50]}\nkl_max: {uniform: [5, 50]}\n", "rme", r"line 2, .*kl_max is there twice"),
+        ("kl_max: {uniform: [5, 50\n", "rme", r"line \d, column \d"),
+        ("", "rme", r"a search space maps fields"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_space_is_named(tmp_path, text, method, message):
+    path = write(tmp_path / "s.yaml", text)
+    with pytest.raises(SpaceError, match=message) as raised:
+        spaces.load(path, cell(method, 2 if method == "rme" else None))
+    assert path in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--search", "optuna", "--space", "rme"], "digits d10 VAE, digits d10 VAE-more, digits d10 RME(2)"),
+        (["--search", "optuna", "--only", "method=vae"], "needs --space"),
+        (["--search", "optuna", "--space", "none", "--only", "method=vae"], "there is no such file"),
+        (["--samples", "5"], "--samples goes with --search"),
+        (["--early-stopping", "none"], "--early-stopping goes with --search"),
+    ],
+)
+def test_bad_commands_end_before_anything_starts(arguments, message, tmp_path, monkeypatch, capsys):
+    from tune.sweep import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "300")
+    assert main(["--grid", "demo", *arguments]) == 2
+    assert message.lower() in capsys.readouterr().err.lower()
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---------------------------------------------------------------------- Optuna's and ASHA's memory
+@pytest.fixture
+def samples(tmp_path) -> Samples:
+    space = spaces.load(write(tmp_path / "s.yaml", SPACE), cell())
+    return Samples(Storage(tmp_path), [cell(seed=0, stage_epochs=9), cell(seed=1, stage_epochs=9)], space)
+
+
+def searcher(samples: Samples, stopped=()) -> SampleSearcher:
+    fresh = Samples(samples.storage, samples.runs, samples.space)
+    return SampleSearcher(fresh, lambda s: {"number": s.number, **s.values}, stopped.__contains__, lambda s: None)
+
+
+def finish(search: SampleSearcher, trial_id: str, score: float) -> None:
+    search.on_trial_result(trial_id, {"epoch": 1, "val_elbo": score - 1})
+    search.on_trial_complete(trial_id, {"epoch": 9, "val_iwae": score, "val_iwae_by_seed": [score] * 2, "seconds": 1.0})
+
+
+def score_of(job: dict) -> float:
+    return -((math.log10(job["stage_learning_rate"]) + 3) ** 2) - (job["eps_max"] - 0.2) ** 2
+
+
+def test_a_searcher_made_anew_suggests_what_the_old_one_would_have(samples):
+    """Beyond the random start of TPE, with each kind of end among them, however often the driver was killed."""
+    endings = {3: "stopped", 5: "diverged"}
+
+    def end(search, number, job):
+        trial_id = str(number)
+        kind = endings.get(number)
+        if kind == "stopped":
+            search.on_trial_complete(trial_id, {"epoch": 2, "val_elbo": -50.0})
+        elif kind == "diverged":
+            search.on_trial_complete(trial_id, {"epoch": 2, "diverged": "NaN"})
+        else:
+            finish(search, trial_id, score_of(job))
+
+    whole = searcher(samples, {"3"})
+    undisturbed = []
+    for number in range(16):
+        job = whole.suggest(str(number))
+        undisturbed.append(job)
+        end(whole, number, job)
+    for file in samples.folder.glob("[0-9]*.json"):
+        file.unlink()
+    for number in range(16):  # killed in the middle of every sample
+        assert searcher(samples, {"3"}).suggest(str(number)) == undisturbed[number]
+        search = searcher(samples, {"3"})
+        assert search.suggest(str(number)) == undisturbed[number]
+        end(search, number, undisturbed[number])
+    outcomes = [sample.outcome for sample in Samples(samples.storage, samples.runs, samples.space).all]
+    assert (outcomes[3], outcomes[5], outcomes[9]) == (Outcome.STOPPED, Outcome.DIVERGED, Outcome.DONE)
+
+
+def test_a_failed_sample_is_tried_again_and_a_diverged_one_is_not(samples):
+    search = searcher(samples)
+    first, second = search.suggest("0"), search.suggest("1")
+    search.on_trial_complete("0", error=True)
+    search.on_trial_complete("1", {"epoch": 1, "diverged": "no loss is finite"})
+    again = searcher(samples)
+    assert again.samples.all[0].outcome is Outcome.FAILED and "worker died" in again.samples.all[0].reason
+    assert again.suggest("2") == first
+    third = again.suggest("3")
+    assert third["number"] == 2 and third not in (first, second)
+
+
+class Trial:
+    trial_id = "new"
+
+
+def note_three(samples) -> None:
+    """Finished ones, each ten nats above the last from its first epoch on."""
+    for number, level in enumerate((10.0, 20.0, 30.0)):
+        sample = samples.add({"stage_learning_rate": 1e-3, "eps_max": 0.1 + number / 100})
+        sample.outcome, sample.val_iwae = Outcome.DONE, level
+        sample.curve = [(epoch, level + epoch) for epoch in range(1, 10)]
+        samples.note(sample)
+
+
+def test_rungs_remember_the_samples_of_an_earlier_command(samples):
+    note_three(samples)
+    halving = halving_of(samples)
+    halving.on_trial_add(None, Trial())
+    assert halving.on_trial_result(None, Trial(), {"epoch": 1, "val_elbo": 21.0}) == "STOP"
+    assert halving.stopped == {"new"}
+    halving = halving_of(samples)
+    halving.on_trial_add(None, Trial())
+    for epoch in (1, 3):
+        assert halving.on_trial_result(None, Trial(), {"epoch": epoch, "val_elbo": 40.0}) == "CONTINUE"
+    # one that reaches the end is not stopped there
+    assert halving.on_trial_result(None, Trial(), {"epoch": 9, "val_elbo": -100.0}) == "CONTINUE"
+
+
+def test_without_early_stopping_nothing_is_stopped_and_it_is_another_search(samples):
+    """As in the test above, but whatever the others had, a sample goes on to its end."""
+    patient = Samples(samples.storage, samples.runs, samples.space, early_stopping=False)
+    assert patient.key != samples.key
+    note_three(patient)
+    scheduler = halving_of(patient)
+    scheduler.on_trial_add(None, Trial())
+    assert scheduler.on_trial_result(None, Trial(), {"epoch": 1, "val_elbo": -100.0}) == "CONTINUE"
+    assert samples.all == [] and len(patient.all) == 3
+
+
+@pytest.mark.parametrize(("method", "order", "fields"), [
+    ("vae", None, {"finish_epochs": 0, "finish_learning_rate": 1e-6, "patience": 7}),
+    ("rme", 2, {"stage_epochs": 2000, "stage_learning_rate": 1e-6, "stage_patience": 7}),
+    ("iaf", 1, {"stage_learning_rate": 5e-4}),
+    ("svi", 10, {"options.svi_rate": None}),
+])  # fmt: skip
+def test_every_training_s_length_and_rate_can_be_searched(tmp_path, method, order, fields):
+    """And a search begins with what the grid has, the method's own where it says nothing."""
+    spec = cell(method, order, patience=7)
+    fields = {name: value or spec.method_class.options.get("svi_rate", 0) for name, value in fields.items()}
+    text = "".join(f"{name}: {{choices: [{value!r}]}}\n" for name, value in fields.items())
+    assert spaces.load(write(tmp_path / "s.yaml", text), spec).own_values(spec) == fields
+
+
+def test_another_search_has_other_samples(samples, tmp_path):
+    samples.add({"stage_learning_rate": 1e-3, "eps_max": 0.1})
+    other = [spec.model_copy(update={"kl_max": 7.0}) for spec in samples.runs]
+    assert Samples(samples.storage, other, samples.space).all == []
+    # what is searched for makes no other search
+    same = [spec.model_copy(update={"eps_max": 0.3}) for spec in samples.runs]
+    assert len(Samples(samples.storage, same, samples.space).all) == 1
+    assert Samples(samples.storage, samples.runs[:1], samples.space).all == []
+
+
+def test_what_a_search_of_other_seeds_advises_is_for_the_grid_s_own():
+    asked = ["--grid", "demo", "--only", "method=rme", "--only", "seed=0", "--set", "seed=100", "--set", "kl_max=5"]
+    advised = shlex.split(command_line(_parser().parse_args(asked), {"kl_max": 20.0, "stage_epochs": 3}))
+    grid = ["python", "tune/sweep.py", "--grid", "demo", "--only", "method=rme"]
+    assert advised == [*grid, "--set", "kl_max=20.0", "--set", "stage_epochs=3"]
+
+
+def test_a_space_of_choices_is_tried_out_whole_and_once(samples, tmp_path):
+    text = "stage_learning_rate: {choices: [0.001, 0.002]}\nkl_max: {choices: [5, 20, 100]}\n"
+    (tmp_path / "choices.yaml").write_text(text)
+    choices = spaces.load(str(tmp_path / "choices.yaml"), samples.runs[0])
+    whole = Samples(samples.storage, samples.runs, choices)
+    whole.add({"stage_learning_rate": 0.002, "kl_max": 20.0})
+    assert _wanted(whole, 5) == 5 and len(whole.all) == 1, "more than were asked for are left to Optuna"
+    assert _wanted(whole, 20) == 6 == _wanted(whole, 6)
+    tried = [(sample.values["stage_learning_rate"], sample.values["kl_max"]) for sample in whole.all]
+    assert sorted(tried) == [(rate, kl) for rate in (0.001, 0.002) for kl in (5.0, 20.0, 100.0)]
+    search = searcher(whole)
+    assert [search.suggest(str(i)) is not None for i in range(6)] == [True] * 6
+    assert len(search.samples.all) == 6
+    assert samples.space.combinations is None
+
+
+def test_sampled_values_make_runs(samples):
+    sample = samples.add({"stage_learning_rate": 1e-3, "eps_max": 0.1})
+    assert [(run.seed, run.eps_max, run.stage_learning_rate) for run in samples.runs_of(sample)] == [
+        (0, 0.1, 1e-3),
+        (1, 0.1, 1e-3),
+    ]
+    with pytest.raises(SpecError):
+        samples.space.apply(samples.runs[0], {"eps_max": 2.0})

@@ -1,0 +1,1 @@
+"""What training and inference cost: counted, measured on this machine, and remembered."""

@@ -1,0 +1,78 @@
+"""What a trial costs beside others, counted and not timed: the same on every machine, so an order made of it is too."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import cache
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from rme import data, nets, noise
+from rme.config import RunSpec
+from rme.noise import Noise
+from rme.step import Step
+from tune.plan.grid import Trial
+
+log = logging.getLogger(__name__)
+
+DIM = 50
+"""The latent dimension at which every method is counted; it matters little beside the images."""
+
+
+def trial_flops(trial: Trial) -> float:
+    """Floating-point operations of a trial: its training steps, and the scoring of its validation and test images.
+
+    Counted for one image, once for each method, order, decoder and image shape, a fraction of a second each.
+    """
+    spec = trial.runs[0]
+    dataset = data.get(spec.dataset)
+    training, scoring, decoding = _per_image(
+        spec.method, spec.order, spec.decoder, dataset.shape, tuple(sorted(spec.options.items()))
+    )
+    train, held_out, test = dataset.split_sizes
+    scored = len(trial.runs) * test + trial.members * held_out
+    return trial.members * spec.training_epochs * train * training + scored * (scoring + spec.iwae_samples * decoding)
+
+
+@cache
+def _per_image(
+    method: str, order: int | None, decoder: str, shape: nets.ImageShape, options: tuple[tuple[str, float], ...]
+) -> tuple[float, float, float]:
+    """FLOPs for one image of a training step, of inference with one draw, and of one pass through the decoder."""
+    values = {"method": method, "order": order, "decoder": decoder, "options": dict(options)}
+    spec = RunSpec.of({"dataset": "digits", "dim": DIM, **values})
+    try:
+        return _count(spec, shape)
+    except Exception as error:  # it will fail in its trial, with its reason; that is not for the schedule to say
+        log.debug("%s is taken to cost what a VAE costs: %s", spec.method_label, error)
+        return _count(RunSpec.of({"method": "vae", "dataset": "digits", "dim": DIM}), shape)
+
+
+def _count(spec: RunSpec, shape: nets.ImageShape) -> tuple[float, float, float]:
+    model = spec.method_class(spec, shape, 1)
+    model.requires_grad_(False)
+    nets.initialise(model, [noise.generator(0, 0, noise.INIT)])
+    source = Noise([noise.generator(0, 0, noise.TRAIN)])
+    x = source.uniform((1, 1, *shape))
+
+    def train() -> None:
+        step = Step(x, source, 0)
+        for update in model.updates():
+            for parameter in update.parameters:
+                parameter.requires_grad_(True)
+            torch.autograd.grad(update.loss(step).sum(), update.parameters, allow_unused=True)
+            for parameter in update.parameters:
+                parameter.requires_grad_(False)
+
+    with torch.no_grad():
+        inference = _flops(lambda: model.posterior(x, source).sample(source, 1))
+        decoding = _flops(lambda: model.decoder(source.normal((1, 1, spec.dim))))
+    return _flops(train), inference, decoding
+
+
+def _flops(work: Callable[[], object]) -> float:
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return float(counter.get_total_flops())

@@ -1,0 +1,34 @@
+"""Whose cells a grid's are: the paper's, a control's, or neither's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+
+from analysis.paper import published_scores, published_times
+from rme import methods
+from tune.plan.grid import CELL_FIELDS, Grid
+
+
+def paper_cells(grid: Grid) -> int:
+    """How many of the grid's cells the paper has a number for, whatever the settings; a variant is none of them."""
+    names = [name for name in CELL_FIELDS if name != "variant"]
+    published = published_scores() if grid.kind == "training" else published_times()
+    rows = published[names].astype(object).itertuples(index=False, name=None)
+    known = {tuple(None if pd.isna(value) else value for value in row) for row in rows}
+    return sum(cell["variant"] is None and tuple(cell[name] for name in names) in known for cell in _cells(grid))
+
+
+def control_cells(grid: Grid) -> int:
+    """How many of the grid's cells are of a method that is a control for others."""
+    controls = {name for name in methods.names() if methods.get(name).control}
+    return sum(cell["method"] in controls for cell in _cells(grid))
+
+
+def _cells(grid: Grid) -> Iterator[Mapping[str, Any]]:
+    """What makes each cell, of those too that cannot be run yet."""
+    yield from {spec.cell_key: {name: getattr(spec, name) for name in CELL_FIELDS} for spec in grid.runs}.values()
+    for cell in grid.absent:
+        yield {name: cell.values.get(name, "conv" if name == "decoder" else None) for name in CELL_FIELDS}

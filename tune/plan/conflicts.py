@@ -1,0 +1,104 @@
+"""One setting for each cell of an experiment: found out before a sweep starts, not when its tables are made."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+from mlflow.entities import Run
+
+from rme import data
+from rme.config import SCHEMA, RunSpec
+from tune.plan.clashes import CELL_FIELDS
+from tune.plan.grid import Grid
+from tune.record.tracking import git_commit, params
+
+_SHOWN = 5
+"""Differing fields that an error names."""
+
+
+class SettingsError(ValueError):
+    """An experiment holds runs of the same cells with other settings."""
+
+
+def check_settings(grid: Grid, finished: Iterable[Run]) -> None:
+    """Raises SettingsError with what `other_settings` says, if that is anything."""
+    if (message := other_settings(grid, finished)) is not None:
+        raise SettingsError(message)
+
+
+def other_settings(grid: Grid, finished: Iterable[Run]) -> str | None:
+    """What differs between the runs that an experiment holds and the grid's of the same cells; None if nothing.
+
+    The name of a variant is a setting here: a run that is recorded under one cannot be told under another.
+
+    Args:
+        grid: what is to be run.
+        finished: the MLflow runs that are finished.
+    """
+    runs = grid.with_parents()
+    known = {spec.key for spec in runs}
+    cells: dict[tuple[str, ...], RunSpec] = {}
+    named: dict[frozenset[tuple[str, str]], RunSpec] = {}
+    for spec in runs:
+        settings = _settings(spec)
+        cells.setdefault(_cell(settings), spec)  # a cell of a grid has one setting (tune.plan.clashes)
+        named.setdefault(_nameless(settings), spec)
+    seeds = {(spec.cell_key, str(spec.seed)) for spec in runs}
+    found = []
+    for run in finished:
+        theirs = run.data.params
+        same, of_cell = named.get(_nameless(theirs)), cells.get(_cell(theirs))
+        differing: dict[str, tuple[str, str]] = {}
+        if same is not None and same.variant != theirs.get("variant"):
+            differing = {"variant": (theirs.get("variant", "none"), same.variant or "none")}
+        elif of_cell is not None and run.data.tags["run_key"] not in known:
+            differing = _difference(theirs, _settings(of_cell))
+            if not differing and (of_cell.cell_key, theirs.get("seed")) in seeds:
+                differing = _difference_of_code(run, of_cell)
+        if differing:
+            found.append((run, differing))
+    return _say(grid.name, found) if found else None
+
+
+def _cell(values: dict[str, str]) -> tuple[str, ...]:
+    return tuple(values.get(name, "") for name in CELL_FIELDS)
+
+
+def _nameless(values: dict[str, str]) -> frozenset[tuple[str, str]]:
+    """The settings alone: what runs of one cell have in common, whatever it is called."""
+    return frozenset((name, value) for name, value in values.items() if name not in ("seed", "variant"))
+
+
+def _settings(spec: RunSpec) -> dict[str, str]:
+    return {param.key: param.value for param in params(spec)}
+
+
+def _difference(theirs: dict[str, str], ours: dict[str, str]) -> dict[str, tuple[str, str]]:
+    names = [name for name in {**ours, **theirs} if name != "seed" and theirs.get(name) != ours.get(name)]
+    return {name: (theirs.get(name, "not recorded"), ours.get(name, "not there")) for name in names}
+
+
+def _difference_of_code(run: Run, spec: RunSpec) -> dict[str, tuple[str, str]]:
+    """Of a run with the same settings and another key: the images differ, or what the code makes of the settings."""
+    tags = run.data.tags
+    ours = {"data": data.identity(spec.dataset), "schema": str(SCHEMA), "git_commit": git_commit()}
+    differing = {name: (tags[name], value) for name, value in ours.items() if name in tags and tags[name] != value}
+    return differing or {"run_key": (tags["run_key"], spec.key)}
+
+
+def _say(experiment: str, found: list[tuple[Run, dict[str, tuple[str, str]]]]) -> str:
+    changes: dict[str, set[str]] = defaultdict(set)
+    for _, differing in found:
+        for name, (theirs, ours) in differing.items():
+            changes[name].add(f"{theirs} -> {ours}")
+    listed = [f"{name} {' or '.join(sorted(values))}" for name, values in changes.items()]
+    more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
+    commits = sorted({run.data.tags.get("git_commit", "unknown")[:8] for run, _ in found})
+    count = "1 finished run" if len(found) == 1 else f"{len(found)} finished runs"
+    return (
+        f"the experiment {experiment} holds {count} of these cells with other settings: {', '.join(listed[:_SHOWN])}"
+        f"{more} (recorded by code {' and '.join(commits)}, this is {git_commit()[:8]}). One table cannot hold both: "
+        "say --experiment NAME to record these runs under another name, leave the settings as they were, or give the "
+        "grid's row a `variant`, a name under which both can stand"
+    )

@@ -1,0 +1,415 @@
+"""Grids: YAML to runs, and runs to trials.
+
+A grid's rows and defaults hold a value, a list of values or, for whole numbers, a range such as `0-9` for each field
+of RunSpec; a row stands for every combination. `method: all` is every registered method, `decoder: all` every decoder
+that the method supports, `order: all` or `order: lowest` its orders. `variant: "kl 20"` names settings that differ from
+those of the row's usual cell, which is then another cell (`tune.plan.clashes` says what cannot be together).
+
+`kind: timing` makes a grid's runs timings of inference (`rme.timing`), which train nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from rme import data, methods
+from rme.config import RunSpec, SpecError
+from rme.timing import TimingSpec
+from tune.plan.clashes import CELL_FIELDS, Row, clash
+from tune.plan.yaml_text import YamlError, parse
+
+KINDS: dict[str, tuple[type[RunSpec], tuple[str, ...]]] = {
+    "training": (RunSpec, tuple(RunSpec.model_fields)),
+    "timing": (TimingSpec, TimingSpec.FIELDS),
+}
+"""For each kind of grid what a run of it is, and the fields that it has."""
+
+GRIDS = Path(__file__).parent.parent / "grids"
+_RANGE = re.compile(r"(\d+)-(\d+)")
+_WHOLE_NUMBERS = ("order", "dim", "seed")
+_LONGEST_NUMBER = 18
+"""Digits of a range's end."""
+MOST_RUNS = 1_000_000
+"""Of a row; more are a slip of the pen, such as `0-99999999`, and would fill the memory."""
+
+
+class GridError(ValueError):
+    """A grid or a command line that cannot be run; the message names the value and where it came from."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The values of one run, and the line of the grid's file at which its row begins."""
+
+    values: dict[str, Any]
+    line: int
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A named list of wanted runs.
+
+    Attributes:
+        name: also the name of its MLflow experiment.
+        runs: the runs that can be run, each once, in the grid's order.
+        absent: for each cell that cannot be run yet, because its method or data set is not there, the values of one
+            of its runs, how many runs it has, and why.
+        kind: what its runs are, a name of `KINDS`.
+        variants: by cell key the name of each variant from which others may start, also where `--only` left it out.
+    """
+
+    name: str
+    description: str
+    runs: tuple[RunSpec, ...]
+    absent: tuple[AbsentCell, ...]
+    kind: str = "training"
+    variants: Mapping[str, str] = field(default_factory=dict)
+
+    def with_parents(self) -> list[RunSpec]:
+        """Its runs and all that they start from, under the names that its rows give them; parents first, each once."""
+        return list(self._whole)
+
+    @cached_property
+    def _whole(self) -> list[RunSpec]:
+        return with_parents(self.runs, self.variants)
+
+
+@dataclass(frozen=True)
+class AbsentCell:
+    """A cell of a grid whose method or data set is not in its registry."""
+
+    values: Mapping[str, Any]
+    seeds: int
+    restarts: int
+    reason: str
+
+
+def load(
+    source: str, only: Mapping[str, Sequence[str]] | None = None, overrides: Mapping[str, Any] | None = None
+) -> Grid:
+    """Read a grid by its name (`demo`) or its file's path, keep what `only` says, and set what `overrides` says.
+
+    Raises GridError: no such grid, malformed YAML (with line and column), an impossible run, rows that cannot be told
+    apart, nothing left.
+    """
+    path = find(source)
+    content, lines = _parse(path)
+    kind = content["kind"]
+    whole = [
+        Wanted(values, line)
+        for number, (row, line) in enumerate(zip(content["rows"], lines, strict=True), 1)
+        for values in _expand(content, row, path, number)
+    ]
+    for wanted in whole:
+        for name, value in (overrides or {}).items():
+            _override(wanted.values, name, value, kind)
+    kept = _keep(whole, only or {}, kind)
+    source = " with ".join([str(path), *(f"--set {name}={value}" for name, value in (overrides or {}).items())])
+    return _grid(content, path, kept, whole, source)
+
+
+def find(source: str) -> Path:
+    """The file of a grid. Raises GridError naming the grids there are."""
+    if source.endswith((".yaml", ".yml")):
+        path = Path(source)
+        if not path.is_file():
+            raise GridError(f"--grid {source}: there is no such file")
+        return path
+    path = GRIDS / f"{source}.yaml"
+    if not path.is_file():
+        names = ", ".join(sorted(p.stem for p in GRIDS.glob("*.yaml")))
+        raise GridError(f"--grid {source}: there is no such grid; there are {names}, or give the path of a .yaml file")
+    return path
+
+
+def _parse(path: Path) -> tuple[dict[str, Any], list[int]]:
+    """The file's content, and the line at which each row begins, from 1."""
+    try:
+        document = parse(path.read_text())
+    except (OSError, UnicodeDecodeError, YamlError) as error:
+        raise GridError(f"{path}: {error}") from None
+    content = document.value
+    if not isinstance(content, dict) or not isinstance(content.get("rows"), list) or not content["rows"]:
+        raise GridError(
+            f"{path}: a grid is a mapping with a list `rows`, and `name`, `description`, `kind`, `defaults` if wanted"
+        )
+    unknown = set(content) - {"name", "description", "kind", "defaults", "rows"}
+    if unknown:
+        names = ", ".join(sorted(map(str, unknown)))
+        raise GridError(f"{path}: {names}: a grid has name, description, kind, defaults and rows alone")
+    kind = content.setdefault("kind", "training")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise GridError(f"{path}: kind: {kind!r} must be one of {', '.join(KINDS)}")
+    if not isinstance(content.setdefault("defaults", {}), dict):
+        raise GridError(f"{path}: `defaults` must map fields to values")
+    name = content.setdefault("name", path.stem)
+    if isinstance(name, bool) or not isinstance(name, str | int) or not is_plain_name(str(name)):
+        raise GridError(f"{path}: name: {name!r} must be a plain name, without /")
+    # the last, where `<<` brings in one that is written too
+    *_, rows = (value for key, value in document.node.value if key.value == "rows")
+    return content, [row.start_mark.line + 1 for row in rows.value]
+
+
+def is_plain_name(text: str) -> bool:
+    """Whether folders and experiments can be named so."""
+    return text.strip() == text != "" and text.isprintable() and "/" not in text and not text.startswith(".")
+
+
+def _expand(content: Mapping[str, Any], row: Any, path: Path, number: int) -> Iterable[dict[str, Any]]:
+    """Every combination of a row's values over the defaults, as plain values."""
+    if not isinstance(row, dict):
+        raise GridError(f"{path}, row {number}: {row!r} must map fields to values")
+    merged = {**content["defaults"], **row}
+    _, known = KINDS[content["kind"]]
+    unknown = set(merged) - set(known)
+    if unknown:
+        fields = ", ".join(known)
+        raise GridError(
+            f"{path}, row {number}: {', '.join(sorted(map(str, unknown)))}: no such field; the fields are {fields}"
+        )
+    if "method" not in merged:
+        raise GridError(f"{path}, row {number}: it names no method")
+    where = f"{path}, row {number}: "
+    for method in methods.names() if merged["method"] == "all" else _values(where, "method", merged["method"]):
+        own = {**merged, "method": method, **_meanings(method, merged)}
+        columns = [[(name, value) for value in _values(where, name, values)] for name, values in own.items()]
+        if (count := math.prod(map(len, columns))) > MOST_RUNS:
+            raise GridError(f"{where}it stands for {count:,} runs, more than {MOST_RUNS:,}")
+        for combination in itertools.product(*columns):
+            yield dict(combination)
+
+
+def _meanings(method: Any, row: Mapping[str, Any]) -> dict[str, Any]:
+    """What `all` and `lowest` mean for this method."""
+    if row.get("decoder") != "all" and row.get("order") not in ("all", "lowest"):
+        return {}
+    if not isinstance(method, str) or method.lower() not in methods.registry():
+        return {}  # what is said of that is said later
+    kind = methods.get(method)
+    meanings: dict[str, Any] = {}
+    if row.get("decoder") == "all":
+        meanings["decoder"] = list(kind.decoders)
+    if row.get("order") == "all":
+        meanings["order"] = list(kind.orders) if kind.orders else None
+    if row.get("order") == "lowest":
+        meanings["order"] = min(kind.orders) if kind.orders else None
+    return meanings
+
+
+def _values(where: str, name: str, value: Any) -> list[Any]:
+    """A field's values: of a list each, of a range such as 0-9 each number, else the value itself.
+
+    Raises GridError, which begins with `where`: there is no value, or there are too many.
+    """
+    if isinstance(value, list):
+        if not value:
+            raise GridError(f"{where}{name}=[] has no value: leave it out, or name one")
+        return [one for item in value for one in _values(where, name, item)]
+    if name in _WHOLE_NUMBERS and isinstance(value, str) and (match := _RANGE.fullmatch(value.strip())):
+        low, high = match.groups()
+        if max(len(low), len(high)) > _LONGEST_NUMBER or int(high) - int(low) >= MOST_RUNS:
+            raise GridError(f"{where}{name}={value} is longer than {MOST_RUNS:,} numbers")
+        if int(high) < int(low):
+            raise GridError(f"{where}{name}={value} has no number: say {high}-{low}")
+        return list(range(int(low), int(high) + 1))
+    return [value]
+
+
+def _override(values: dict[str, Any], name: str, value: Any, kind: str) -> None:
+    _, known = KINDS[kind]
+    if name.startswith("options."):
+        options = values.get("options", {})
+        if not isinstance(options, dict):
+            raise GridError(f"--set {name}={value}: there options={options!r}, which must map names to numbers")
+        values["options"] = {**options, name.removeprefix("options."): value}
+    elif name in known:
+        values[name] = value
+    else:
+        raise GridError(f"--set {name}={value}: no such field; the fields are {', '.join(known)}")
+
+
+def _keep(wanted: list[Wanted], only: Mapping[str, Sequence[str]], kind: str) -> list[Wanted]:
+    spec_class, known = KINDS[kind]
+    for name, allowed in only.items():
+        if name not in known:
+            fields = ", ".join(known)
+            raise GridError(f"--only {name}={','.join(allowed)}: no such field; the fields are {fields}")
+        field = spec_class.model_fields[name]
+        default = None if field.is_required() else field.default
+        present = {_text(each.values.get(name, default)) for each in wanted}
+        asked = {str(value).lower() for item in allowed for value in _values("--only ", name, item)}
+        missing = sorted(asked - present)
+        if missing:
+            there = ", ".join(sorted(present, key=lambda t: (len(t), t)))
+            raise GridError(f"--only {name}={','.join(missing)}: the grid has {name} {there}")
+        wanted = [each for each in wanted if _text(each.values.get(name, default)) in asked]
+    if not wanted:
+        raise GridError("--only: no run of the grid fits all of it")
+    return wanted
+
+
+def _text(value: Any) -> str:
+    return str(value).lower()
+
+
+def _grid(content: Mapping[str, Any], path: Path, kept: list[Wanted], whole: list[Wanted], source: str) -> Grid:
+    kind = content["kind"]
+    spec_class, _ = KINDS[kind]
+    rows: list[Row] = []
+    absent: dict[tuple, list[dict[str, Any]]] = defaultdict(list)
+    reasons: dict[tuple, str] = {}
+    for wanted in kept:
+        reason = _why_absent(wanted.values)
+        if reason is not None:
+            cell = tuple(repr(wanted.values.get(name)) for name in CELL_FIELDS)
+            absent[cell].append(wanted.values)
+            reasons[cell] = reason
+        try:
+            if reason is None:
+                rows.append(Row(spec_class.of(wanted.values), wanted.line))
+            else:
+                spec_class.of(_with_what_is_there(wanted.values))
+        except SpecError as error:
+            raise GridError(f"{source}, line {wanted.line}: {error}") from None
+    starts = _starts(whole, spec_class)
+    if (message := clash(rows, starts)) is not None:
+        raise GridError(f"{source}, {message}")
+    runs: dict[str, RunSpec] = {}
+    for row in rows:
+        runs.setdefault(row.spec.key, row.spec)
+    default_restarts = spec_class.model_fields["restarts"].default
+    cells = tuple(
+        AbsentCell(
+            values=of_cell[0],
+            seeds=len({str(values.get("seed", 0)) for values in of_cell}),
+            restarts=int(of_cell[0].get("restarts", default_restarts)),
+            reason=reasons[cell],
+        )
+        for cell, of_cell in absent.items()
+    )
+    return Grid(
+        str(content["name"]),
+        str(content.get("description", "")),
+        tuple(runs.values()),
+        cells,
+        kind,
+        {row.spec.cell_key: row.spec.variant for row in reversed(starts) if row.spec.variant is not None},
+    )
+
+
+def _starts(whole: Iterable[Wanted], spec_class: type[RunSpec]) -> list[Row]:
+    """The rows from whose runs others may start, what `--only` left out among them; one seed of each."""
+    starting = {methods.get(name).starts_from for name in methods.names()}
+    rows: dict[str, Row] = {}
+    for wanted in whole:
+        name = wanted.values["method"]
+        if isinstance(name, str) and name.lower() in starting:
+            try:
+                row = Row(spec_class.of(wanted.values), wanted.line)
+            except SpecError:  # if it is kept, that is said of it; if not, it does no harm
+                continue
+            rows.setdefault(f"{row.spec.cell_key} {row.spec.variant}", row)
+    return list(rows.values())
+
+
+def _why_absent(values: Mapping[str, Any]) -> str | None:
+    for name, look_up in (("method", methods.get), ("dataset", data.get)):
+        if isinstance(values.get(name), str):
+            try:
+                look_up(values[name])
+            except ValueError as error:
+                return str(error)
+    return None
+
+
+def _with_what_is_there(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A run like that of an absent cell, for what can be wrong with its other fields."""
+    there = dict(values)
+    if _why_absent({"method": there["method"]}) is not None:
+        there |= {"method": "vae", "order": None, "decoder": "conv", "options": {}}
+    if _why_absent({"dataset": there.get("dataset")}) is not None:
+        there["dataset"] = "digits"
+    return there
+
+
+# ---------------------------------------------------------------------- trials
+@dataclass(frozen=True)
+class Trial:
+    """What Ray schedules: runs of one cell that are trained as one array.
+
+    The key follows from the runs alone, so that the same grid finds the same trial's checkpoints again.
+    """
+
+    runs: tuple[RunSpec, ...]
+
+    @cached_property
+    def run_keys(self) -> tuple[str, ...]:
+        """Its runs' keys, in their order: a run works out its own anew each time."""
+        return tuple(spec.key for spec in self.runs)
+
+    @cached_property
+    def key(self) -> str:
+        return hashlib.sha256(" ".join(self.run_keys).encode()).hexdigest()[:16]
+
+    @cached_property
+    def kind(self) -> tuple[tuple[str, str], int]:
+        """Of its method and cell, and its members: what it has in common with trials that take as long."""
+        return (self.runs[0].method, self.runs[0].cell_key), self.members
+
+    @property
+    def name(self) -> str:
+        seeds = ", ".join(str(spec.seed) for spec in self.runs)
+        return f"{self.runs[0].cell} seed{'s' if len(self.runs) > 1 else ''} {seeds}"
+
+    @property
+    def members(self) -> int:
+        return sum(spec.restarts for spec in self.runs)
+
+
+def with_parents(runs: Iterable[RunSpec], variants: Mapping[str, str] | None = None) -> list[RunSpec]:
+    """The runs and all that they start from, parents first, each once.
+
+    A parent that is one of the runs has that one's name; another the one that `variants` has for its cell key, if any.
+    """
+    named = {spec.key: spec for spec in runs}
+    ordered: dict[str, RunSpec] = {}
+
+    def add(key: str, spec: RunSpec) -> None:
+        if key in ordered:
+            return
+        parent = spec.parent
+        if parent is not None:
+            add(parent.key, parent)
+        if key not in named and variants:
+            spec = spec.model_copy(update={"variant": variants.get(spec.cell_key)})
+        ordered[key] = named.get(key, spec)
+
+    for key, spec in named.items():
+        add(key, spec)
+    return list(ordered.values())
+
+
+ArraySize = int | Callable[[RunSpec], int]
+"""How many runs of a cell are trained as one array: a number, or what depends on the cell."""
+
+
+def trials(runs: Iterable[RunSpec], seeds_per_trial: ArraySize) -> list[Trial]:
+    """Group runs of the same cell by seed into arrays, in the order in which the cells first appear."""
+    cells: dict[str, list[RunSpec]] = defaultdict(list)
+    for spec in runs:
+        cells[spec.cell_key].append(spec)
+    found = []
+    for members in cells.values():
+        members.sort(key=lambda spec: spec.seed)
+        size = seeds_per_trial if isinstance(seeds_per_trial, int) else seeds_per_trial(members[0])
+        found += [Trial(tuple(members[i : i + size])) for i in range(0, len(members), size)]
+    return found

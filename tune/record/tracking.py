@@ -1,0 +1,433 @@
+"""What MLflow has of a sweep: a parent run for each cell, a child for each run, written from the driver alone.
+
+A run is recorded when its result is on the storage, so MLflow can be written late, or again: recording is idempotent.
+A run is found by its tag `run_key`; one left half-written by a killed driver is completed, never doubled.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import sqlite3
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Iterator
+from contextlib import closing, suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines for each run
+
+import pandas as pd
+from mlflow import MlflowClient
+from mlflow.entities import Experiment, Metric, Param, Run, RunStatus, RunTag, ViewType
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
+from mlflow.store.artifact.artifact_repo import ArtifactRepository
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+from analysis.collect import CELL, AmbiguousRuns, collect
+from analysis.stats import compare_column
+from rme import data
+from rme.config import SCHEMA, RunSpec
+from rme.result import Result
+from rme.timing import Timing
+from tune.record.artifacts import MODEL, save_pictures, write_model
+from tune.store.failure import Failure
+
+log = logging.getLogger(__name__)
+for _name in ("mlflow", "alembic"):
+    logging.getLogger(_name).setLevel(logging.WARNING)  # they announce each table of a new database
+
+METRICS_PER_BATCH = 1000
+"""MLflow's limit for one log_batch."""
+
+CONNECT_S = 10.0
+"""How long a tracking server may take to answer at all."""
+
+CELL_TAG = "cell_key"
+
+SHOWN = "shown_val_iwae"
+"""Tag of a cell's run: the validation IWAE of the run whose pictures it has."""
+
+TRACEBACK = "traceback.txt"
+"""Artifact of a failed run."""
+
+
+class TrackingError(RuntimeError):
+    """A tracking server that cannot be reached or used."""
+
+
+class Tracker:
+    """One experiment on one tracking server.
+
+    Args:
+        uri: `sqlite:///mlflow.db`, or a server's http URI.
+        experiment: its name; made if it is not there.
+        command: what was typed, a tag of each run that is recorded with it.
+
+    Raises:
+        TrackingError: the server does not answer, or the URI is of no kind that MLflow knows.
+    """
+
+    note = (
+        "A run for each cell, with mean and sd over its seeds, rank and p within its column; below it, a run for each "
+        "seed. In the search box:\n\n"
+        "- the cells alone: `tags.cell_key != ''`, sorted by `cell/mean`\n"
+        "- a table's column: `tags.cell_key != '' and params.dataset = 'mnist' and params.dim = '10'`\n"
+        "- a cell with its runs: `tags.cell = 'MNIST d10 RME(5)'`; of a variant, which is the same method with other "
+        "settings: `tags.cell = 'MNIST d10 RME(2), kl 20'`\n"
+        "- all variants of that name: `params.variant = 'kl 20'`; a run without that param is none\n"
+        "- what failed: `attributes.status = 'FAILED'`\n"
+    )
+    """The experiment's description in MLflow, how to find one's way among thousands of runs."""
+
+    def __init__(self, uri: str, experiment: str, command: str = "") -> None:
+        self.uri = uri
+        self.command = command
+        self.experiment = experiment
+        self._parents: dict[str, Run] = {}
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+        path = sqlite_path(uri)
+        _check_answers(uri)
+        try:
+            if path is not None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            self.client = MlflowClient(tracking_uri=uri)
+            found = self.client.get_experiment_by_name(experiment)
+            if found is None:
+                # beside the database, not in whatever folder the command was given
+                artifacts = (path.parent / "mlartifacts" / experiment).as_uri() if path else None
+                # the kind, else the UI opens on GenAI traces
+                tags = {"mlflow.experimentKind": "custom_model_development", "mlflow.note.content": self.note}
+                self.experiment_id = self._create(experiment, artifacts, tags)
+                self._index_tags()  # here, for one who only reads what is there writes nothing
+            else:
+                self._check_active(found)
+                self.experiment_id = found.experiment_id
+        except TrackingError:
+            raise
+        except Exception as error:  # MLflow lets through what its many stores raise
+            raise TrackingError(f"--tracking-uri {uri}: {_first_line(error)}") from error
+
+    def _create(self, experiment: str, artifacts: str | None, tags: dict[str, Any]) -> str:
+        try:
+            return self.client.create_experiment(experiment, artifacts, tags)
+        except MlflowException as error:
+            found = self.client.get_experiment_by_name(experiment)
+            if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS) or found is None:
+                raise
+            return found.experiment_id  # another sweep made it in the meantime
+
+    def _check_active(self, experiment: Experiment) -> None:
+        if experiment.lifecycle_stage != "active":
+            raise TrackingError(
+                f"--tracking-uri {self.uri}: the experiment {experiment.name!r} was deleted there; "
+                f"restore it (`mlflow experiments restore -x {experiment.experiment_id}`) or name the grid otherwise"
+            )
+
+    # ------------------------------------------------------------------ reading
+    def recorded(self) -> set[str]:
+        """Keys of the runs that are recorded and finished."""
+        return run_keys(self.finished())
+
+    def finished(self) -> list[Run]:
+        """The runs that are recorded and finished."""
+        return list(self._search("attributes.status = 'FINISHED'"))
+
+    def _search(self, condition: str = "") -> Iterator[Run]:
+        """Child runs, page by page."""
+        token = None
+        wanted = "tags.run_key != ''" + (f" and {condition}" if condition else "")
+        while True:
+            page = self.client.search_runs(
+                [self.experiment_id], wanted, ViewType.ACTIVE_ONLY, max_results=1000, page_token=token
+            )
+            yield from page
+            token = page.token
+            if not token:
+                return
+
+    def _find(self, tag: str, value: str) -> Run | None:
+        found = self.client.search_runs([self.experiment_id], f"tags.{tag} = '{value}'", max_results=1)
+        return found[0] if found else None
+
+    # ------------------------------------------------------------------ writing
+    def record(self, result: Result) -> None:
+        """Record a finished run, whatever of it is there already. MLflow's errors pass through."""
+        spec = result.spec
+        epochs = spec.training_epochs
+        finished_at = (1000 * result.finished_at).long().tolist()
+        now = int(1000 * time.time())  # for what was not trained, and so has no times of its own
+        started = finished_at[0] - int(1000 * result.train_s / epochs) if finished_at else now
+        run = self._child(spec, started, _about(result))
+        if run.info.status == RunStatus.to_string(RunStatus.FINISHED):
+            return
+        # the same if it is recorded again, else a metric would have two points
+        ended = finished_at[-1] if finished_at else run.info.start_time
+        metrics = [Metric(name, value, ended, epochs) for name, value in result.metrics.items()]
+        self._log(run, spec, [*metrics, *_history(result)], _about(result))
+        self._add_files(run, result)
+        self.client.set_terminated(run.info.run_id, RunStatus.to_string(RunStatus.FINISHED), ended)
+
+    def _add_files(self, run: Run, result: Result) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / MODEL
+            write_model(result, path)
+            self._artifacts(run).log_artifact(str(path))
+        if SHOWN not in self._cell(result.spec).data.tags:
+            self.show(result)
+
+    def record_timing(self, timing: Timing) -> None:
+        """As `record`, for a timing. Its repeats are a curve: one point for each pass over the test set."""
+        spec = timing.spec
+        now = int(1000 * time.time())
+        about = {"device": timing.environment["device"], "torch_version": timing.environment["torch"]}
+        run = self._child(spec, now, about)
+        if run.info.status == RunStatus.to_string(RunStatus.FINISHED):
+            return
+        metrics = [Metric(name, value, now, 0) for name, value in timing.metrics.items()]
+        for name, values in (("time/repeat_ms", timing.ms), ("time/repeat_vae_ms", timing.vae_ms)):
+            metrics += [Metric(name, value, now, i) for i, value in enumerate(values.tolist(), 1)]
+        self._log(run, spec, metrics, about)
+        self.client.set_terminated(run.info.run_id, RunStatus.to_string(RunStatus.FINISHED), now)
+
+    def _log(self, run: Run, spec: RunSpec, metrics: list[Metric], tags: dict[str, str]) -> None:
+        """Everything that is not there yet, in as few writes as MLflow's limits allow."""
+        params = missing_params(run, spec)
+        changed = [RunTag(name, value) for name, value in tags.items() if run.data.tags.get(name) != value]
+        for i in range(0, max(1, len(metrics)), METRICS_PER_BATCH):
+            self.client.log_batch(run.info.run_id, metrics[i : i + METRICS_PER_BATCH], params, changed)
+            params, changed = [], []
+        if "failure" in run.data.tags:
+            self._forget_failure(run)
+
+    def _artifacts(self, run: Run) -> ArtifactRepository:
+        """Where a run's files go. The client's own way would read the whole run again for each file."""
+        return get_artifact_repository(run.info.artifact_uri, tracking_uri=self.uri)
+
+    def deserves_showing(self, result: Result) -> bool:
+        """Whether its cell's run has pictures of a worse run by validation, or of none."""
+        shown = self._cell(result.spec).data.tags.get(SHOWN, "-inf")
+        return result.metrics["val/iwae"] > float(shown)
+
+    def show(self, result: Result) -> None:
+        """Put its pictures on its cell's run, if it deserves that: one set for a cell, not one for a run."""
+        if not self.deserves_showing(result):
+            return
+        score = result.metrics["val/iwae"]
+        parent = self._cell(result.spec)
+        with tempfile.TemporaryDirectory() as folder:
+            save_pictures(result, Path(folder))
+            self._artifacts(parent).log_artifacts(folder)
+        self.client.set_tag(parent.info.run_id, SHOWN, f"{score!r}")
+        parent.data.tags[SHOWN] = f"{score!r}"
+
+    def record_failure(self, spec: RunSpec, failure: Failure) -> None:
+        """Mark a run as failed, with the reason as its tag `failure` and the traceback as an artifact."""
+        run = self._child(spec, int(1000 * time.time()))
+        reason = failure.reason[:5000]
+        if run.info.status == RunStatus.to_string(RunStatus.FINISHED):
+            return
+        if run.info.status == RunStatus.to_string(RunStatus.FAILED) and run.data.tags.get("failure") == reason:
+            return
+        self.client.log_batch(run.info.run_id, params=missing_params(run, spec), tags=[RunTag("failure", reason)])
+        if failure.traceback:
+            self.client.log_text(run.info.run_id, failure.traceback, TRACEBACK)
+        self.client.set_terminated(run.info.run_id, RunStatus.to_string(RunStatus.FAILED))
+
+    def _forget_failure(self, run: Run) -> None:
+        """An earlier attempt's; the tag goes last, so that a cut-off is made good the next time."""
+        files = self._artifacts(run)
+        if any(artifact.path == TRACEBACK for artifact in files.list_artifacts()):
+            files.delete_artifacts(TRACEBACK)
+        self.client.delete_tag(run.info.run_id, "failure")
+
+    def _child(self, spec: RunSpec, started: int, more_tags: dict[str, str] | None = None) -> Run:
+        """The run's MLflow run, made if it is not there."""
+        run = self._find("run_key", spec.key)
+        if run is None:
+            tags = {
+                "run_key": spec.key,
+                "cell": spec.cell,
+                "method_label": spec.method_label,
+                "dataset_label": data.label(spec.dataset),
+                "data": data.identity(spec.dataset),
+                "schema": str(SCHEMA),
+                "git_commit": git_commit(),
+                "mlflow.source.name": "tune/sweep.py",
+                "mlflow.parentRunId": self._cell(spec).info.run_id,
+            }
+            if self.command:
+                tags["command"] = self.command
+            run = self.client.create_run(self.experiment_id, started, tags | (more_tags or {}), spec.run_name)
+        return run
+
+    def _cell(self, spec: RunSpec) -> Run:
+        """The cell's parent run, made if it is not there; finished from the start: nothing runs in it."""
+        key = spec.cell_key
+        if key not in self._parents:
+            run = self._find(CELL_TAG, key)
+            if run is None:
+                tags = {CELL_TAG: key, "cell": spec.cell, "method_label": spec.method_label}
+                tags |= {"dataset_label": data.label(spec.dataset), "mlflow.source.name": "tune/sweep.py"}
+                run = self.client.create_run(self.experiment_id, tags=tags, run_name=spec.cell)
+            if run.info.status != RunStatus.to_string(RunStatus.FINISHED):
+                missing = [param for param in missing_params(run, spec) if param.key != "seed"]
+                self.client.log_batch(run.info.run_id, params=missing)
+                self.client.set_terminated(run.info.run_id)
+            self._parents[key] = run
+        return self._parents[key]
+
+    def summarise_cells(self) -> None:
+        """Write mean, sd, n, rank and p of every cell on its parent run (rank and p within its column)."""
+        try:
+            runs = collect(self.uri, self.experiment)
+        except AmbiguousRuns as error:
+            log.info("cells are not summarised: %s", error)
+            return
+        if runs["test_iwae"].isna().all():
+            return  # timings have no scores
+        search = self.client.search_runs([self.experiment_id], f"tags.{CELL_TAG} != ''", max_results=50_000)
+        parents = {tuple(run.data.params.get(name, "None") for name in CELL): run for run in search}
+        now = int(1000 * time.time())
+        for _, column in runs.groupby(["dataset", "dim", "decoder"]):
+            for row in compare_column(column).to_dict("records"):
+                cell = tuple("None" if pd.isna(row[name]) else str(row[name]) for name in CELL)
+                known = parents[cell].data.metrics
+                numbers = {f"cell/{name}": row[name] for name in ("n", "mean", "sd", "rank", "p")}
+                metrics = [
+                    Metric(name, float(value), now, int(row["n"]))
+                    for name, value in numbers.items()
+                    if not pd.isna(value) and known.get(name) != float(value)
+                ]
+                if metrics:
+                    self.client.log_batch(parents[cell].info.run_id, metrics=metrics)
+        self._count_rows()
+
+    def _index_tags(self) -> None:
+        """Let sqlite find a tag's value without reading every run's: each run is looked for before it is recorded."""
+        # locked by another program: without the index all is as right, and slower
+        with suppress(sqlite3.OperationalError):
+            self._in_sqlite("CREATE INDEX IF NOT EXISTS rme_tags_by_value ON tags (key, value)")
+
+    def _count_rows(self) -> None:
+        """Let sqlite look at what its tables hold: without, it sorts thousands of runs by a metric in ten seconds."""
+        self._in_sqlite("PRAGMA analysis_limit = 1000", "ANALYZE")
+
+    def _in_sqlite(self, *statements: str) -> None:
+        """Carry out statements on the database, where it is a sqlite file; a server's is its own affair."""
+        path = sqlite_path(self.uri)
+        if path is not None:
+            with closing(sqlite3.connect(path, timeout=10)) as database:
+                for statement in statements:
+                    database.execute(statement)
+                database.commit()
+
+
+def params(spec: RunSpec) -> list[Param]:
+    """Every field that the run's method reads; another's value would say of the run what is not so."""
+    values: dict[str, Any] = {**spec.canonical, "dataset": spec.dataset}
+    del values["schema"]
+    if spec.variant is not None:
+        values["variant"] = spec.variant
+    values |= {f"options.{name}": value for name, value in values.pop("options", {}).items()}
+    return [Param(name, str(value)) for name, value in values.items()]
+
+
+def _history(result: Result) -> Iterator[Metric]:
+    """Of the chosen restart losses, validation ELBO and diagnostics, at the epochs at which these were measured."""
+    elbo = result.history_elbo[:, result.chosen]
+    for epoch in elbo.isfinite().nonzero().flatten().tolist():
+        at = int(1000 * result.finished_at[epoch].item())
+        yield Metric("train/val_elbo", elbo[epoch].item(), at, epoch + 1)
+        for name, values in result.diagnostics.items():
+            if math.isfinite(value := values[epoch, result.chosen].item()):
+                yield Metric(f"train/{name}", value, at, epoch + 1)
+        for u, name in enumerate(result.updates):
+            yield Metric(f"train/loss_{name}", result.losses[epoch, u, result.chosen].item(), at, epoch + 1)
+
+
+def missing_params(run: Run, spec: RunSpec) -> list[Param]:
+    """A killed driver may have got no further than making the run."""
+    return [param for param in params(spec) if param.key not in run.data.params]
+
+
+def _about(result: Result) -> dict[str, str]:
+    return {
+        "device": result.environment["device"],
+        "torch_version": result.environment["torch"],
+        "members": result.environment["members"],
+        "chosen_restart": str(result.chosen),
+        "starts_from": result.spec.method_class.starts_from or "scratch",
+        "kept_epoch": str(int(result.kept_epochs[result.chosen])),
+        "updates": str(len(result.updates)),
+        "parameters": str(sum(parameter.numel() for parameter in result.model.parameters())),
+    }
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """The database file of a sqlite URI, absolute; None for other URIs."""
+    if not uri.startswith("sqlite:///"):
+        return None
+    return Path(uri.removeprefix("sqlite:///")).resolve()
+
+
+@cache
+def git_commit() -> str:
+    """The commit of this code, with `+` after it if the files were changed since; 'unknown' outside a checkout."""
+    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def run_keys(runs: Iterable[Run]) -> set[str]:
+    return {run.data.tags["run_key"] for run in runs}
+
+
+def finished_without_creating(uri: str, experiment: str) -> list[Run]:
+    """As `Tracker.finished`, for a plan: makes neither a database nor an experiment."""
+    path = sqlite_path(uri)
+    if path is not None and not path.exists():
+        return []
+    _check_answers(uri)
+    try:
+        if MlflowClient(tracking_uri=uri).get_experiment_by_name(experiment) is None:
+            return []
+    except Exception as error:
+        raise TrackingError(f"--tracking-uri {uri}: {_first_line(error)}") from error
+    return Tracker(uri, experiment).finished()
+
+
+def recorded_without_creating(uri: str, experiment: str) -> set[str]:
+    """As `Tracker.recorded`, for a plan: makes neither a database nor an experiment."""
+    return run_keys(finished_without_creating(uri, experiment))
+
+
+def _check_answers(uri: str) -> None:
+    """Raises TrackingError for a server that is not there, where MLflow would try for minutes."""
+    if not uri.startswith(("http://", "https://")):
+        return
+    try:
+        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=CONNECT_S).close()
+    except urllib.error.HTTPError:
+        pass  # something answers; whether it is MLflow, and lets us in, MLflow's client tells better
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise TrackingError(f"--tracking-uri {uri}: the server does not answer: {reason}") from error

@@ -1,0 +1,204 @@
+"""Which trial starts next: one whose runs start from others waits for those, and for nothing else.
+
+Of the trials that may start, the one goes first for which most work waits (its own children's, and theirs), and of
+equals the longest, so that what is left at the end is short. Work is counted, not timed (`tune.cost.flops`): the order
+is the same each time.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum, auto
+
+from tune.cost.flops import trial_flops
+from tune.plan.grid import Trial
+
+
+def skipped(parent: str) -> str:
+    """Why a run is not trained whose parent, of this name, came to nothing."""
+    return f"skipped: it starts from {parent}, which failed"
+
+
+class State(StrEnum):
+    WAITING = auto()
+    RUNNING = auto()
+    ELSEWHERE = auto()
+    DONE = auto()
+    FAILED = auto()
+    SKIPPED = auto()
+
+
+@dataclass
+class Entry:
+    """A trial and how it stands. `needs` are the keys of runs, not there yet, from which it starts."""
+
+    trial: Trial
+    needs: set[str]
+    place: int
+    """Where the grid has it; decides between equals."""
+    work: float
+    """How long it takes beside others."""
+    runs: tuple[str, ...] = field(init=False)
+    """Keys of the trial's runs."""
+    state: State = State.WAITING
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        self.runs = self.trial.run_keys
+
+
+@dataclass
+class Schedule:
+    """The trials to run, by key, each in its state. `next` and `finished` take well under a millisecond each."""
+
+    entries: dict[str, Entry] = field(default_factory=dict)
+    failed_runs: dict[str, str] = field(default_factory=dict)
+    """Keys of runs that will not come, and why."""
+    children: dict[str, dict[str, None]] = field(default_factory=dict)
+    """For a run's key, the keys of trials that wait for it (in order)."""
+    work_of: Callable[[Trial], float] = trial_flops
+    _ready: list[tuple[float, float, int, str]] = field(default_factory=list)
+    """A heap of the trials that may start: (-work that waits for it, -its own, place, key)."""
+    _trials: Counter[State] = field(default_factory=Counter)
+    _runs: Counter[State] = field(default_factory=Counter)
+
+    @classmethod
+    def of(
+        cls,
+        trials: Sequence[Trial],
+        available: Collection[str] = (),
+        work: Callable[[Trial], float] = trial_flops,
+    ) -> Schedule:
+        """All trials waiting.
+
+        Args:
+            trials: what to run; their order decides between equals.
+            available: keys of runs whose results are there already.
+            work: how long a trial takes, in any unit.
+        """
+        schedule = cls(work_of=work)
+        there = set(available)
+        for place, trial in enumerate(trials):
+            parents = {parent.key for spec in trial.runs if (parent := spec.parent) is not None}
+            schedule._add(trial, parents - there, place)
+        for key, entry in schedule.entries.items():
+            schedule._offer(key, entry)
+        return schedule
+
+    def _add(self, trial: Trial, needs: set[str], place: int) -> None:
+        entry = self.entries[trial.key] = Entry(trial, needs, place, self.work_of(trial))
+        for run in sorted(needs):
+            self.children.setdefault(run, {})[trial.key] = None
+        self._trials[entry.state] += 1
+        self._runs[entry.state] += len(entry.runs)
+
+    def _remove(self, entry: Entry) -> None:
+        del self.entries[entry.trial.key]
+        for run in entry.needs:
+            self.children.get(run, {}).pop(entry.trial.key, None)
+        self._trials[entry.state] -= 1
+        self._runs[entry.state] -= len(entry.runs)
+
+    def _move(self, entry: Entry, state: State) -> None:
+        self._trials[entry.state] -= 1
+        self._runs[entry.state] -= len(entry.runs)
+        entry.state = state
+        self._trials[state] += 1
+        self._runs[state] += len(entry.runs)
+
+    # ------------------------------------------------------------------ the order
+    def _offer(self, key: str, entry: Entry) -> None:
+        if entry.state is State.WAITING and not entry.needs:
+            heapq.heappush(self._ready, (-self._unblocks(key), -entry.work, entry.place, key))
+
+    def _unblocks(self, key: str) -> float:
+        """The work of all trials that cannot start before this one has ended."""
+        found: dict[str, None] = {}
+        front = [key]
+        while front:
+            runs = self.entries[front.pop()].runs
+            new = [child for run in runs for child in self.children.get(run, ()) if child not in found]
+            new = list(dict.fromkeys(new))
+            found |= dict.fromkeys(new)
+            front += new
+        return sum(self.entries[child].work for child in found)
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is a trial that may start."""
+        return bool(self._ready)
+
+    def leave(self, trial: Trial) -> None:
+        """Another sweep is training a run of this trial, which `next` had given: it is for that one to finish."""
+        self._move(self.entries[trial.key], State.ELSEWHERE)
+
+    def take_back(self, trial: Trial) -> None:
+        """The other sweep gave it up: the trial may start here."""
+        self._move(self.entries[trial.key], State.WAITING)
+        self._offer(trial.key, self.entries[trial.key])
+
+    @property
+    def elsewhere(self) -> list[Trial]:
+        """Trials that another sweep is training."""
+        return [e.trial for e in self.entries.values() if e.state is State.ELSEWHERE]
+
+    def next(self) -> Trial | None:
+        """Start the first of the trials that may start; None if none may."""
+        while self._ready:
+            waits, _, _, key = heapq.heappop(self._ready)
+            entry = self.entries[key]
+            if self._unblocks(key) < -waits:  # of what waited for it, some was lost with another parent
+                self._offer(key, entry)
+                continue
+            self._move(entry, State.RUNNING)
+            return entry.trial
+        return None
+
+    # ------------------------------------------------------------------ what happens
+    def finished(self, trial: Trial, failures: dict[str, str] | None = None) -> None:
+        """A trial ended. `failures`: for its runs that came to nothing, the reason, by run key."""
+        self._settle(self.entries[trial.key], State.FAILED if failures else State.DONE, failures or {})
+
+    def _settle(self, entry: Entry, state: State, failures: dict[str, str]) -> None:
+        self._move(entry, state)
+        entry.reason = "; ".join(dict.fromkeys(failures.values()))
+        self.failed_runs |= failures
+        names = {spec.key: spec.run_name for spec in entry.trial.runs if spec.key in failures}
+        for run in entry.runs:
+            for key in self.children.pop(run, ()):
+                child = self.entries[key]
+                if run in failures and child.state is State.WAITING:
+                    self._lose(child, names)
+                else:
+                    child.needs.discard(run)
+                    self._offer(key, child)
+
+    def _lose(self, entry: Entry, names: dict[str, str]) -> None:
+        """Take the runs that start from failed ones, whose names are given by key, out of a waiting trial."""
+        lost = {
+            spec.key: skipped(names[spec.parent.key])
+            for spec in entry.trial.runs
+            if spec.parent is not None and spec.parent.key in names
+        }
+        kept = tuple(spec for spec in entry.trial.runs if spec.key not in lost)
+        if not kept:
+            self._settle(entry, State.SKIPPED, lost)
+            return
+        # the others of the array go on without them, as another trial
+        self.failed_runs |= lost
+        self._remove(entry)
+        rest = Trial(kept)
+        self._add(rest, entry.needs - names.keys(), entry.place)
+        self._offer(rest.key, self.entries[rest.key])
+
+    @property
+    def exhausted(self) -> bool:
+        """Nothing will be started any more."""
+        return not self._trials[State.WAITING] and not self._trials[State.ELSEWHERE]
+
+    def count(self, state: State) -> int:
+        """How many runs are in trials of this state."""
+        return self._runs[state]

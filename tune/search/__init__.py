@@ -1,0 +1,1 @@
+"""Hyperparameter search for one cell: Optuna and ASHA, on validation scores."""

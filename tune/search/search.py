@@ -1,0 +1,260 @@
+"""Hyperparameter search for one cell: Ray Tune's OptunaSearch (TPE) with ASHA, on validation scores alone.
+
+A sample is judged by its validation IWAE, the mean over the runs that the grid leaves; while it trains, ASHA stops it
+when its validation ELBO is not among the better third of what others had at the same epoch, unless `--early-stopping
+none` lets each go on to its end: early on, the better ones are those that start fast. What is known of the
+samples lies on the storage; Optuna's study and ASHA's rungs are filled from it anew by each command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import shlex
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+from tune.run import cluster  # sets Ray's environment, so it comes before Ray
+
+os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # only a sample's last report has its score
+
+import ray
+import ray.tune
+from rich.console import Console
+
+from rme import data
+from rme.config import RunSpec
+from tune.plan.grid import Grid, GridError, Trial
+from tune.search import space as spaces
+from tune.search.halving import Halving, halving_of
+from tune.search.samples import Outcome, Sample, Samples
+from tune.search.searcher import SampleSearcher
+from tune.search.tracking import SearchTracker
+from tune.search.trainable import sample_job, train_sample
+from tune.store.storage import Storage, StorageError
+
+log = logging.getLogger(__name__)
+
+
+def search(
+    options: argparse.Namespace, grid: Grid, storage: Storage, console: Console, train_parents: Callable[[Grid], int]
+) -> int:
+    """Carry out `--search`. `train_parents` sweeps a grid; returns the exit status, as the sweep's.
+
+    Raises GridError (SpaceError), StorageError, DataError, TrackingError or ClusterError before anything starts.
+    """
+    runs = _one_cell(grid)
+    space = spaces.load(options.space, runs[0])
+    storage.check_writable()
+    data.get(runs[0].dataset).prepare(options.data_dir)
+    tracker = SearchTracker(options.tracking_uri, f"{grid.name}-search")
+    of_parents = {spec.parent.key for spec in runs if spec.parent is not None}
+    parents = tuple(spec for spec in grid.with_parents() if spec.key in of_parents)
+    if parents and (status := train_parents(replace(grid, runs=parents))):
+        return status
+    samples = Samples(storage, runs, space, early_stopping=options.early_stopping == "asha")
+    if not storage.locks.take([f"search {samples.key}"]):  # held until this process ends
+        raise StorageError(f"--storage {storage.root}: another process is making this very search there")
+    if not samples.all and (own := space.own_values(runs[0])) is not None:
+        samples.add(own)  # what the grid says now is the first to beat
+    wanted = _wanted(samples, options.samples)
+    began = time.monotonic()
+    ended = sum(not sample.missing for sample in samples.all)
+    if ended:
+        console.print(f"{runs[0].cell}: {ended} samples are there already", highlight=False)
+    with _Recording(tracker, samples) as recording:
+        interrupted = False
+        if ended < wanted:
+            interrupted = _run(options, samples, wanted, recording, console)
+    return _farewell(options, console, samples, recording, interrupted, time.monotonic() - began)
+
+
+def _one_cell(grid: Grid) -> list[RunSpec]:
+    """The grid's runs by seed, which must be of one cell."""
+    cells = {spec.cell_key: spec.cell for spec in grid.runs}
+    if len(cells) != 1:
+        names = list(cells.values())
+        listed = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+        raise GridError(f"--search is for one cell, and these are left: {listed}; keep one with --only method=... etc.")
+    return sorted(grid.runs, key=lambda spec: spec.seed)
+
+
+def _wanted(samples: Samples, asked: int) -> int:
+    """How many samples there are to be; of choices that are no more than that, each is tried once, and none twice."""
+    every = samples.space.combinations
+    if every is None or len(every) > asked:
+        return asked
+    known = [sample.values for sample in samples.all]
+    for values in every:
+        if values not in known:
+            samples.add(values)
+    return len(samples.all)
+
+
+def _run(options: argparse.Namespace, samples: Samples, wanted: int, recording: _Recording, console: Console) -> bool:
+    """Train the samples that are missing of those wanted. Returns whether it was interrupted."""
+    cluster.check_resources(options, "training")
+    cluster.connect(options.address)
+    try:
+        array = Trial(tuple(samples.runs))
+        gpus = cluster.gpus(options, "training", [array])(array)
+        resources = {"cpu": float(options.cpus_per_trial), "gpu": gpus}
+        device = "cuda" if resources["gpu"] else "cpu"
+        halving = halving_of(samples)
+
+        def on_end(sample: Sample) -> None:
+            recording.add(sample)
+            _tell(console, samples, sample, wanted)
+
+        searcher = SampleSearcher(
+            samples,
+            job=lambda sample: sample_job(samples, sample, options.data_dir, options.cpus_per_trial, device),
+            was_stopped=lambda trial_id: isinstance(halving, Halving) and trial_id in halving.stopped,
+            on_end=on_end,
+        )
+        ended = sum(not sample.missing for sample in samples.all)
+        name = time.strftime("%Y%m%d-%H%M%S") + f"-{os.getpid()}"
+        tuner = ray.tune.Tuner(
+            ray.tune.with_resources(train_sample, resources),
+            tune_config=ray.tune.TuneConfig(
+                search_alg=searcher,
+                scheduler=halving,
+                num_samples=wanted - ended,
+                # a sample that only waits for a slot was chosen without what its betters learn
+                max_concurrent_trials=_slots(resources),
+                reuse_actors=False,
+            ),
+            run_config=ray.tune.RunConfig(
+                name=name,
+                storage_path=str(samples.storage.ray_folder),
+                failure_config=ray.tune.FailureConfig(max_failures=cluster.MAX_FAILURES),
+                verbose=0,
+            ),
+        )
+        interrupted = False
+        try:
+            tuner.fit()
+        except KeyboardInterrupt:
+            interrupted = True
+        shutil.rmtree(samples.storage.ray_folder / name, ignore_errors=True)
+        return interrupted or searcher.open > 0
+    finally:
+        cluster.disconnect()
+
+
+def _slots(resources: Mapping[str, float]) -> int:
+    """How many samples the cluster has room for now; one at least, for which it may grow."""
+    there = ray.cluster_resources()
+    room = [there.get(name.upper(), 0) / wanted for name, wanted in resources.items() if wanted]
+    return max(1, int(min(room)))
+
+
+# ---------------------------------------------------------------------- what is recorded and said
+class _Recording:
+    """Records samples in MLflow from a thread; at the end, whatever is not recorded yet."""
+
+    def __init__(self, tracker: SearchTracker, samples: Samples) -> None:
+        self.tracker = tracker
+        self.samples = samples
+        self.error = ""
+        self._thread = ThreadPoolExecutor(1, "recording")
+
+    def add(self, sample: Sample) -> None:
+        self._thread.submit(self._record, sample)
+
+    def _record(self, sample: Sample) -> None:
+        try:
+            self.tracker.record_sample(self.samples, sample)
+        except Exception as error:  # whatever MLflow's stores raise, the sample is safe on the storage
+            log.warning("sample %d is not recorded yet: %s", sample.number, error)
+
+    def __enter__(self) -> _Recording:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._thread.shutdown()
+        try:
+            self.tracker.record_search(self.samples)
+        except Exception as error:
+            self.error = str(error).strip().splitlines()[0]
+
+
+def _tell(console: Console, samples: Samples, sample: Sample, wanted: int) -> None:
+    values = ", ".join(f"{name}={_short(value)}" for name, value in sample.values.items())
+    last = f"validation ELBO {sample.curve[-1][1]:.1f} at epoch {sample.curve[-1][0]}" if sample.curve else ""
+    text = {
+        Outcome.DONE: f"validation IWAE {sample.val_iwae or 0:.2f}",
+        Outcome.STOPPED: f"stopped early: {last}",
+        Outcome.DIVERGED: f"diverged: {sample.reason}",
+        Outcome.FAILED: f"FAILED: {sample.reason}",
+    }.get(sample.outcome, "")
+    star = " (best so far)" if samples.best is sample else ""
+    ended = sum(not s.missing for s in samples.all)
+    line = f"sample {sample.number} ({ended} of {wanted} ended): {values}: {text}{star}"
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _farewell(
+    options: argparse.Namespace,
+    console: Console,
+    samples: Samples,
+    recording: _Recording,
+    interrupted: bool,
+    seconds: float,
+) -> int:
+    def say(text: str, style: str | None = None) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True, style=style)
+
+    for sample in samples.all:
+        if sample.outcome is Outcome.FAILED:
+            say(f"failed: sample {sample.number}: {sample.reason}", "red")
+    counts = {outcome: sum(s.outcome is outcome for s in samples.all) for outcome in Outcome}
+    listed = ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)
+    say(f"{samples.runs[0].cell}: {len(samples.all)} samples ({listed}), in {seconds:.0f} s")
+    best = samples.best
+    if best is not None:
+        seeds = len(samples.runs)
+        say(f"best validation IWAE: {best.val_iwae:.3f} nats, mean of {seeds} seed{'s' if seeds > 1 else ''}, with")
+        for name, value in best.values.items():
+            say(f"  {name} = {value!r}")
+        say("to run these rows of the grid with it:")
+        print(command_line(options, best.values), flush=True)
+    if recording.error:
+        say(f"not all is recorded: {recording.error}; the same command records it", "red")
+    if interrupted:
+        say("stopped; the same command goes on where this one was")
+        return 130
+    return 1 if counts[Outcome.FAILED] or recording.error or best is None else 0
+
+
+def command_line(options: argparse.Namespace, values: Mapping[str, Any]) -> str:
+    """The command that runs the grid with these values, at the grid's own seeds and not those of the search."""
+    words = ["python", "tune/sweep.py", "--grid", options.grid]
+    for only in options.only:
+        if not only.startswith("seed="):
+            words += ["--only", only]
+    searched = tuple(f"{name}=" for name in ("seed", *values))
+    for text in options.set:
+        if not text.startswith(searched):
+            words += ["--set", text]
+    for name, value in values.items():
+        words += ["--set", f"{name}={json.dumps(value)}"]
+    plain = {
+        "--dataset": options.dataset, "--data-dir": options.data_dir, "--storage": options.storage,
+        "--tracking-uri": options.tracking_uri, "--address": options.address,
+    }  # fmt: skip
+    defaults = {"--data-dir": "data", "--storage": "storage", "--tracking-uri": "sqlite:///mlflow.db"}
+    for option, given in plain.items():
+        if given is not None and str(given) != defaults.get(option):
+            words += [option, str(given)]
+    return shlex.join(words)

@@ -1,0 +1,64 @@
+"""What MLflow knows of a search: a run for each sample, in an experiment of the searches of a grid."""
+
+from __future__ import annotations
+
+from mlflow.entities import Metric, RunStatus, RunTag
+
+from tune.record.tracking import Tracker, git_commit, missing_params
+from tune.search.samples import Outcome, Sample, Samples
+
+
+class SearchTracker(Tracker):
+    """The experiment of a grid's searches: a run for each sample, with its values and validation scores."""
+
+    note = (
+        "A run for each sample of a search, with its values and validation scores; the best of each search is found "
+        "by `tags.best = 'true'`, the samples of one by `tags.search = '...'`.\n"
+    )
+
+    def record_search(self, samples: Samples) -> None:
+        """Record every sample that has ended, and tag the best as `best`, whatever of it is there already."""
+        for sample in samples.all:
+            if sample.outcome is not Outcome.OPEN:
+                self.record_sample(samples, sample)
+        best = samples.best
+        name = f"{samples.key}-{best.number:04d}" if best is not None else ""
+        tagged = self.client.search_runs([self.experiment_id], f"tags.search = '{samples.key}' and tags.best = 'true'")
+        for run in tagged:
+            if run.data.tags["sample"] != name:
+                self.client.delete_tag(run.info.run_id, "best")
+        if best is not None and not any(run.data.tags["sample"] == name for run in tagged):
+            winner = self._find("sample", name)
+            assert winner is not None, f"{name} was recorded above"
+            self.client.set_tag(winner.info.run_id, "best", "true")
+
+    def record_sample(self, samples: Samples, sample: Sample) -> None:
+        """Record a sample that has ended; a recording that was cut off is completed. MLflow's errors pass through."""
+        spec = samples.runs_of(sample)[0]
+        name = f"{samples.key}-{sample.number:04d}"
+        ended = int(1000 * sample.ended_at)
+        run = self._find("sample", name)
+        if run is None:
+            tags = {"search": samples.key, "sample": name, "cell": spec.cell, "git_commit": git_commit()}
+            tags["early_stopping"] = "asha" if samples.early_stopping else "none"
+            tags |= {"mlflow.source.name": "tune/sweep.py", "seeds": ", ".join(str(run.seed) for run in samples.runs)}
+            started = ended - int(1000 * sample.train_s)
+            run = self.client.create_run(self.experiment_id, started, tags, f"{spec.cell} sample {sample.number}")
+        if run.info.status == RunStatus.to_string(RunStatus.FINISHED):
+            return
+        # a failed sample's is left out: it is tried again, and would have two
+        curve = sample.curve if sample.outcome is not Outcome.FAILED else []
+        metrics = [Metric("train/val_elbo", elbo, ended, epoch) for epoch, elbo in curve]
+        if sample.val_iwae is not None:
+            last = spec.training_epochs
+            metrics += [Metric("val/iwae", sample.val_iwae, ended, last)]
+            metrics += [Metric(f"val/iwae_seed_{s}", v, ended, last) for s, v in sample.val_iwae_by_seed.items()]
+            metrics += [Metric("time/train_s", sample.train_s, ended, last)]
+        params = [param for param in missing_params(run, spec) if param.key != "seed"]
+        tags = {"outcome": str(sample.outcome), "failure": sample.reason[:5000]}
+        self.client.log_batch(run.info.run_id, metrics, params, [RunTag(k, v) for k, v in tags.items() if v])
+        if "failure" in run.data.tags and not sample.reason:
+            self.client.delete_tag(run.info.run_id, "failure")
+        failed = sample.outcome in (Outcome.FAILED, Outcome.DIVERGED)
+        status = RunStatus.FAILED if failed else RunStatus.FINISHED
+        self.client.set_terminated(run.info.run_id, RunStatus.to_string(status), ended)
