@@ -38,10 +38,11 @@ slow: venv  ## the slow tests, some twenty minutes
 mutants: venv  ## how many faults put into FILES their tests notice (MORE="--sample 40 --seed 0" for a sample)
 	$(BIN)/python tests/mutants.py $(FILES) $(MORE)
 
-lint: venv  ## style and types
+lint: venv  ## style, types, and which room imports which
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo --no-cache
 
 format: venv  ## put the code into the formatter's shape
 	$(BIN)/ruff check --fix

@@ -163,7 +163,7 @@ def paper_hours(device: torch.device) -> dict[str, float] | None:
     except ModuleNotFoundError as error:
         print(f"no hours of the paper's grid: {error}", file=sys.stderr)
         return None
-    by_cell = estimate.hours(trials(with_parents(load("paper").runs), SEEDS_PER_TRIAL), device)
+    by_cell = estimate.hours([t.runs for t in trials(with_parents(load("paper").runs), SEEDS_PER_TRIAL)], device)
     total: dict[str, float] = {}
     for (dataset, _), hours in by_cell.items():
         total[dataset] = total.get(dataset, 0.0) + hours

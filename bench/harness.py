@@ -30,7 +30,6 @@ import gc
 import json
 import statistics
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -41,17 +40,13 @@ from torch import Tensor
 
 from rme import allocator, data, methods
 from rme.device import device_name, pick_device
+from tune.cost.timer import Timer, timed
 
-Timer = Callable[[], float]
-"""Does the work and returns how long once took, in seconds."""
+__all__ = [
+    "DifferentError", "Row", "Settings", "Timer", "check_close", "compare", "main", "timed",
+]  # fmt: skip
 
 ROUNDS, QUICK_ROUNDS = 15, 5
-
-SAMPLE_S = 0.02
-"""A sample repeats short work until it has taken this long, so that reading the clock does not matter."""
-
-WARM_UPS = {"cpu": 1, "cuda": 6}
-"""How often work is done before it is first timed; on CUDA kernels are chosen and graphs captured meanwhile."""
 
 
 class DifferentError(AssertionError):
@@ -82,43 +77,6 @@ class Row:
 
 
 # ---------------------------------------------------------------------- timing
-def timed(work: Callable[[], object], device: torch.device, sample_s: float = SAMPLE_S) -> Timer:
-    """A timer of `work`: CPU time of this process on a CPU, the device's own time between two events on CUDA.
-
-    CPU time, because a machine may be shared: with one thread it is the wall time of a core of one's own. The first
-    call finds out how often short work has to be repeated to fill `sample_s`.
-    """
-    repeats = 0
-
-    def once(times: int) -> float:
-        if device.type == "cuda":
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            torch.cuda.synchronize(device)
-            start.record()
-            for _ in range(times):
-                work()
-            end.record()
-            end.synchronize()
-            return start.elapsed_time(end) / 1e3 / times
-        began = time.process_time()
-        for _ in range(times):
-            work()
-        return (time.process_time() - began) / times
-
-    def timer() -> float:
-        nonlocal repeats
-        if not repeats:
-            for _ in range(WARM_UPS[device.type]):
-                work()
-            seconds = once(1)
-            repeats = max(1, min(1000, round(sample_s / max(seconds, 1e-6))))
-            if repeats == 1:
-                return seconds
-        return once(repeats)
-
-    return timer
-
-
 def compare(
     name: str,
     ours: Timer,

@@ -18,14 +18,15 @@ from bench.steps import has_plain, plain_twin
 from rme import noise
 from rme.cuda_graph import Graphed
 from rme.distributions import DiagonalGaussian, Mixture, Posterior, PushForward
+from tune.cost.measure import array_engine
 
 
 class Inference:
     """q(z|x) of an array of untrained models for one batch of random images; calling it computes that."""
 
     def __init__(self, run: Any, settings: Settings, members: int, draw: bool = False) -> None:
-        self.engine = models.engine(run, settings.image_shape, settings.device, members)
-        index = models.batch(run, members, settings.device)
+        self.engine = array_engine(run, settings.image_shape, settings.device, members)
+        index = torch.arange(run.batch_size, device=settings.device).expand(members, -1)
         self.x = self.engine.method.centred(self.engine.pixels[index])
         self.draw = draw
         # as in `rme.evaluate`: launches would be timed else

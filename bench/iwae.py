@@ -19,6 +19,8 @@ from bench.harness import Row, Settings, Timer, check_close, compare, main, time
 from bench.roofline import measured_peak
 from bench.steps import plain_twin
 from rme import evaluate, noise, precision
+from rme.untrained import random_images
+from tune.cost.measure import array_engine
 
 NATS = 1e-3
 """How far the estimates for an image may be apart."""
@@ -29,8 +31,8 @@ class Scoring:
 
     def __init__(self, run: Any, settings: Settings, images: int, samples: int, members: int = 1) -> None:
         self.samples, self.members = samples, members
-        pixels = models.random_pixels(images, settings.image_shape)
-        self.engine = models.engine(run, settings.image_shape, settings.device, members, pixels=pixels)
+        pixels = random_images(images, settings.image_shape)
+        self.engine = array_engine(run, settings.image_shape, settings.device, members, pixels=pixels)
         self.index = torch.arange(images, device=settings.device).expand(members, -1)
 
     def __call__(self) -> Tensor:

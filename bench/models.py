@@ -1,21 +1,15 @@
-"""Engines on random images, for benchmarks: they need torch and numpy alone, and no data set's files."""
+"""The runs that benchmarks time, as settings; where pydantic is missing, too."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import torch
-from torch import Tensor
-
-from rme import data, methods, nets, noise
-from rme.data import Images, Split
-from rme.engine import Engine
+from rme import data, methods
 from rme.methods.base import Method
-
-ImageShape = tuple[int, int, int]
+from rme.nets import ImageShape
 
 
 @dataclass(frozen=True)
@@ -69,6 +63,14 @@ class PlainSpec:
         return label if self.order is None else f"{label}({self.order})"
 
     @property
+    def parent(self) -> PlainSpec | None:
+        start = self.method_class.starts_from
+        return None if start is None else PlainSpec(start, None, self.dataset, self.dim, self.decoder, self.seed)
+
+    def model_copy(self, update: Mapping[str, Any]) -> PlainSpec:
+        return dataclasses.replace(self, **update)
+
+    @property
     def cell_key(self) -> tuple:
         return tuple(str(getattr(self, f.name)) for f in dataclasses.fields(self) if f.name != "seed")
 
@@ -88,53 +90,6 @@ def spec(method: str, order: int | None = None, **fields: Any) -> Any:
             raise
         return PlainSpec(method, order, **values)
     return RunSpec.of({"method": method, "order": order, **values})
-
-
-def random_pixels(count: int, shape: ImageShape, seed: int = 0) -> Tensor:
-    """Random images: uint8 (count, C, H, W)."""
-    g = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (count, *shape), dtype=torch.uint8, generator=g)
-
-
-def engine(
-    run: Any,
-    shape: ImageShape,
-    device: torch.device,
-    members: int = 1,
-    pixels: Tensor | None = None,
-    first: int = 0,
-) -> Engine:
-    """An engine of `members` untrained models on random images (default: four batches of them).
-
-    Member i has seed first + i, so an array from `first` on holds the models that engines of one member each hold.
-    """
-    if pixels is None:
-        pixels = random_pixels(4 * run.batch_size, shape)
-    everything = torch.arange(len(pixels))
-    runs = [_changed(run, seed=first + i, restarts=1) for i in range(members)]
-    splits = [Split(everything, everything, everything)] * members
-    return Engine(runs, Images(pixels, pixels), splits, device=device, parents=_random_parents(runs, shape))
-
-
-def _random_parents(runs: Sequence[Any], shape: ImageShape) -> dict[str, Tensor] | None:
-    """Untrained models of what the runs start from, name -> (B, ...); None if they start from scratch."""
-    run = runs[0]
-    start = run.method_class.starts_from
-    if start is None:
-        return None
-    fields = {"dataset": run.dataset, "dim": run.dim, "decoder": run.decoder}
-    model = methods.get(start)(spec(start, **fields), shape, len(runs))
-    nets.initialise(model, [noise.generator(r.seed, 0, noise.INIT) for r in runs])
-    return dict(model.state_dict())
-
-
-def _changed(run: Any, **values: Any) -> Any:
-    return dataclasses.replace(run, **values) if isinstance(run, PlainSpec) else run.model_copy(update=values)
-
-
-def batch(run: Any, members: int, device: torch.device) -> Tensor:
-    """Indices of one training batch, (members, N), for `Engine.train_step`."""
-    return torch.arange(run.batch_size, device=device).expand(members, -1)
 
 
 def image_shape(run: Any) -> ImageShape:

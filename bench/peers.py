@@ -30,6 +30,8 @@ from rme.engine import Engine
 from rme.methods.base import Method
 from rme.noise import Noise
 from rme.step import Step
+from rme.untrained import random_images
+from tune.cost.measure import array_engine
 
 INSTALL = "python -m pip install --no-deps pythae==0.1.2 imageio"
 
@@ -54,7 +56,7 @@ def rows(settings: Settings) -> Iterator[Row]:
         raise ValueError(f"--methods {unknown[0]}: what pythae has, too, is {', '.join(METHODS)}")
     for method, order in settings.methods:
         run = models.spec(method, order, dataset=settings.dataset, dim=settings.dim)
-        check(_engine(run, 1, settings.device).method, models.random_pixels(4, settings.image_shape), SAMPLES)
+        check(_engine(run, 1, settings.device).method, random_images(4, settings.image_shape), SAMPLES)
         for members in settings.members:
             yield from _epochs(run, members, settings)
             yield from _scores(run, members, settings)
@@ -137,7 +139,7 @@ def peer_scores(*, count: int, recording: bool, device: str, **fields: Any) -> C
 
 def _engine(run: Any, batches: int, device: torch.device, members: int = 1) -> Engine:
     shape = models.image_shape(run)
-    return models.engine(run, shape, device, members, models.random_pixels(batches * run.batch_size, shape))
+    return array_engine(run, shape, device, members, random_images(batches * run.batch_size, shape))
 
 
 def _name(run: Any, members: int) -> str:

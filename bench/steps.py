@@ -13,22 +13,7 @@ from bench.harness import check_close
 from rme import noise
 from rme.engine import Engine
 from rme.methods.base import Method
-
-
-class EngineStep:
-    """Steps of an array of untrained models on random images, always on the same batch.
-
-    Calling it makes one step and returns the losses before each update, (U, B).
-    """
-
-    def __init__(
-        self, run: Any, shape: models.ImageShape, device: torch.device, members: int = 1, first: int = 0
-    ) -> None:
-        self.engine = models.engine(run, shape, device, members, first=first)
-        self.index = models.batch(run, members, device)
-
-    def __call__(self) -> Tensor:
-        return self.engine.train_step(self.index)
+from tune.cost.measure import EngineStep
 
 
 def has_plain(run: Any) -> bool:

@@ -14,6 +14,7 @@ from torch import nn
 
 from rme import data, nets
 from rme.config import RunSpec
+from rme.untrained import untrained
 
 Row = tuple[str, str, str, int]
 
@@ -80,8 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         table.add_row("all", "", "", f"{sum(row[3] for row in rows):,}")
         console.print(table)
     if options.method:
-        with torch.device("meta"):
-            method = spec.method_class(spec, shape, 1)
+        method = untrained([spec], shape)
         counts = {name: sum(math.prod(p.shape) for p in child.parameters()) for name, child in method.named_children()}
         parts = ", ".join(f"{name} {count:,}" for name, count in counts.items())
         console.print(f"{spec.method_label}: {sum(p.numel() for p in method.parameters()):,} parameters: {parts}")

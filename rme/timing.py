@@ -16,11 +16,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from rme import checkpoint, data, evaluate, nets, noise, precision
+from rme import checkpoint, data, evaluate, noise
 from rme.config import SCHEMA, RunSpec
 from rme.device import environment
-from rme.methods.base import Method
 from rme.result import MARKER, read
+from rme.untrained import untrained
 
 
 class TimingSpec(RunSpec):
@@ -114,7 +114,7 @@ def measure(
         on_repeat: called after each repeat, with how many there were.
     """
     vae = spec.model_copy(update={"method": "vae", "order": None, "options": {}})
-    models = [untrained(each, images.shape, device) for each in (vae, spec)]
+    models = [untrained([each], images.shape, device) for each in (vae, spec)]
     inferences = [
         evaluate.Inference(model, [noise.generator(spec.seed, 0, noise.EVALUATE, device)]) for model in models
     ]
@@ -128,11 +128,3 @@ def measure(
         on_repeat(repeat + 1)
     times = torch.tensor(ms, dtype=torch.float64)
     return Timing(spec, times[:, 1].contiguous(), times[:, 0].contiguous(), environment(device))
-
-
-def untrained(spec: RunSpec, shape: nets.ImageShape, device: torch.device) -> Method:
-    """A model of one member as it is initialised."""
-    model = spec.method_class(spec, shape, 1).to(precision.DTYPES[spec.precision])
-    model.requires_grad_(False)
-    nets.initialise(model, [noise.generator(spec.seed, 0, noise.INIT)])
-    return model.to(device)

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from tune.cost.measure import array_engine
 from bench import flops, harness, inference, iwae, models, roofline, steps, table, training
 from bench.child import Child
 from bench.harness import DifferentError, check_close, compare, timed
@@ -169,7 +170,7 @@ def counted(work) -> int:
 ])  # fmt: skip
 def test_operations_are_those_that_torch_counts(method: str, order: int | None, shape) -> None:
     run = models.spec(method, order, dim=5, batch_size=4, dataset="mnist" if shape == MNIST else "cifar10")
-    plain = steps.PlainStep(models.engine(run, shape, CPU))
+    plain = steps.PlainStep(array_engine(run, shape, CPU))
     assert flops.step_cost(run, shape).flops == pytest.approx(counted(plain), rel=2e-4)
 
 
@@ -181,7 +182,7 @@ def test_operations_of_the_pseudocode_are_ours_and_what_it_computes_again(order:
     impact = parts.look(flops.layers([parts.model.impacts[0].mlp], MNIST)).flops
     # Q_{m-1} for q_m and Q_m for eps_m, of which we keep what stands still
     again = sum((2 * m + 1) * encoder + 2 * (m - 1) * impact for m in range(1, order))
-    plain = steps.PlainStep(models.engine(run, MNIST, CPU))
+    plain = steps.PlainStep(array_engine(run, MNIST, CPU))
     assert flops.step_cost(run, MNIST).flops + again == counted(plain)
 
 

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 import bench
+from rme.untrained import random_images
+from tune.cost.measure import array_engine
 from bench import harness, models, peers
 from bench.harness import DifferentError
 from rme.step import Step
@@ -22,7 +24,7 @@ CPU = torch.device("cpu")
 
 def engine(method: str, order: int | None, dataset: str = "mnist"):
     run = models.spec(method, order, dataset=dataset, dim=6)
-    return models.engine(run, models.image_shape(run), CPU, 2, models.random_pixels(128, models.image_shape(run)))
+    return array_engine(run, models.image_shape(run), CPU, 2, random_images(128, models.image_shape(run)))
 
 
 @needs_pythae

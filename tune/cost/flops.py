@@ -1,9 +1,9 @@
-"""What a trial costs beside others, counted and not timed: the same on every machine, so an order made of it is too."""
+"""The cost of training an array of runs in FLOPs: counted, so the order of trials is the same on every machine."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import torch
@@ -11,9 +11,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rme import data, nets, noise
 from rme.config import RunSpec
+from rme.engine import all_members
 from rme.noise import Noise
 from rme.step import Step
-from tune.plan.grid import Trial
+from rme.untrained import untrained
 
 log = logging.getLogger(__name__)
 
@@ -21,19 +22,19 @@ DIM = 50
 """The latent dimension at which every method is counted; it matters little beside the images."""
 
 
-def trial_flops(trial: Trial) -> float:
-    """Floating-point operations of a trial: its training steps, and the scoring of its validation and test images.
+def array_flops(runs: Sequence[RunSpec]) -> float:
+    """Floating-point operations of training an array of runs and scoring their validation and test images.
 
-    Counted for one image, once for each method, order, decoder and image shape, a fraction of a second each.
+    Counted for one image, once for each method, order, decoder and image shape, in a fraction of a second each.
     """
-    spec = trial.runs[0]
+    spec, members = runs[0], len(all_members(runs))
     dataset = data.get(spec.dataset)
     training, scoring, decoding = _per_image(
         spec.method, spec.order, spec.decoder, dataset.shape, tuple(sorted(spec.options.items()))
     )
     train, held_out, test = dataset.split_sizes
-    scored = len(trial.runs) * test + trial.members * held_out
-    return trial.members * spec.training_epochs * train * training + scored * (scoring + spec.iwae_samples * decoding)
+    scored = len(runs) * test + members * held_out
+    return members * spec.training_epochs * train * training + scored * (scoring + spec.iwae_samples * decoding)
 
 
 @cache
@@ -51,9 +52,7 @@ def _per_image(
 
 
 def _count(spec: RunSpec, shape: nets.ImageShape) -> tuple[float, float, float]:
-    model = spec.method_class(spec, shape, 1)
-    model.requires_grad_(False)
-    nets.initialise(model, [noise.generator(0, 0, noise.INIT)])
+    model = untrained([spec], shape)
     source = Noise([noise.generator(0, 0, noise.TRAIN)])
     x = source.uniform((1, 1, *shape))
 

@@ -12,7 +12,7 @@ import math
 import os
 import resource
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,14 @@ from typing import Any
 import ray
 import torch
 
-from rme import data, evaluate, nets, noise
+from rme import data, evaluate
 from rme.config import RunSpec
-from rme.data import Images, Split
+from rme.data import Split
 from rme.device import device_name, pick_device
-from rme.engine import Engine
-from rme.result import stack_models
+from rme.engine import all_members
 from rme.training import results, train
+from rme.untrained import random_images, untrained_engine
 from tune.cost.cache import UserCache
-from tune.plan.grid import Trial
 
 log = logging.getLogger(__name__)
 
@@ -59,21 +58,21 @@ def share(need: Need, margin: float = MARGIN) -> float:
     return math.floor(1e4 / fitting) / 1e4  # Ray counts in 1/10,000
 
 
-def shares(trials: Sequence[Trial], cpus: int) -> Callable[[Trial], float]:
-    """For each of these trials, and parts of them, what part of a GPU it gets.
+def shares(arrays: Iterable[Sequence[RunSpec]], cpus: int) -> Callable[[Sequence[RunSpec]], float]:
+    """What part of a GPU each of these arrays of runs gets, and each part of them.
 
     Each kind not met before is measured, on as many GPUs of the Ray cluster at once as there are. All GPUs are taken
     to have the memory of the one that measured. A kind that does not fit, or fails, gets a whole GPU.
     """
-    largest: dict[str, Trial] = {}
-    for trial in sorted(trials, key=lambda trial: trial.runs[0].dim):
-        largest[kind(trial)] = trial
+    largest: dict[str, Sequence[RunSpec]] = {}
+    for runs in sorted(arrays, key=lambda runs: runs[0].dim):
+        largest[kind(runs)] = runs
     measuring = ray.remote(num_cpus=cpus, num_gpus=1, max_calls=1)(_measure_on_gpu)  # the process ends: memory is freed
     cache = _memory_cache()
     seen = cache.values
     tasks = {
-        name: measuring.remote([spec.model_dump(mode="json") for spec in trial.runs])
-        for name, trial in largest.items()
+        name: measuring.remote([spec.model_dump(mode="json") for spec in runs])
+        for name, runs in largest.items()
         if name not in seen
     }
     for name, task in tasks.items():
@@ -83,35 +82,35 @@ def shares(trials: Sequence[Trial], cpus: int) -> Callable[[Trial], float]:
             log.warning("the memory of %s is not known, so it gets a whole GPU: %s", name, str(error).splitlines()[-1])
     cache.save()
 
-    def of(trial: Trial) -> float:
-        if kind(trial) not in seen:
+    def of(runs: Sequence[RunSpec]) -> float:
+        if kind(runs) not in seen:
             return 1.0
-        need, device = seen[kind(trial)]
-        return share(Need(need + image_bytes(trial), device))
+        need, device = seen[kind(runs)]
+        return share(Need(need + image_bytes(runs), device))
 
     return of
 
 
-def kind(trial: Trial) -> str:
-    """The trial's kind, readable: trials of one kind take the same memory, but for their data set's images."""
-    spec = trial.runs[0]
+def kind(runs: Sequence[RunSpec]) -> str:
+    """What an array of runs shares with others that take the same memory, apart from the data set's images."""
+    spec = runs[0]
     channels, height, width = data.get(spec.dataset).shape
     return (
-        f"{spec.plain_label} {spec.decoder} {channels}x{height}x{width} members {trial.members} "
+        f"{spec.plain_label} {spec.decoder} {channels}x{height}x{width} members {len(all_members(runs))} "
         f"batch {spec.batch_size} {spec.precision}"
     )
 
 
-def image_bytes(trial: Trial) -> int:
-    """What a trial keeps on its device of its data set, in bytes.
+def image_bytes(runs: Sequence[RunSpec]) -> int:
+    """How much of its data set an array of runs keeps on its device, in bytes.
 
     All pixels, each member's order and indices, and the test images once more as numbers, while inference is timed.
     """
-    dataset = data.get(trial.runs[0].dataset)
+    dataset = data.get(runs[0].dataset)
     train_count, held_out, test = dataset.split_sizes
     pixels = math.prod(dataset.shape)
-    entry = 8 if trial.runs[0].precision == "float64" else 4
-    indices = trial.members * (train_count + held_out + test) * 8
+    entry = 8 if runs[0].precision == "float64" else 4
+    indices = len(all_members(runs)) * (train_count + held_out + test) * 8
     return sum(dataset.counts) * pixels + indices + test * pixels * entry
 
 
@@ -144,19 +143,9 @@ def _peak_resident() -> int:
 def _train_for_a_moment(specs: Sequence[RunSpec], device: torch.device) -> None:
     length = {"epochs": EPOCHS, "stage_epochs": EPOCHS, "finish_epochs": 0, "patience": None, "stage_patience": None}
     brief = [spec.model_copy(update=length) for spec in specs]
-    shape = data.get(specs[0].dataset).shape
-    pixels = torch.randint(0, 256, (IMAGES, *shape), dtype=torch.uint8)
-    images = Images(pixels, pixels[: evaluate.BLOCK].contiguous())
     order = torch.arange(IMAGES)
     split = Split(order[evaluate.BLOCK :], order[: evaluate.BLOCK], order[: evaluate.BLOCK])
-    parents = None
-    start = brief[0].parent
-    if start is not None:
-        model = start.method_class(start, shape, 1)
-        nets.initialise(model, [noise.generator(0, 0, noise.INIT)])
-        alone = {name: value[0] for name, value in model.state_dict().items()}
-        parents = stack_models([alone] * sum(spec.restarts for spec in brief))
-    engine = Engine(brief, images, [split] * len(brief), device=device, parents=parents)
+    engine = untrained_engine(brief, random_images(IMAGES, data.get(specs[0].dataset).shape), device, split)
     train(engine)
     results(engine)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,10 +16,10 @@ from rme import data
 from rme.allocator import keep_freed_memory
 from rme.config import RunSpec
 from rme.device import device_name, pick_device
+from rme.engine import all_members
 from rme.training import is_measured
 from tune.cost.cache import UserCache
 from tune.cost.measure import image_seconds, step_seconds
-from tune.plan.grid import Trial
 
 REFERENCE = (1, 28, 28)
 """The images on which every kind of training is timed; for others only a VAE is."""
@@ -29,33 +29,35 @@ DIRECT_S = 0.2
 
 
 def hours(
-    trials: Iterable[Trial], device: torch.device | None = None, *, earliest: bool = False
+    arrays: Iterable[Sequence[RunSpec]], device: torch.device | None = None, *, earliest: bool = False
 ) -> dict[tuple[str, str], float]:
-    """Estimated hours of computing on one slot of this machine (a core, or the GPU), by (data set, row).
-
-    With `earliest`, each training is taken to end as soon as its patience allows; else, as late as it can.
+    """Estimated core-hours (or GPU-hours) of this machine, by (data set, row).
 
     For each method and order a training step and the scoring of a few images are timed on random 28x28 images, at the
-    largest dim in question. Other images are taken to cost as much more as they cost a VAE. A step is timed in an
-    array of the trial's members where that is quick (`DIRECT_S`); otherwise alone, and what an array saves each
-    member is taken to be what it saves a VAE.
+    largest dim that occurs. Other image shapes are scaled by what they cost a VAE. A step is timed in an array of that
+    size where this is quick (`DIRECT_S`); otherwise alone, scaled by what an array saves a VAE.
+
+    Args:
+        arrays: the runs of each trial.
+        device: what is timed; None: the GPU if there is one.
+        earliest: whether each training ends as early as its patience allows, else as late.
     """
-    trials = list(trials)
+    arrays = list(arrays)
     dims: dict[tuple[str, str], int] = {}
-    for trial in trials:
-        spec = trial.runs[0]
+    for runs in arrays:
+        spec = runs[0]
         kind = (spec.plain_label, spec.decoder)
         dims[kind] = max(dims.get(kind, 0), spec.dim)
     known = StepTimes(device or pick_device("auto"))
     total: dict[tuple[str, str], float] = defaultdict(float)
-    for trial in trials:
-        spec = trial.runs[0]
-        step_s, image_s = known.cost(spec, dims[spec.plain_label, spec.decoder], trial.members)
+    for runs in arrays:
+        spec, members = runs[0], len(all_members(runs))
+        step_s, image_s = known.cost(spec, dims[spec.plain_label, spec.decoder], members)
         train, held_out, test = data.get(spec.dataset).split_sizes
         steps = (earliest_end(spec) if earliest else spec.training_epochs) * math.ceil(train / spec.batch_size)
         # one test set is scored for a run, one validation set for each restart
-        images = len(trial.runs) * test + trial.members * held_out
-        seconds = trial.members * steps * step_s + images * image_s * spec.iwae_samples / 100
+        images = len(runs) * test + members * held_out
+        seconds = members * steps * step_s + images * image_s * spec.iwae_samples / 100
         total[data.label(spec.dataset), spec.method_label] += seconds / 3600
     known.save()
     return dict(total)

@@ -1,35 +1,72 @@
-"""What a training step and a test image cost on this machine: one number each, for plans and growth tables."""
+"""Seconds of a training step and of scoring a test image on this machine, measured on random images."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
-from bench import models
-from bench.harness import timed
-from bench.steps import EngineStep
 from rme import evaluate, noise
+from rme.engine import Engine
 from rme.nets import ImageShape
+from rme.untrained import random_images, untrained_engine
+from tune.cost.timer import timed
+
+if TYPE_CHECKING:
+    from rme.config import RunSpec
 
 SCORED_IMAGES = 8
 """Images on which the cost of IWAE is timed."""
 
-
 SAMPLES_S = 0.15
-"""How long is measured, at least, after a warm-up."""
+"""Minimum total time of the samples, after a warm-up."""
 
 
-def step_seconds(run: Any, shape: ImageShape, device: torch.device, members: int = 1) -> float:
-    """Seconds of one member's training step in an array of so many; on a CPU in CPU time."""
-    return _median(EngineStep(run, shape, device, members), device) / members
+class EngineStep:
+    """Training steps of an array of untrained models on random images, always on the same batch.
+
+    Calling it makes one step and returns the losses before each update, (U, B).
+    """
+
+    def __init__(
+        self, spec: RunSpec, shape: ImageShape, device: torch.device, members: int = 1, first: int = 0
+    ) -> None:
+        self.engine = array_engine(spec, shape, device, members, first=first)
+        self.index = torch.arange(spec.batch_size, device=device).expand(members, -1)
+
+    def __call__(self) -> Tensor:
+        return self.engine.train_step(self.index)
 
 
-def image_seconds(run: Any, shape: ImageShape, device: torch.device, samples: int = 100) -> float:
+def array_engine(
+    spec: RunSpec,
+    shape: ImageShape,
+    device: torch.device,
+    members: int = 1,
+    pixels: Tensor | None = None,
+    first: int = 0,
+) -> Engine:
+    """An engine of `members` untrained models on random images (default: four batches of them).
+
+    Member i has seed first + i, so an array from `first` on holds the models that engines of one member each hold.
+    """
+    if pixels is None:
+        pixels = random_images(4 * spec.batch_size, shape)
+    runs = [spec.model_copy(update={"seed": first + i, "restarts": 1}) for i in range(members)]
+    return untrained_engine(runs, pixels, device)
+
+
+def step_seconds(spec: RunSpec, shape: ImageShape, device: torch.device, members: int = 1) -> float:
+    """Seconds of one member's training step in an array of so many; CPU time on a CPU."""
+    return _median(EngineStep(spec, shape, device, members), device) / members
+
+
+def image_seconds(spec: RunSpec, shape: ImageShape, device: torch.device, samples: int = 100) -> float:
     """Seconds of one image's IWAE with so many samples, by one model."""
-    engine = models.engine(run, shape, device, pixels=models.random_pixels(SCORED_IMAGES, shape))
+    engine = array_engine(spec, shape, device, pixels=random_images(SCORED_IMAGES, shape))
     index = torch.arange(SCORED_IMAGES, device=device).unsqueeze(0)
 
     def score() -> object:

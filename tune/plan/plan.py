@@ -8,8 +8,7 @@ from functools import cached_property
 
 from rme.config import RunSpec
 from tune.plan.grid import AbsentCell, ArraySize, Grid, Trial, trials
-from tune.run.schedule import skipped
-from tune.store.failure import Failure
+from tune.store.failure import Failure, skipped
 from tune.store.storage import Storage
 
 

@@ -25,9 +25,10 @@ def show_plan(plan: Plan, as_json: bool, other_settings: str | None) -> None:
         other_settings: why it would not start, if the experiment holds runs that are in its way.
     """
     training = plan.grid.kind == "training"
-    hours = estimate.hours(plan.to_train) if training else {}
+    arrays = [trial.runs for trial in plan.to_train]
+    hours = estimate.hours(arrays) if training else {}
     patient = any(spec.own_patience is not None for trial in plan.to_train for spec in trial.runs)
-    earliest = estimate.hours(plan.to_train, earliest=True) if training and patient else None
+    earliest = estimate.hours(arrays, earliest=True) if training and patient else None
     rows = terms.rows(plan.grid.with_parents()) if training else []
     absent = sorted({cell.reason for cell in plan.grid.absent})
     counts = plan.counts()

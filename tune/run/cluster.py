@@ -235,7 +235,8 @@ def gpus(options: argparse.Namespace, kind: str, trials: Sequence[Trial]) -> Cal
     if asked is None or (asked == AUTO and kind == "timing"):
         return lambda trial: 1.0
     if asked == AUTO:
-        return packing.shares(trials, options.cpus_per_trial)
+        of_runs = packing.shares([trial.runs for trial in trials], options.cpus_per_trial)
+        return lambda trial: of_runs(trial.runs)
     return lambda trial: asked
 
 

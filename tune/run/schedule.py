@@ -13,13 +13,13 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum, auto
 
-from tune.cost.flops import trial_flops
+from tune.cost.flops import array_flops
 from tune.plan.grid import Trial
+from tune.store.failure import skipped
 
 
-def skipped(parent: str) -> str:
-    """Why a run is not trained whose parent, of this name, came to nothing."""
-    return f"skipped: it starts from {parent}, which failed"
+def _flops(trial: Trial) -> float:
+    return array_flops(trial.runs)
 
 
 class State(StrEnum):
@@ -59,7 +59,7 @@ class Schedule:
     """Keys of runs that will not come, and why."""
     children: dict[str, dict[str, None]] = field(default_factory=dict)
     """For a run's key, the keys of trials that wait for it (in order)."""
-    work_of: Callable[[Trial], float] = trial_flops
+    work_of: Callable[[Trial], float] = _flops
     _ready: list[tuple[float, float, int, str]] = field(default_factory=list)
     """A heap of the trials that may start: (-work that waits for it, -its own, place, key)."""
     _trials: Counter[State] = field(default_factory=Counter)
@@ -70,7 +70,7 @@ class Schedule:
         cls,
         trials: Sequence[Trial],
         available: Collection[str] = (),
-        work: Callable[[Trial], float] = trial_flops,
+        work: Callable[[Trial], float] = _flops,
     ) -> Schedule:
         """All trials waiting.
 

@@ -43,3 +43,8 @@ class Failure:
     def from_json(cls, text: str) -> Failure:
         """What `to_json` wrote. Raises ValueError or TypeError for anything else."""
         return cls(**json.loads(text))
+
+
+def skipped(parent: str) -> str:
+    """The reason of a run that is not trained because the run that it starts from, of this name, failed."""
+    return f"skipped: it starts from {parent}, which failed"

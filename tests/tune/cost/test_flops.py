@@ -5,15 +5,14 @@ from __future__ import annotations
 import pytest
 
 from tests.tune.plan.test_grid import spec
-from tune.cost.flops import trial_flops
-from tune.plan.grid import Trial
+from tune.cost.flops import array_flops
 
 
 def test_cost_grows_with_what_is_computed():
     """More components, steps, epochs or images: each costs more, and a component about as much as the last."""
 
     def cost(method, order=None, **fields):
-        return trial_flops(Trial((spec(method, order, **fields),)))
+        return array_flops([spec(method, order, **fields)])
 
     vae = cost("vae", epochs=50)
     assert cost("vae", epochs=100) == pytest.approx(2 * vae, rel=0.1)

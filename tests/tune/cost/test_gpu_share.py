@@ -14,7 +14,6 @@ from tests import ROOT
 from tests.tune.plan.test_grid import spec
 from tune.cost import gpu_share as packing
 from tune.cost.gpu_share import Need, image_bytes, kind, measure, share
-from tune.plan.grid import Trial
 
 GIB = 1 << 30
 
@@ -39,17 +38,17 @@ def test_as_many_as_fit_with_a_margin(trial, device, expected):
 
 
 def test_a_kind_is_what_decides_memory():
-    base = Trial((spec("rme", 2, seed=0), spec("rme", 2, seed=1)))
-    assert kind(base) == kind(Trial((spec("rme", 2, seed=5, epochs=9), spec("rme", 2, seed=6, epochs=9))))
-    assert kind(base) == kind(Trial(tuple(spec("rme", 2, seed=s, variant="kl 20", kl_max=20) for s in (0, 1))))
+    base = (spec("rme", 2, seed=0), spec("rme", 2, seed=1))
+    assert kind(base) == kind((spec("rme", 2, seed=5, epochs=9), spec("rme", 2, seed=6, epochs=9)))
+    assert kind(base) == kind([spec("rme", 2, seed=s, variant="kl 20", kl_max=20) for s in (0, 1)])
     others = [
-        Trial(base.runs[:1]),
-        Trial((spec("rme", 3, seed=0), spec("rme", 3, seed=1))),
-        Trial(tuple(spec("rme", 2, seed=s, dataset="celeba") for s in (0, 1))),
-        Trial(tuple(spec("rme", 2, seed=s, precision="float64") for s in (0, 1))),
-        Trial(tuple(spec("rme", 2, seed=s, batch_size=512) for s in (0, 1))),
+        base[:1],
+        (spec("rme", 3, seed=0), spec("rme", 3, seed=1)),
+        [spec("rme", 2, seed=s, dataset="celeba") for s in (0, 1)],
+        [spec("rme", 2, seed=s, precision="float64") for s in (0, 1)],
+        [spec("rme", 2, seed=s, batch_size=512) for s in (0, 1)],
     ]
-    assert len({kind(trial) for trial in [base, *others]}) == 6
+    assert len({kind(runs) for runs in [base, *others]}) == 6
 
 
 def test_celeba_s_images_count():
@@ -57,7 +56,7 @@ def test_celeba_s_images_count():
     celeba = data.get("celeba")
     pixels = 3 * 64 * 64
     test = celeba.split_sizes[2]
-    wanted = image_bytes(Trial((spec(dataset="celeba", restarts=1),)))
+    wanted = image_bytes([spec(dataset="celeba", restarts=1)])
     assert wanted >= celeba.counts[0] * pixels + 4 * test * pixels
 
 
@@ -101,7 +100,7 @@ def test_every_way_of_starting_can_be_measured(monkeypatch):
 def test_a_share_counts_the_data_set_s_own_images(monkeypatch, tmp_path):
     """What was seen of a kind is remembered, and each trial's images are added to it."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    mnist, svhn = (Trial((spec(dataset=name, restarts=1),)) for name in ("mnist", "omniglot"))
+    mnist, svhn = ([spec(dataset=name, restarts=1)] for name in ("mnist", "omniglot"))
     assert kind(mnist) == kind(svhn)
     free = image_bytes(mnist) * 20
     cache = packing._memory_cache()
@@ -110,4 +109,4 @@ def test_a_share_counts_the_data_set_s_own_images(monkeypatch, tmp_path):
     of = packing.shares([mnist], cpus=1)
     assert of(mnist) == pytest.approx(1 / 8, abs=1e-4)  # 20 / (2 * 1.15)
     assert of(svhn) < of(mnist), "fewer images"
-    assert of(Trial((spec("sa", 8, restarts=1),))) == 1.0, "a kind that was not measured"
+    assert of([spec("sa", 8, restarts=1)]) == 1.0, "a kind that was not measured"

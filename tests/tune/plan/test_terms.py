@@ -78,8 +78,8 @@ def planned(tmp_path, monkeypatch):
     """Prints the plan of some runs, with an hour for each epoch."""
     monkeypatch.setenv("COLUMNS", "200")
 
-    def hours(trials, *, earliest=False):
-        epochs = [(earliest_end if earliest else lambda run: run.training_epochs)(t.runs[0]) for t in trials]
+    def hours(arrays, *, earliest=False):
+        epochs = [(earliest_end if earliest else lambda run: run.training_epochs)(runs[0]) for runs in arrays]
         return {("digits", "all"): float(sum(epochs))}
 
     monkeypatch.setattr("tune.cost.hours.hours", hours)
