@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rme.config import RunSpec, SpecError
+    from rme.fitting import fit
     from rme.result import Result
-    from rme.training import fit
 
 __all__ = ["Result", "RunSpec", "SpecError", "fit"]
 
-_HOMES = {"RunSpec": "config", "SpecError": "config", "Result": "result", "fit": "training"}
+_HOMES = {"RunSpec": "config", "SpecError": "config", "Result": "result", "fit": "fitting"}
 
 
 def __getattr__(name: str) -> Any:

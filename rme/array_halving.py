@@ -1,7 +1,7 @@
-"""Runs trained as an array of members; one that memory does not hold is trained in parts, one after another.
+"""Trains runs as one array of members, and halves the array when it does not fit into memory.
 
-A part is half of the array, or a half of such a half, down to one member. A member's random streams are its own, so it
-comes out the same whatever trains beside it, to rounding.
+The halves are trained one after another; each may be halved again, down to one member. A member has its own random
+streams, so its result does not depend on the members next to it, up to rounding.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from rme import data
 from rme.checkpoint import Checkpoints, write_atomically
 from rme.config import RunSpec
 from rme.engine import DivergedError, Engine, all_members
+from rme.errors import first_line
 from rme.memory import is_out_of_memory
-from rme.result import Result
-from rme.training import Trained, build, choose, identity, train, trained
+from rme.training import Trained, build, identity, train, trained
 
 log = logging.getLogger(__name__)
 
 NOTE = "array.json"
-"""Beside a training's checkpoints: how many members its arrays may hold, because more did not fit."""
+"""File next to the checkpoints: how many members fit into memory at once."""
 
 
 class OutOfMemory(RuntimeError):
-    """Not even one member at a time fits."""
+    """Not even one member at a time fits into memory."""
 
 
-def train_runs(
+def train_members(
     specs: Sequence[RunSpec],
     images: data.Images,
     device: torch.device,
@@ -43,23 +43,23 @@ def train_runs(
     folder: Path | None = None,
     on_epoch: Callable[[Engine], None] | None = None,
     on_smaller: Callable[[str], None] = log.warning,
-) -> dict[str, Result | DivergedError]:
-    """Train runs of one cell to the end as one array, choose each one's best restart, and score it; by run key.
+) -> list[Trained]:
+    """Train all restarts of some runs of one cell as one array, and validate them; run by run.
 
-    When memory runs out, the array is halved, and goes on from what its checkpoints hold. What it came down to is
-    noted in `folder`, so that a training that is started again begins with arrays of that size.
+    When memory runs out, the array is halved and resumed from its checkpoints. The size that fits is written to
+    `folder`, so that a resumed training starts with arrays of that size.
 
     Args:
         specs: the runs.
         images: the data set's.
         device: where to train.
         parents: for each run its parent's models, restart by restart.
-        folder: for checkpoints; None: keep none.
+        folder: of the checkpoints; None: no checkpoints.
         on_epoch: called after each epoch, with the engine.
-        on_smaller: called with a line that says so when the array is halved.
+        on_smaller: called with one line when the array is halved.
 
     Raises:
-        OutOfMemory: with one member at a time too.
+        OutOfMemory: even one member at a time does not fit.
     """
     members = len(all_members(specs))
     limit = min(members, _noted(folder))
@@ -74,9 +74,9 @@ def train_runs(
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            where = "".join(traceback.format_exception(error))  # text, which holds no frame and so no tensor
-        # here the exception and the frames that it held are gone, and with them their tensors
+            reason = first_line(error)
+            where = "".join(traceback.format_exception(error))  # as text, which keeps no frame and so no tensor alive
+        # the exception is gone here, and with it the frames and tensors that it kept alive
         gc.collect()
         if device.type == "cuda":
             torch.cuda.empty_cache()
@@ -87,9 +87,7 @@ def train_runs(
         limit = (limit + 1) // 2
         _note(folder, limit, reason)
         on_smaller(f"{specs[0].cell}: out of memory; going on with {limit} of {members} members at a time ({reason})")
-    dataset = data.get(specs[0].dataset)
-    tests = {spec.key: dataset.split(images, spec.seed).test.to(device) for spec in specs}
-    return choose([done[i] for i in range(members)], images.test.to(device), tests)
+    return [done[i] for i in range(members)]
 
 
 def parts(members: range, limit: int) -> list[range]:

@@ -118,7 +118,7 @@ class Engine:
 
         self.method = spec.method_class(spec, images.shape, len(self.members)).to(dtype)
         self.method.requires_grad_(False)
-        nets.initialise(self.method, self._generators(noise.INIT, "cpu"))
+        nets.initialise(self.method, self.generators(noise.INIT, "cpu"))
         self._fit_pixels(images, splits)
         if parents is not None:
             self.method.start_from(parents)
@@ -126,16 +126,22 @@ class Engine:
 
         self.updates: list[Update] = list(self.method.updates())
         self.optimisers = [Adam(u.parameters, spec.rate) for u in self.updates]
-        self.order_streams = self._generators(noise.ORDER, "cpu")
-        self.noise = noise.Noise(self._generators(noise.TRAIN, self.device), dtype)
+        self.order_streams = self.generators(noise.ORDER, "cpu")
+        self.noise = noise.Noise(self.generators(noise.TRAIN), dtype)
         self.epoch = 0
         self.iteration = torch.zeros((), dtype=torch.int64, device=self.device)
         self.history = History()
         self.kept = Kept(self.method.state_dict(), spec.own_keep, spec.own_patience)
         self._graphed = self._new_graph()
 
-    def _generators(self, purpose: int, device: torch.device | str) -> list[torch.Generator]:
-        return [noise.generator(m.spec.seed, m.restart, purpose, device) for m in self.members]
+    def generators(self, purpose: int, device: torch.device | str | None = None) -> list[torch.Generator]:
+        """A fresh random stream for each member.
+
+        Args:
+            purpose: one of `rme.noise`'s, such as `noise.EVALUATE`.
+            device: where it draws; None: where the models are.
+        """
+        return [noise.generator(m.spec.seed, m.restart, purpose, device or self.device) for m in self.members]
 
     def _fit_pixels(self, images: Images, splits: Sequence[Split]) -> None:
         """Set each member's per-pixel mean, and start the decoder's variance at that of its training data."""
@@ -212,12 +218,12 @@ class Engine:
 
         Noted in the history, with the method's diagnostics, and for what each member keeps.
         """
-        generators = self._generators(noise.EVALUATE, self.device)
+        generators = self.generators(noise.EVALUATE)
         scores = evaluate.scores(self.method, self.pixels, self.val_index, samples=1, generators=generators)
         value = scores.elbo.mean(-1).cpu()
         self.history.val_elbo[-1] = value
         self.kept.measured(self.epoch, value, self.method.state_dict())
-        generators = self._generators(noise.EVALUATE, self.device)
+        generators = self.generators(noise.EVALUATE)
         own = evaluate.diagnostics(self.method, self.pixels, self.val_index, generators=generators)
         for name, mean in own.items():
             earlier = [self._not_measured() for _ in self.history.val_elbo]
@@ -326,12 +332,3 @@ def pixel_moments(pixels: Tensor, index: Tensor) -> tuple[Tensor, float]:
 def member_parameters(method: Method, i: int) -> dict[str, Tensor]:
     """Member i's parameters and buffers, name -> (...), without the member axis."""
     return {name: value[i].detach().cpu().clone() for name, value in method.state_dict().items()}
-
-
-def single(method: Method, i: int) -> Method:
-    """A model of one member with member i's parameters."""
-    parameter = method.decoder.logvar
-    alone = type(method)(method.spec, method.decoder.image_shape, 1).to(parameter.device, parameter.dtype)
-    alone.requires_grad_(False)
-    alone.load_state_dict({name: value[i : i + 1] for name, value in method.state_dict().items()})
-    return alone

@@ -1,15 +1,12 @@
-"""Train runs from beginning to end: an array of members with checkpoints, then validation, selection and test."""
+"""Train one array of members, with checkpoints, and validate it."""
 
 from __future__ import annotations
 
 import logging
 import math
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,9 +15,8 @@ from torch import Tensor
 from rme import allocator, data, evaluate, hooks, noise
 from rme.checkpoint import Checkpoints
 from rme.config import RunSpec
-from rme.device import environment, pick_device
-from rme.engine import DivergedError, Engine, Member, all_members, member_parameters
-from rme.result import Result, as_method, stack_models
+from rme.engine import Engine, Member, all_members, member_parameters
+from rme.result import stack_models
 
 log = logging.getLogger(__name__)
 
@@ -29,68 +25,6 @@ HISTORY_POINTS = 50
 
 CHECKPOINT_SHARE = 0.02
 """Part of the training time that checkpoints may take."""
-
-PICTURES = 16
-"""Test images reconstructed, and samples drawn, for the record."""
-
-KEPT = 64
-"""Test images kept with a result."""
-
-
-def fit(
-    spec: RunSpec,
-    *,
-    data_dir: str | Path = "data",
-    device: str = "auto",
-    parent: Result | None = None,
-    checkpoint_dir: str | Path | None = None,
-    progress: bool | None = None,
-) -> Result:
-    """Run one run: train its restarts as an array, choose one by validation, score it on the test set.
-
-    Args:
-        spec: what to run. A method that starts from a finished VAE has that VAE trained first.
-        data_dir: where data sets are, or are downloaded to.
-        device: 'auto', 'cpu', 'cuda', 'cuda:1', ...
-        parent: the finished run that `spec` starts from, if it is at hand.
-        checkpoint_dir: keep checkpoints there, and go on from the newest; None: keep none.
-        progress: show a progress bar; None: if standard error is a terminal.
-
-    Raises:
-        DataError: the data set is not there or not right.
-        ValueError: `parent` is not the run that `spec` starts from.
-        DivergedError: no restart ended with a finite score.
-    """
-    dataset = data.get(spec.dataset)
-    dataset.prepare(Path(data_dir))
-    images = dataset.load(Path(data_dir))
-    chosen_device = pick_device(device)
-    folder = Path(checkpoint_dir) if checkpoint_dir is not None else None
-    if spec.parent is not None and parent is None:
-        parent = fit(spec.parent, data_dir=data_dir, device=device, progress=progress, checkpoint_dir=folder)
-    if parent is not None and (spec.parent is None or parent.spec.key != spec.parent.key):
-        raise ValueError(
-            f"{spec.run_name} does not start from the run given as parent, {parent.spec.run_name}"
-            + _differences(spec, parent.spec)
-        )
-
-    engine = build([spec], images, chosen_device, [parent.models] if parent else None)
-    checkpoints = Checkpoints(folder / spec.key) if folder else None
-    with _progress_bar(spec, progress) as advance:
-        train(engine, checkpoints, on_epoch=advance)
-    (result,) = results(engine).values()
-    if isinstance(result, DivergedError):
-        raise result
-    return result
-
-
-def _differences(spec: RunSpec, parent: RunSpec) -> str:
-    """Why a run does not start from that one: the settings that its own parent has instead."""
-    if spec.parent is None:
-        return f": {spec.method_label} starts from scratch"
-    wanted, given = spec.parent.canonical, parent.canonical
-    names = [name for name in {**wanted, **given} if wanted.get(name) != given.get(name)]
-    return ": " + ", ".join(f"{name} is {given.get(name)}, not {wanted.get(name)}" for name in names)
 
 
 def build(
@@ -196,7 +130,7 @@ def validate(engine: Engine) -> tuple[Tensor, Tensor]:
         engine.pixels,
         engine.val_index,
         samples=engine.spec.iwae_samples,
-        generators=engine._generators(noise.EVALUATE, engine.device),
+        generators=engine.generators(noise.EVALUATE),
     )
     iwae, elbo = (
         score.mean(1).cpu().masked_fill(engine.diverged, math.nan) for score in (validation.iwae, validation.elbo)
@@ -214,6 +148,7 @@ class Trained:
         kept_epoch: (), the epoch whose parameters the model has.
         losses: (E, U) by epoch and update; history_elbo: (E,); diagnostics: (E,) by name, all NaN from where patience
             ended it; finished_at: (E,), s since 1970.
+        epoch: after how many epochs its array's training ended.
         seconds: its share of its array's training time.
         array: how many members trained with it, itself included.
         diverged: why its training was broken off; empty if it was not.
@@ -228,6 +163,7 @@ class Trained:
     history_elbo: Tensor
     diagnostics: dict[str, Tensor]
     finished_at: Tensor
+    epoch: int
     seconds: float
     updates: list[str]
     array: int
@@ -268,6 +204,7 @@ def trained(engine: Engine, diverged: str = "") -> list[Trained]:
             history_elbo=elbo[:, i],
             diagnostics={name: measured[:, i] for name, measured in diagnostics.items()},
             finished_at=times[torch.arange(total).clamp_max(ends[i] - 1)],
+            epoch=engine.epoch,
             seconds=sum(history.seconds) / members,
             updates=[update.name for update in engine.updates],
             array=members,
@@ -275,95 +212,3 @@ def trained(engine: Engine, diverged: str = "") -> list[Trained]:
         )
         for i, member in enumerate(engine.members)
     ]
-
-
-def results(engine: Engine) -> dict[str, Result | DivergedError]:
-    """Validate every member, choose each run's best restart, and score that one on the test set; by run key.
-
-    A run none of whose restarts has a finite validation score has its DivergedError instead.
-    """
-    tests = {member.spec.key: engine.test_index[i] for i, member in enumerate(engine.members)}
-    return choose(trained(engine), engine.test_pixels, tests)
-
-
-def choose(
-    members: Sequence[Trained], test_pixels: Tensor, tests: Mapping[str, Tensor]
-) -> dict[str, Result | DivergedError]:
-    """As `results`, from all members of some runs. Only here is a test image looked at.
-
-    Args:
-        members: run by run, restart by restart.
-        test_pixels: uint8 images on the device on which to score.
-        tests: for each run by key, which of them are its test set.
-    """
-    found: dict[str, Result | DivergedError] = {}
-    device = test_pixels.device
-    for key, index in tests.items():
-        own = [each for each in members if each.member.spec.key == key]
-        spec = own[0].member.spec
-        val_iwae = torch.stack([each.val_iwae for each in own])
-        try:
-            chosen = best_restart(val_iwae)
-        except DivergedError as error:
-            reason = own[0].diverged or f"{spec.run_name}: {error}; the learning rate was {spec.rate:g}"
-            found[key] = DivergedError(reason)
-            continue
-        model = as_method(spec, own[chosen].model).to(device)
-        test = evaluate.scores(
-            model,
-            test_pixels,
-            index.unsqueeze(0),
-            samples=spec.iwae_samples,
-            generators=[noise.generator(spec.seed, chosen, noise.EVALUATE, device)],
-        )
-        pixels = test_pixels[index]
-        pictures = noise.generator(spec.seed, chosen, noise.PICTURES, device)
-        found[key] = Result(
-            spec=spec,
-            chosen=chosen,
-            models=[each.model for each in own],
-            val_iwae=val_iwae,
-            val_elbo=torch.stack([each.val_elbo for each in own]),
-            kept_epochs=torch.stack([each.kept_epoch for each in own]),
-            test_iwae=test.iwae[0].cpu(),
-            test_elbo=test.elbo[0].cpu(),
-            inference_ms=evaluate.inference_ms(model, pixels, pictures),
-            train_s=sum(each.seconds for each in own),
-            updates=own[0].updates,
-            losses=torch.stack([each.losses for each in own], -1),
-            history_elbo=torch.stack([each.history_elbo for each in own], -1),
-            diagnostics=_beside_each_other([each.diagnostics for each in own]),
-            finished_at=own[chosen].finished_at,
-            reconstructions=evaluate.reconstructions(model, pixels[:PICTURES], pictures).cpu(),
-            samples=evaluate.prior_samples(model, PICTURES, pictures).cpu(),
-            test_images=pixels[:KEPT].cpu(),
-            environment=environment(device) | {"members": str(own[chosen].array)},
-        )
-    return found
-
-
-def _beside_each_other(restarts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """By name (E, R); NaN for a restart that diverged before it was first measured."""
-    found: dict[str, Tensor] = {}
-    for name in dict.fromkeys(name for each in restarts for name in each):
-        known = next(each[name] for each in restarts if name in each)
-        missing = torch.full_like(known, math.nan)
-        found[name] = torch.stack([each.get(name, missing) for each in restarts], -1)
-    return found
-
-
-def best_restart(val_iwae: Tensor) -> int:
-    """Index of the best validation score (section 1.4). NaN is never chosen; DivergedError if nothing else is left."""
-    finite = torch.where(val_iwae.isfinite(), val_iwae, -torch.inf)
-    if not finite.isfinite().any():
-        raise DivergedError(f"none of {len(val_iwae)} restarts has a finite validation score")
-    return int(finite.argmax())
-
-
-def _progress_bar(spec: RunSpec, wanted: bool | None):
-    """A context that gives a function of the engine to call after each epoch."""
-    if wanted is False or (wanted is None and not sys.stderr.isatty()):
-        return nullcontext(lambda engine: None)
-    from rme.progress import epoch_bar
-
-    return epoch_bar(spec)

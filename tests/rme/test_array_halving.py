@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from rme.array_halving import NOTE, OutOfMemory, is_out_of_memory, parts, state_of_members, train_runs
+from rme.array_halving import NOTE, OutOfMemory, is_out_of_memory, parts, state_of_members
 from rme.checkpoint import Checkpoints
 from rme.engine import all_members
+from rme.fitting import train_runs
 from rme.result import Result
 from rme.training import build, identity
 from tests import ROOT
@@ -208,7 +209,7 @@ CHILD = """
 import json, resource, sys, torch
 from pathlib import Path
 from rme import RunSpec
-from rme.array_halving import train_runs
+from rme.fitting import train_runs
 from rme.data import Images
 torch.set_num_threads(1)
 torch.manual_seed(1)

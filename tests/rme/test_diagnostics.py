@@ -11,7 +11,8 @@ from rme.methods.rme import mixture
 from rme.noise import Noise
 from rme.objective import kl_gaussians
 from rme.result import Result
-from rme.training import results, train
+from rme.selection import results
+from rme.training import train
 
 B, K, N, P = 2, 3, 4, 3
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from rme import data, evaluate, noise
 from rme.data import Images
-from rme.engine import DivergedError, Engine, member_parameters, pixel_moments, single
+from rme.engine import DivergedError, Engine, member_parameters, pixel_moments
+from rme.result import as_method
 
 
 def snapshot(engine: Engine) -> dict[str, Tensor]:
@@ -215,9 +216,9 @@ def test_validation_scores_the_validation_images(small) -> None:
     for i, seed in enumerate((1, 2)):
         stream = noise.generator(seed, 0, noise.EVALUATE)
         x = small.images.train[engine.val_index[i]].double() / 255 - engine.method.pixel_mean[i]
-        q = single(engine.method, i).encoder(x.unsqueeze(0))
+        q = as_method(engine.spec, member_parameters(engine.method, i)).encoder(x.unsqueeze(0))
         z = q.mu + (q.logvar / 2).exp() * torch.empty(1, 4, 3, dtype=torch.float64).normal_(generator=stream)
-        mean = single(engine.method, i).decoder(z)
+        mean = as_method(engine.spec, member_parameters(engine.method, i)).decoder(z)
         log_p = torch.distributions.Normal(mean, (engine.method.decoder.logvar[i] / 2).exp()).log_prob(x).sum((2, 3, 4))
         log_prior = torch.distributions.Normal(0, 1).log_prob(z).sum(-1)
         log_q = torch.distributions.Normal(q.mu, (q.logvar / 2).exp()).log_prob(z).sum(-1)
@@ -314,7 +315,8 @@ def test_single_is_that_member(small) -> None:
 
     every = evaluate.scores(engine.method, pixels, index.expand(3, -1), samples=3, generators=streams(0, 1, 2))
     for i in range(3):
-        own = evaluate.scores(single(engine.method, i), pixels, index.unsqueeze(0), samples=3, generators=streams(i))
+        alone = as_method(engine.spec, member_parameters(engine.method, i))
+        own = evaluate.scores(alone, pixels, index.unsqueeze(0), samples=3, generators=streams(i))
         torch.testing.assert_close(own.iwae[0], every.iwae[i], rtol=1e-12, atol=0)
     assert not torch.allclose(every.iwae[0], every.iwae[1])
 

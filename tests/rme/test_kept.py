@@ -15,7 +15,8 @@ from rme import evaluate, noise, training
 from rme.checkpoint import Checkpoints
 from rme.engine import Engine, member_parameters
 from rme.kept import Kept
-from rme.training import is_measured, results, train, trained
+from rme.selection import results
+from rme.training import is_measured, train, trained
 
 UP_AND_DOWN = [3.0, 5.0, 4.0, math.nan, 4.5, 6.0, 1.0]
 

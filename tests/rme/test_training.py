@@ -14,14 +14,14 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 
 import rme
 from bench.plain import BaseBoundedRegressor, ConvDecoder, ConvEncoder, copy_member
-from rme import checkpoint, data, evaluate, noise, training
-from rme.array_halving import train_runs
+from rme import checkpoint, data, evaluate, fitting, noise, training
 from rme.checkpoint import CorruptFile
 from rme.data import Images
 from rme.device import pick_device
 from rme.engine import DivergedError, Engine
+from rme.fitting import train_runs
 from rme.result import MARKER, Result
-from rme.training import best_restart
+from rme.selection import KEPT, best_restart, results
 from tests.tiny import blobs
 
 TEST_IMAGES = 20
@@ -88,7 +88,7 @@ def test_a_run_has_its_parts(finished: dict[str, Result], method: str) -> None:
     assert result.metrics["val/iwae"] == max(result.val_iwae.tolist())
     assert result.inference_ms > 0 and result.train_s > 0
     assert result.reconstructions.shape == (2, 16, 1, 28, 28) and result.samples.shape == (16, 1, 28, 28)
-    assert len(result.test_images) == min(training.KEPT, TEST_IMAGES)
+    assert len(result.test_images) == min(KEPT, TEST_IMAGES)
     assert torch.equal(result.test_images[:16], result.reconstructions[0])
     assert all(isinstance(value, str) for value in result.environment.values())
 
@@ -266,7 +266,7 @@ def test_an_interrupted_run_ends_as_the_undisturbed_one(
     monkeypatch.setattr(Engine, "train_epoch", counting)
     monkeypatch.setattr(training, "CHECKPOINT_SHARE", 1e9)  # after every epoch
     with monkeypatch.context() as patch:
-        patch.setattr(training, "_progress_bar", pulling)
+        patch.setattr(fitting, "_progress_bar", pulling)
         with pytest.raises(PulledPlug):
             rme.fit(run, progress=False, device="cpu", checkpoint_dir=tmp_path)
     assert trained[-1] == (method, 2)
@@ -288,7 +288,7 @@ def test_a_diverged_restart_is_not_chosen(tiny, spec) -> None:
     training.train(engine)
     for parameter in engine.method.parameters():
         parameter[[0, 2, 3]] = math.nan
-    found = training.results(engine)
+    found = results(engine)
     good, bad = found[runs[0].key], found[runs[1].key]
     assert isinstance(good, Result) and good.chosen == 1
     assert good.val_iwae[0].isnan() and good.test_iwae.isfinite().all()

@@ -25,7 +25,8 @@ from rme.config import RunSpec
 from rme.data import Split
 from rme.device import device_name, pick_device
 from rme.engine import all_members
-from rme.training import results, train
+from rme.selection import results
+from rme.training import train
 from rme.untrained import random_images, untrained_engine
 from tune.cost.cache import UserCache
 

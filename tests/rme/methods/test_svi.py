@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from rme import nets, objective, training
+from rme import nets, objective, selection, training
 from rme.config import RunSpec, SpecError
 from rme.methods.svi import SVI
 from rme.noise import Noise
@@ -118,10 +118,10 @@ def test_a_run_of_it_is_its_vae_scored_with_better_posteriors(small) -> None:
     run = small.spec("svi", 50, restarts=2, precision="float64", seed=6, learning_rate=0.01)
     vae = training.build([run.parent], small.images, "cpu", None)
     training.train(vae)
-    (parent,) = training.results(vae).values()
+    (parent,) = selection.results(vae).values()
     engine = training.build([run], small.images, "cpu", [parent.models])
     training.train(engine)
-    (result,) = training.results(engine).values()
+    (result,) = selection.results(engine).values()
     for own, theirs in zip(result.models, parent.models, strict=True):
         assert all(torch.equal(own[name], theirs[name]) for name in theirs)
     assert (result.val_elbo > parent.val_elbo + 1).all()
@@ -134,7 +134,7 @@ def test_what_it_saves_is_read_back(small, tmp_path) -> None:
     run = small.spec("svi", 10)
     engine = small.engine(run)
     training.train(engine)
-    (result,) = training.results(engine).values()
+    (result,) = selection.results(engine).values()
     result.save(tmp_path)
     again = type(result).load(tmp_path)
     assert torch.equal(again.test_iwae, result.test_iwae) and again.losses.shape == (0, 0, 1)

@@ -17,7 +17,8 @@ from mlflow import MlflowClient
 from rme import RunSpec, data
 from rme.config import SpecError
 from rme.engine import DivergedError
-from rme.training import build, results, train, validate
+from rme.selection import results
+from rme.training import build, train, validate
 from tests.sweeping import Hold, Sweep, processes_of, wait_for, write_grid
 from tests.tiny import write_npz
 from tune.search import space as spaces

@@ -1,0 +1,104 @@
+"""Which restart of a run is its model: the best by validation. That one alone is scored on the test set."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from rme import evaluate, noise
+from rme.device import environment
+from rme.engine import DivergedError, Engine
+from rme.result import Result, as_method
+from rme.training import Trained, trained
+
+PICTURES = 16
+"""Test images that are reconstructed, and samples drawn, for a result."""
+
+KEPT = 64
+"""Test images that a result holds."""
+
+
+def results(engine: Engine) -> dict[str, Result | DivergedError]:
+    """Validate every member, choose each run's best restart, and score that one on the test set; by run key.
+
+    A run none of whose restarts has a finite validation score has its DivergedError instead.
+    """
+    tests = {member.spec.key: engine.test_index[i] for i, member in enumerate(engine.members)}
+    return choose(trained(engine), engine.test_pixels, tests)
+
+
+def choose(
+    members: Sequence[Trained], test_pixels: Tensor, tests: Mapping[str, Tensor]
+) -> dict[str, Result | DivergedError]:
+    """As `results`, from all members of some runs. Only here is a test image looked at.
+
+    Args:
+        members: run by run, restart by restart.
+        test_pixels: uint8 images on the device on which to score.
+        tests: for each run by key, which of them are its test set.
+    """
+    found: dict[str, Result | DivergedError] = {}
+    device = test_pixels.device
+    for key, index in tests.items():
+        own = [each for each in members if each.member.spec.key == key]
+        spec = own[0].member.spec
+        val_iwae = torch.stack([each.val_iwae for each in own])
+        try:
+            chosen = best_restart(val_iwae)
+        except DivergedError as error:
+            reason = own[0].diverged or f"{spec.run_name}: {error}; the learning rate was {spec.rate:g}"
+            found[key] = DivergedError(reason)
+            continue
+        model = as_method(spec, own[chosen].model).to(device)
+        test = evaluate.scores(
+            model,
+            test_pixels,
+            index.unsqueeze(0),
+            samples=spec.iwae_samples,
+            generators=[noise.generator(spec.seed, chosen, noise.EVALUATE, device)],
+        )
+        pixels = test_pixels[index]
+        pictures = noise.generator(spec.seed, chosen, noise.PICTURES, device)
+        found[key] = Result(
+            spec=spec,
+            chosen=chosen,
+            models=[each.model for each in own],
+            val_iwae=val_iwae,
+            val_elbo=torch.stack([each.val_elbo for each in own]),
+            kept_epochs=torch.stack([each.kept_epoch for each in own]),
+            test_iwae=test.iwae[0].cpu(),
+            test_elbo=test.elbo[0].cpu(),
+            inference_ms=evaluate.inference_ms(model, pixels, pictures),
+            train_s=sum(each.seconds for each in own),
+            updates=own[0].updates,
+            losses=torch.stack([each.losses for each in own], -1),
+            history_elbo=torch.stack([each.history_elbo for each in own], -1),
+            diagnostics=_beside_each_other([each.diagnostics for each in own]),
+            finished_at=own[chosen].finished_at,
+            reconstructions=evaluate.reconstructions(model, pixels[:PICTURES], pictures).cpu(),
+            samples=evaluate.prior_samples(model, PICTURES, pictures).cpu(),
+            test_images=pixels[:KEPT].cpu(),
+            environment=environment(device) | {"members": str(own[chosen].array)},
+        )
+    return found
+
+
+def _beside_each_other(restarts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """By name (E, R); NaN for a restart that diverged before it was first measured."""
+    found: dict[str, Tensor] = {}
+    for name in dict.fromkeys(name for each in restarts for name in each):
+        known = next(each[name] for each in restarts if name in each)
+        missing = torch.full_like(known, math.nan)
+        found[name] = torch.stack([each.get(name, missing) for each in restarts], -1)
+    return found
+
+
+def best_restart(val_iwae: Tensor) -> int:
+    """Index of the best validation score (section 1.4). NaN is never chosen; DivergedError if nothing else is left."""
+    finite = torch.where(val_iwae.isfinite(), val_iwae, -torch.inf)
+    if not finite.isfinite().any():
+        raise DivergedError(f"none of {len(val_iwae)} restarts has a finite validation score")
+    return int(finite.argmax())
