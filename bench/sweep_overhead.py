@@ -24,6 +24,7 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,12 @@ from tune.record.recorder import Recorder
 from tune.record.tracking import Tracker
 from tune.record.writer import Writer
 from tune.record.writer_process import WriterProcess
-from tune.run import cluster
 from tune.run.display import Display
+from tune.run.options import Resources
+from tune.run.protocol import Job, Outcome
 from tune.run.schedule import Schedule, State
-from tune.run.trainable import ended, report, run_alone
+from tune.run.trials import run_trials
+from tune.run.worker import carry_out, report
 from tune.store.failure import Failure
 from tune.store.storage import Storage
 
@@ -83,10 +86,6 @@ def measure(count: int, runs_per_trial: int, folder: Path, profile: Path | None 
         for seed in range(SEEDS)
     ]
     wanted = trials(runs[: count * runs_per_trial], runs_per_trial)
-    options = argparse.Namespace(
-        address=None, cpus_per_trial=1, gpus_per_trial=0.0, data_dir=folder, storage=str(storage.root)
-    )
-    cluster.TRAINABLES["nothing"] = train_nothing
     began, cpu, own = time.monotonic(), time.process_time(), time.thread_time()
     first: list[float] = []  # the resident set when the first trial has ended
     schedule = Schedule.of(wanted)
@@ -102,7 +101,7 @@ def measure(count: int, runs_per_trial: int, folder: Path, profile: Path | None 
             for spec in trial.runs:
                 recorder.result(spec)
 
-        cluster.run_trials(options, schedule, storage, display, on_end, "nothing")
+        run_trials(Resources(gpus=0.0), folder, schedule, storage, display, on_end, trainable=train_nothing)
     wall, cpu, own = time.monotonic() - began, time.process_time() - cpu, time.thread_time() - own
     (before,) = first
     recorded = len(tracker.recorded())
@@ -132,16 +131,16 @@ def measure(count: int, runs_per_trial: int, folder: Path, profile: Path | None 
 
 def train_nothing(config: dict[str, Any]) -> None:
     """A trial's worker that locks and reports as a real one does, and leaves results of made-up numbers."""
-    run_alone(config, _nothing)
+    carry_out(config, _nothing)
 
 
-def _nothing(trial: Trial, config: dict[str, Any], storage: Storage) -> dict[str, Any]:
-    progress = {"epochs": EPOCHS, "members": len(trial.runs), "seconds": 0.1, "val_elbo": 1.0}
+def _nothing(job: Job, storage: Storage) -> Outcome:
+    last = Outcome(REPORTS, EPOCHS, len(job.runs), seconds=0.1, val_elbo=1.0)
     for epoch in range(1, REPORTS):
-        report({"epoch": epoch, **progress})
-    for spec in trial.runs:
+        report(replace(last, epoch=epoch))
+    for spec in job.runs:
         made_up(spec).save(storage.run_folder(spec.key))
-    return {"epoch": REPORTS, **progress, **ended({spec.key: None for spec in trial.runs})}
+    return replace(last, ended=dict.fromkeys(spec.key for spec in job.runs))
 
 
 def made_up(spec: RunSpec) -> Result:

@@ -15,7 +15,7 @@ from tune.plan.grid import CELL_FIELDS, Grid
 def paper_cells(grid: Grid) -> int:
     """How many of the grid's cells the paper has a number for, whatever the settings; a variant is none of them."""
     names = [name for name in CELL_FIELDS if name != "variant"]
-    published = published_scores() if grid.kind == "training" else published_times()
+    published = published_scores() if grid.kind.trains else published_times()
     rows = published[names].astype(object).itertuples(index=False, name=None)
     known = {tuple(None if pd.isna(value) else value for value in row) for row in rows}
     return sum(cell["variant"] is None and tuple(cell[name] for name in names) in known for cell in _cells(grid))

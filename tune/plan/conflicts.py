@@ -12,12 +12,13 @@ from rme.config import SCHEMA, RunSpec
 from tune.plan.clashes import CELL_FIELDS
 from tune.plan.grid import Grid
 from tune.record.tracking import git_commit, params
+from tune.store.errors import CommandError
 
 _SHOWN = 5
 """Differing fields that an error names."""
 
 
-class SettingsError(ValueError):
+class SettingsError(CommandError):
     """An experiment holds runs of the same cells with other settings."""
 
 

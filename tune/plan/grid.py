@@ -23,15 +23,10 @@ from typing import Any
 
 from rme import data, methods
 from rme.config import RunSpec, SpecError
-from rme.timing import TimingSpec
 from tune.plan.clashes import CELL_FIELDS, Row, clash
+from tune.plan.kinds import KINDS, TRAINING, Kind
 from tune.plan.yaml_text import YamlError, parse
-
-KINDS: dict[str, tuple[type[RunSpec], tuple[str, ...]]] = {
-    "training": (RunSpec, tuple(RunSpec.model_fields)),
-    "timing": (TimingSpec, TimingSpec.FIELDS),
-}
-"""For each kind of grid what a run of it is, and the fields that it has."""
+from tune.store.errors import CommandError
 
 GRIDS = Path(__file__).parent.parent / "grids"
 _RANGE = re.compile(r"(\d+)-(\d+)")
@@ -42,7 +37,7 @@ MOST_RUNS = 1_000_000
 """Of a row; more are a slip of the pen, such as `0-99999999`, and would fill the memory."""
 
 
-class GridError(ValueError):
+class GridError(CommandError):
     """A grid or a command line that cannot be run; the message names the value and where it came from."""
 
 
@@ -63,7 +58,7 @@ class Grid:
         runs: the runs that can be run, each once, in the grid's order.
         absent: for each cell that cannot be run yet, because its method or data set is not there, the values of one
             of its runs, how many runs it has, and why.
-        kind: what its runs are, a name of `KINDS`.
+        kind: what its runs are.
         variants: by cell key the name of each variant from which others may start, also where `--only` left it out.
     """
 
@@ -71,7 +66,7 @@ class Grid:
     description: str
     runs: tuple[RunSpec, ...]
     absent: tuple[AbsentCell, ...]
-    kind: str = "training"
+    kind: Kind = TRAINING
     variants: Mapping[str, str] = field(default_factory=dict)
 
     def with_parents(self) -> list[RunSpec]:
@@ -103,7 +98,7 @@ def load(
     """
     path = find(source)
     content, lines = _parse(path)
-    kind = content["kind"]
+    kind = KINDS[content["kind"]]
     whole = [
         Wanted(values, line)
         for number, (row, line) in enumerate(zip(content["rows"], lines, strict=True), 1)
@@ -146,7 +141,7 @@ def _parse(path: Path) -> tuple[dict[str, Any], list[int]]:
     if unknown:
         names = ", ".join(sorted(map(str, unknown)))
         raise GridError(f"{path}: {names}: a grid has name, description, kind, defaults and rows alone")
-    kind = content.setdefault("kind", "training")
+    kind = content.setdefault("kind", TRAINING.name)
     if not isinstance(kind, str) or kind not in KINDS:
         raise GridError(f"{path}: kind: {kind!r} must be one of {', '.join(KINDS)}")
     if not isinstance(content.setdefault("defaults", {}), dict):
@@ -169,7 +164,7 @@ def _expand(content: Mapping[str, Any], row: Any, path: Path, number: int) -> It
     if not isinstance(row, dict):
         raise GridError(f"{path}, row {number}: {row!r} must map fields to values")
     merged = {**content["defaults"], **row}
-    _, known = KINDS[content["kind"]]
+    known = KINDS[content["kind"]].fields
     unknown = set(merged) - set(known)
     if unknown:
         fields = ", ".join(known)
@@ -224,8 +219,8 @@ def _values(where: str, name: str, value: Any) -> list[Any]:
     return [value]
 
 
-def _override(values: dict[str, Any], name: str, value: Any, kind: str) -> None:
-    _, known = KINDS[kind]
+def _override(values: dict[str, Any], name: str, value: Any, kind: Kind) -> None:
+    known = kind.fields
     if name.startswith("options."):
         options = values.get("options", {})
         if not isinstance(options, dict):
@@ -237,8 +232,8 @@ def _override(values: dict[str, Any], name: str, value: Any, kind: str) -> None:
         raise GridError(f"--set {name}={value}: no such field; the fields are {', '.join(known)}")
 
 
-def _keep(wanted: list[Wanted], only: Mapping[str, Sequence[str]], kind: str) -> list[Wanted]:
-    spec_class, known = KINDS[kind]
+def _keep(wanted: list[Wanted], only: Mapping[str, Sequence[str]], kind: Kind) -> list[Wanted]:
+    spec_class, known = kind.spec, kind.fields
     for name, allowed in only.items():
         if name not in known:
             fields = ", ".join(known)
@@ -262,8 +257,8 @@ def _text(value: Any) -> str:
 
 
 def _grid(content: Mapping[str, Any], path: Path, kept: list[Wanted], whole: list[Wanted], source: str) -> Grid:
-    kind = content["kind"]
-    spec_class, _ = KINDS[kind]
+    kind = KINDS[content["kind"]]
+    spec_class = kind.spec
     rows: list[Row] = []
     absent: dict[tuple, list[dict[str, Any]]] = defaultdict(list)
     reasons: dict[tuple, str] = {}

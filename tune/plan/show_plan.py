@@ -24,7 +24,7 @@ def show_plan(plan: Plan, as_json: bool, other_settings: str | None) -> None:
         as_json: as one JSON object, else to be read.
         other_settings: why it would not start, if the experiment holds runs that are in its way.
     """
-    training = plan.grid.kind == "training"
+    training = plan.grid.kind.trains
     arrays = [trial.runs for trial in plan.to_train]
     hours = estimate.hours(arrays) if training else {}
     patient = any(spec.own_patience is not None for trial in plan.to_train for spec in trial.runs)

@@ -39,6 +39,7 @@ from rme.config import SCHEMA, RunSpec
 from rme.result import Result
 from rme.timing import Timing
 from tune.record.artifacts import MODEL, save_pictures, write_model
+from tune.store.errors import CommandError
 from tune.store.failure import Failure
 
 log = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ TRACEBACK = "traceback.txt"
 """Artifact of a failed run."""
 
 
-class TrackingError(RuntimeError):
+class TrackingError(CommandError):
     """A tracking server that cannot be reached or used."""
 
 

@@ -21,6 +21,7 @@ from rich.text import Text
 
 from rme.config import RunSpec
 from tune.plan.grid import Trial
+from tune.run.protocol import Outcome
 from tune.run.schedule import Entry, Schedule, State
 
 LINES_EVERY_S = 30.0
@@ -75,12 +76,11 @@ class Display:
             self.running[key] = _Progress(time.monotonic())
         self._line(f"started    {self.schedule.entries[key].trial.name}")
 
-    def progressed(self, key: str, report: dict[str, Any]) -> None:
+    def progressed(self, key: str, outcome: Outcome) -> None:
         with self._lock:
             progress = self.running.setdefault(key, _Progress(time.monotonic()))
-            progress.epoch = int(report["epoch"])
-            progress.val_elbo = report.get("val_elbo")
-            progress.seconds = float(report["seconds"])
+            progress.epoch, progress.seconds = outcome.epoch, outcome.seconds
+            progress.val_elbo = outcome.val_elbo
             if progress.began_s is None:
                 progress.began_s = max(0.0, progress.seconds - (time.monotonic() - progress.since))
             if progress.epoch:

@@ -14,7 +14,7 @@ LOOK_EVERY_S = 2.0
 """How often a sweep looks what has become of the trials that another one is training."""
 
 
-class Others:
+class OtherSweeps:
     """Keeps a schedule abreast of what other sweeps do.
 
     Args:

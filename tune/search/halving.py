@@ -62,5 +62,5 @@ def _longest(samples: Samples) -> int:
     values = {}
     for name in ("epochs", "stage_epochs"):
         if (distribution := samples.space.fields.get(name)) is not None:
-            values[name] = max(spaces._ends(distribution))
+            values[name] = max(spaces.ends(distribution))
     return samples.space.apply(run, values).training_epochs

@@ -24,7 +24,7 @@ from tune.search.space import Space
 from tune.store.storage import Storage
 
 
-class Outcome(StrEnum):
+class Status(StrEnum):
     """How a sample stands. Those that are open or failed are trained by the next command."""
 
     OPEN = "open"
@@ -51,7 +51,7 @@ class Sample:
 
     number: int
     values: dict[str, Any]
-    outcome: Outcome = Outcome.OPEN
+    outcome: Status = Status.OPEN
     curve: list[tuple[int, float]] = field(default_factory=list)
     val_iwae: float | None = None
     val_iwae_by_seed: dict[str, float] = field(default_factory=dict)
@@ -62,7 +62,7 @@ class Sample:
     @property
     def missing(self) -> bool:
         """It is still to be trained, or to be tried again."""
-        return self.outcome in (Outcome.OPEN, Outcome.FAILED)
+        return self.outcome in (Status.OPEN, Status.FAILED)
 
 
 def samples_in(folder: Path) -> list[Sample]:
@@ -72,7 +72,7 @@ def samples_in(folder: Path) -> list[Sample]:
 
 def _read(path: Path) -> Sample:
     content = json.loads(path.read_text())
-    content["outcome"] = Outcome(content["outcome"])
+    content["outcome"] = Status(content["outcome"])
     content["curve"] = [(int(epoch), float(elbo)) for epoch, elbo in content["curve"]]
     return Sample(**content)
 
@@ -121,6 +121,10 @@ class Samples:
 
     def training_folder(self, sample: Sample) -> Path:
         return self.folder / f"{sample.number:04d}"
+
+    def name_of(self, sample: Sample) -> str:
+        """Its name among all searches' samples."""
+        return f"{self.key}-{sample.number:04d}"
 
     def runs_of(self, sample: Sample) -> list[RunSpec]:
         """What is trained for a sample: the search's runs with its values."""

@@ -8,10 +8,8 @@ samples lies on the storage; Optuna's study and ASHA's rungs are filled from it 
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
-import os
 import shlex
 import shutil
 import time
@@ -22,35 +20,42 @@ from typing import Any
 
 from tune.run import cluster  # sets Ray's environment, so it comes before Ray
 
-os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # only a sample's last report has its score
-
+# isort: split
 import ray
 import ray.tune
 from rich.console import Console
 
 from rme import data
 from rme.config import RunSpec
-from tune.plan.grid import Grid, GridError, Trial
+from rme.errors import first_line
+from tune.plan.grid import Grid, GridError
+from tune.plan.kinds import TRAINING
+from tune.run.options import Options
+from tune.run.protocol import Job
+from tune.run.searcher import Watcher
+from tune.run.trials import experiment_name, resources_of, run_config
 from tune.search import space as spaces
 from tune.search.halving import Halving, halving_of
-from tune.search.samples import Outcome, Sample, Samples
+from tune.search.samples import Sample, Samples, Status
 from tune.search.searcher import SampleSearcher
 from tune.search.tracking import SearchTracker
-from tune.search.trainable import sample_job, train_sample
+from tune.search.trainable import train_sample
 from tune.store.storage import Storage, StorageError
 
 log = logging.getLogger(__name__)
 
 
 def search(
-    options: argparse.Namespace, grid: Grid, storage: Storage, console: Console, train_parents: Callable[[Grid], int]
+    options: Options, grid: Grid, storage: Storage, console: Console, train_parents: Callable[[Grid], int]
 ) -> int:
-    """Carry out `--search`. `train_parents` sweeps a grid; returns the exit status, as the sweep's.
+    """Carry out `--search`. `train_parents` sweeps a grid. Returns the exit status, as the sweep's.
 
-    Raises GridError (SpaceError), StorageError, DataError, TrackingError or ClusterError before anything starts.
+    Raises CommandError or DataError before anything starts.
     """
+    asked = options.search
+    assert asked is not None
     runs = _one_cell(grid)
-    space = spaces.load(options.space, runs[0])
+    space = spaces.load(asked.space, runs[0])
     storage.check_writable()
     data.get(runs[0].dataset).prepare(options.data_dir)
     tracker = SearchTracker(options.tracking_uri, f"{grid.name}-search")
@@ -58,12 +63,12 @@ def search(
     parents = tuple(spec for spec in grid.with_parents() if spec.key in of_parents)
     if parents and (status := train_parents(replace(grid, runs=parents))):
         return status
-    samples = Samples(storage, runs, space, early_stopping=options.early_stopping == "asha")
+    samples = Samples(storage, runs, space, early_stopping=asked.early_stopping)
     if not storage.locks.take([f"search {samples.key}"]):  # held until this process ends
         raise StorageError(f"--storage {storage.root}: another process is making this very search there")
     if not samples.all and (own := space.own_values(runs[0])) is not None:
         samples.add(own)  # what the grid says now is the first to beat
-    wanted = _wanted(samples, options.samples)
+    wanted = _wanted(samples, asked.samples)
     began = time.monotonic()
     ended = sum(not sample.missing for sample in samples.all)
     if ended:
@@ -97,45 +102,50 @@ def _wanted(samples: Samples, asked: int) -> int:
     return len(samples.all)
 
 
-def _run(options: argparse.Namespace, samples: Samples, wanted: int, recording: _Recording, console: Console) -> bool:
+def _run(options: Options, samples: Samples, wanted: int, recording: _Recording, console: Console) -> bool:
     """Train the samples that are missing of those wanted. Returns whether it was interrupted."""
-    cluster.check_resources(options, "training")
-    cluster.connect(options.address)
+    resources, runs = options.resources, samples.runs
+    cluster.check_resources(resources, TRAINING)
+    cluster.connect(resources.address)
     try:
-        array = Trial(tuple(samples.runs))
-        gpus = cluster.gpus(options, "training", [array])(array)
-        resources = {"cpu": float(options.cpus_per_trial), "gpu": gpus}
-        device = "cuda" if resources["gpu"] else "cpu"
-        halving = halving_of(samples)
+        gpus = cluster.gpus_of(resources, TRAINING, [runs])(runs)
+
+        def job(sample: Sample) -> Job:
+            return Job(
+                key=samples.name_of(sample),
+                name=f"{runs[0].cell} sample {sample.number}",
+                runs=tuple(samples.runs_of(sample)),
+                storage=samples.storage.root,
+                folder=samples.training_folder(sample),
+                data_dir=options.data_dir,
+                threads=resources.cpus,
+                device="cuda" if gpus else "cpu",
+                gpus=gpus,
+            )
 
         def on_end(sample: Sample) -> None:
             recording.add(sample)
             _tell(console, samples, sample, wanted)
 
+        halving = halving_of(samples)
         searcher = SampleSearcher(
             samples,
-            job=lambda sample: sample_job(samples, sample, options.data_dir, options.cpus_per_trial, device),
+            job,
             was_stopped=lambda trial_id: isinstance(halving, Halving) and trial_id in halving.stopped,
             on_end=on_end,
         )
-        ended = sum(not sample.missing for sample in samples.all)
-        name = time.strftime("%Y%m%d-%H%M%S") + f"-{os.getpid()}"
+        name = experiment_name()
         tuner = ray.tune.Tuner(
-            ray.tune.with_resources(train_sample, resources),
+            ray.tune.with_resources(train_sample, resources_of),
             tune_config=ray.tune.TuneConfig(
                 search_alg=searcher,
                 scheduler=halving,
-                num_samples=wanted - ended,
+                num_samples=wanted - sum(not sample.missing for sample in samples.all),
                 # a sample that only waits for a slot was chosen without what its betters learn
-                max_concurrent_trials=_slots(resources),
+                max_concurrent_trials=_slots(resources.cpus, gpus),
                 reuse_actors=False,
             ),
-            run_config=ray.tune.RunConfig(
-                name=name,
-                storage_path=str(samples.storage.ray_folder),
-                failure_config=ray.tune.FailureConfig(max_failures=cluster.MAX_FAILURES),
-                verbose=0,
-            ),
+            run_config=run_config(name, samples.storage, Watcher()),
         )
         interrupted = False
         try:
@@ -148,10 +158,10 @@ def _run(options: argparse.Namespace, samples: Samples, wanted: int, recording: 
         cluster.disconnect()
 
 
-def _slots(resources: Mapping[str, float]) -> int:
+def _slots(cpus: int, gpus: float) -> int:
     """How many samples the cluster has room for now; one at least, for which it may grow."""
     there = ray.cluster_resources()
-    room = [there.get(name.upper(), 0) / wanted for name, wanted in resources.items() if wanted]
+    room = [there.get(name, 0) / wanted for name, wanted in (("CPU", cpus), ("GPU", gpus)) if wanted]
     return max(1, int(min(room)))
 
 
@@ -182,17 +192,17 @@ class _Recording:
         try:
             self.tracker.record_search(self.samples)
         except Exception as error:
-            self.error = str(error).strip().splitlines()[0]
+            self.error = first_line(error)
 
 
 def _tell(console: Console, samples: Samples, sample: Sample, wanted: int) -> None:
     values = ", ".join(f"{name}={_short(value)}" for name, value in sample.values.items())
     last = f"validation ELBO {sample.curve[-1][1]:.1f} at epoch {sample.curve[-1][0]}" if sample.curve else ""
     text = {
-        Outcome.DONE: f"validation IWAE {sample.val_iwae or 0:.2f}",
-        Outcome.STOPPED: f"stopped early: {last}",
-        Outcome.DIVERGED: f"diverged: {sample.reason}",
-        Outcome.FAILED: f"FAILED: {sample.reason}",
+        Status.DONE: f"validation IWAE {sample.val_iwae or 0:.2f}",
+        Status.STOPPED: f"stopped early: {last}",
+        Status.DIVERGED: f"diverged: {sample.reason}",
+        Status.FAILED: f"FAILED: {sample.reason}",
     }.get(sample.outcome, "")
     star = " (best so far)" if samples.best is sample else ""
     ended = sum(not s.missing for s in samples.all)
@@ -205,7 +215,7 @@ def _short(value: Any) -> str:
 
 
 def _farewell(
-    options: argparse.Namespace,
+    options: Options,
     console: Console,
     samples: Samples,
     recording: _Recording,
@@ -216,9 +226,9 @@ def _farewell(
         console.print(text, markup=False, highlight=False, soft_wrap=True, style=style)
 
     for sample in samples.all:
-        if sample.outcome is Outcome.FAILED:
+        if sample.outcome is Status.FAILED:
             say(f"failed: sample {sample.number}: {sample.reason}", "red")
-    counts = {outcome: sum(s.outcome is outcome for s in samples.all) for outcome in Outcome}
+    counts = {outcome: sum(s.outcome is outcome for s in samples.all) for outcome in Status}
     listed = ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)
     say(f"{samples.runs[0].cell}: {len(samples.all)} samples ({listed}), in {seconds:.0f} s")
     best = samples.best
@@ -234,27 +244,24 @@ def _farewell(
     if interrupted:
         say("stopped; the same command goes on where this one was")
         return 130
-    return 1 if counts[Outcome.FAILED] or recording.error or best is None else 0
+    return 1 if counts[Status.FAILED] or recording.error or best is None else 0
 
 
-def command_line(options: argparse.Namespace, values: Mapping[str, Any]) -> str:
-    """The command that runs the grid with these values, at the grid's own seeds and not those of the search."""
+def command_line(options: Options, values: Mapping[str, Any]) -> str:
+    """The command that runs the grid with these values, at the grid's own seeds and not those of the search.
+
+    It repeats every other option that was typed.
+    """
     words = ["python", "tune/sweep.py", "--grid", options.grid]
     for only in options.only:
         if not only.startswith("seed="):
             words += ["--only", only]
     searched = tuple(f"{name}=" for name in ("seed", *values))
-    for text in options.set:
+    for text in options.overrides:
         if not text.startswith(searched):
             words += ["--set", text]
     for name, value in values.items():
         words += ["--set", f"{name}={json.dumps(value)}"]
-    plain = {
-        "--dataset": options.dataset, "--data-dir": options.data_dir, "--storage": options.storage,
-        "--tracking-uri": options.tracking_uri, "--address": options.address,
-    }  # fmt: skip
-    defaults = {"--data-dir": "data", "--storage": "storage", "--tracking-uri": "sqlite:///mlflow.db"}
-    for option, given in plain.items():
-        if given is not None and str(given) != defaults.get(option):
-            words += [option, str(given)]
+    for option, text in options.given.items():
+        words += [option, text]
     return shlex.join(words)

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from tune.run import cluster  # sets Ray's environment, so it comes before Ray
@@ -18,10 +17,14 @@ from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search.optuna import OptunaSearch
 
-from tune.search.samples import Outcome, Sample, Samples
-from tune.search.trainable import ERROR_FILE
+from tune.run.protocol import Job, Outcome
+from tune.search.samples import Sample, Samples, Status
+from tune.store.failure import Failure
 
 _STUDY = "search"
+
+ERROR_FILE = "error.txt"
+"""In the folder of a failed sample: its last traceback."""
 
 
 class NumberedTPE(BaseSampler):
@@ -56,7 +59,7 @@ class SampleSearcher(OptunaSearch):
     def __init__(
         self,
         samples: Samples,
-        job: Callable[[Sample], dict[str, Any]],
+        job: Callable[[Sample], Job],
         was_stopped: Callable[[str], bool],
         on_end: Callable[[Sample], object],
     ) -> None:
@@ -79,54 +82,71 @@ class SampleSearcher(OptunaSearch):
         self.on_end = on_end
         self._waiting = [sample for sample in samples.all if sample.missing]
         self._running: dict[str, Sample] = {}
+        self._raised: dict[str, Failure | None] = {}
+        """What a running sample's worker raised last."""
 
     @property
     def open(self) -> int:
         """Samples that are neither ended nor failed."""
-        return sum(sample.outcome is Outcome.OPEN for sample in self.samples.all)
+        return sum(sample.outcome is Status.OPEN for sample in self.samples.all)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         values = dict(super().suggest(trial_id) or {})
         sample = self._waiting.pop(0) if self._waiting else self.samples.add(values)
         assert sample.values == values, f"sample {sample.number} was to be {sample.values}, Optuna asks for {values}"
         sample.curve.clear()  # its worker reports it from the beginning
-        sample.outcome, sample.reason = Outcome.OPEN, ""
+        sample.outcome, sample.reason = Status.OPEN, ""
         self._running[trial_id] = sample
-        return self.job(sample)
+        return self.job(sample).to_config()
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        if "val_elbo" not in result:
-            return
+        outcome = Outcome.from_result(result)
         sample = self._running[trial_id]
-        epoch = int(result["epoch"])
-        if not sample.curve or epoch > sample.curve[-1][0]:  # a worker that was started again repeats its curve
-            sample.curve.append((epoch, float(result["val_elbo"])))
-            super().on_trial_result(trial_id, {self.metric: result["val_elbo"], "training_iteration": epoch})
+        self._raised[trial_id] = outcome.raised
+        if outcome.val_elbo is None:
+            return
+        if not sample.curve or outcome.epoch > sample.curve[-1][0]:  # a restarted worker repeats its curve
+            sample.curve.append((outcome.epoch, outcome.val_elbo))
+            super().on_trial_result(trial_id, {self.metric: outcome.val_elbo, "training_iteration": outcome.epoch})
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         result = result or {}
-        self.on_trial_result(trial_id, result)  # Ray shows a searcher the result at which a trial was stopped only here
+        # Ray shows a searcher the result at which a trial was stopped only here
+        outcome, raised = Outcome.from_result(result), self._raised.get(trial_id)
+        self.on_trial_result(trial_id, result)
+        raised = outcome.raised or raised
+        self._raised.pop(trial_id)
         sample = self._running.pop(trial_id)
         sample.ended_at = time.time()
         if error:
-            sample.outcome, sample.reason = Outcome.FAILED, _why(self.samples.training_folder(sample))
-        elif "diverged" in result:
-            # told as the worst there is: as failed, Optuna would learn nothing from it and try the like again
-            sample.outcome, sample.reason = Outcome.DIVERGED, result["diverged"]
+            sample.outcome, sample.reason = Status.FAILED, self._why(sample, raised)
+        elif outcome.diverged is not None:
+            # told as the worst there is: of a failed one Optuna would learn nothing, and try the like again
+            sample.outcome, sample.reason = Status.DIVERGED, outcome.diverged
             result = {self.metric: -math.inf}
-        elif self.metric in result:
-            sample.outcome, sample.val_iwae = Outcome.DONE, float(result[self.metric])
+        elif outcome.val_iwae is not None:
+            sample.outcome, sample.val_iwae = Status.DONE, float(result[self.metric])
             sample.val_iwae_by_seed = {
-                str(spec.seed): score for spec, score in zip(self.samples.runs, result["val_iwae_by_seed"], strict=True)
+                str(spec.seed): score for spec, score in zip(self.samples.runs, outcome.val_iwae, strict=True)
             }
-            sample.train_s = float(result["seconds"])
+            sample.train_s = outcome.seconds
         elif self.was_stopped(trial_id):
-            sample.outcome = Outcome.STOPPED
+            sample.outcome = Status.STOPPED
         else:
             return  # ended with the driver: it is missing still
         super().on_trial_complete(trial_id, None if error else result, error)
         self.samples.note(sample)
         self.on_end(sample)
+
+    def _why(self, sample: Sample, raised: Failure | None) -> str:
+        """Why a sample failed, in a line; the traceback goes to a file in its folder."""
+        if raised is None:
+            return cluster.WORKER_DIED
+        path = self.samples.training_folder(sample) / ERROR_FILE
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(raised.traceback)
+        return f"{raised.reason} (see {path})"
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: a search goes on from its samples, never from Ray's state."""
@@ -140,18 +160,11 @@ class SampleSearcher(OptunaSearch):
 
 def _frozen(sample: Sample, fields: Mapping[str, BaseDistribution]) -> FrozenTrial:
     """A sample that ended, as it was told to Optuna then."""
-    value = {Outcome.DONE: sample.val_iwae, Outcome.DIVERGED: -math.inf}.get(sample.outcome)
+    value = {Status.DONE: sample.val_iwae, Status.DIVERGED: -math.inf}.get(sample.outcome)
     return optuna.trial.create_trial(
-        state=TrialState.PRUNED if sample.outcome is Outcome.STOPPED else TrialState.COMPLETE,
+        state=TrialState.PRUNED if sample.outcome is Status.STOPPED else TrialState.COMPLETE,
         value=value,
         params=sample.values,
         distributions=dict(fields),
         intermediate_values=dict(sample.curve),
     )
-
-
-def _why(folder: Path) -> str:
-    """The last line of what the worker left, or that it left nothing."""
-    with suppress(OSError, IndexError):
-        return f"{(folder / ERROR_FILE).read_text().strip().splitlines()[-1]} (see {folder / ERROR_FILE})"
-    return f"its worker died {cluster.MAX_FAILURES + 1} times without a word: killed, or out of memory"

@@ -190,7 +190,7 @@ def _whole(name: str) -> bool:
 
 def _check_together(path: Path, fields: Mapping[str, BaseDistribution], cell: RunSpec) -> None:
     """Hold the corners of the space against RunSpec, whose fields bound one another."""
-    for corner in itertools.product(*map(_ends, fields.values())):
+    for corner in itertools.product(*map(ends, fields.values())):
         values = dict(zip(fields, corner, strict=True))
         try:
             RunSpec.of(_with(cell, values))
@@ -199,7 +199,8 @@ def _check_together(path: Path, fields: Mapping[str, BaseDistribution], cell: Ru
             raise SpaceError(f"{path}: {listed} cannot be together: {error}") from None
 
 
-def _ends(distribution: BaseDistribution) -> tuple[Any, ...]:
+def ends(distribution: BaseDistribution) -> tuple[Any, ...]:
+    """The lowest and the highest value, or all choices."""
     if isinstance(distribution, CategoricalDistribution):
         return tuple(distribution.choices)
     assert isinstance(distribution, FloatDistribution | IntDistribution)

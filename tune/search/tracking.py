@@ -5,7 +5,7 @@ from __future__ import annotations
 from mlflow.entities import Metric, RunStatus, RunTag
 
 from tune.record.tracking import Tracker, git_commit, missing_params
-from tune.search.samples import Outcome, Sample, Samples
+from tune.search.samples import Sample, Samples, Status
 
 
 class SearchTracker(Tracker):
@@ -19,10 +19,10 @@ class SearchTracker(Tracker):
     def record_search(self, samples: Samples) -> None:
         """Record every sample that has ended, and tag the best as `best`, whatever of it is there already."""
         for sample in samples.all:
-            if sample.outcome is not Outcome.OPEN:
+            if sample.outcome is not Status.OPEN:
                 self.record_sample(samples, sample)
         best = samples.best
-        name = f"{samples.key}-{best.number:04d}" if best is not None else ""
+        name = samples.name_of(best) if best is not None else ""
         tagged = self.client.search_runs([self.experiment_id], f"tags.search = '{samples.key}' and tags.best = 'true'")
         for run in tagged:
             if run.data.tags["sample"] != name:
@@ -35,7 +35,7 @@ class SearchTracker(Tracker):
     def record_sample(self, samples: Samples, sample: Sample) -> None:
         """Record a sample that has ended; a recording that was cut off is completed. MLflow's errors pass through."""
         spec = samples.runs_of(sample)[0]
-        name = f"{samples.key}-{sample.number:04d}"
+        name = samples.name_of(sample)
         ended = int(1000 * sample.ended_at)
         run = self._find("sample", name)
         if run is None:
@@ -47,7 +47,7 @@ class SearchTracker(Tracker):
         if run.info.status == RunStatus.to_string(RunStatus.FINISHED):
             return
         # a failed sample's is left out: it is tried again, and would have two
-        curve = sample.curve if sample.outcome is not Outcome.FAILED else []
+        curve = sample.curve if sample.outcome is not Status.FAILED else []
         metrics = [Metric("train/val_elbo", elbo, ended, epoch) for epoch, elbo in curve]
         if sample.val_iwae is not None:
             last = spec.training_epochs
@@ -59,6 +59,6 @@ class SearchTracker(Tracker):
         self.client.log_batch(run.info.run_id, metrics, params, [RunTag(k, v) for k, v in tags.items() if v])
         if "failure" in run.data.tags and not sample.reason:
             self.client.delete_tag(run.info.run_id, "failure")
-        failed = sample.outcome in (Outcome.FAILED, Outcome.DIVERGED)
+        failed = sample.outcome in (Status.FAILED, Status.DIVERGED)
         status = RunStatus.FAILED if failed else RunStatus.FINISHED
         self.client.set_terminated(run.info.run_id, RunStatus.to_string(status), ended)

@@ -1,90 +1,82 @@
-"""What a worker does for a sample of a search: train it and validate it. It never has the test images."""
+"""What a worker does for a sample of a search: train it and validate it. It never gets the test images."""
 
 from __future__ import annotations
 
-import traceback
-from pathlib import Path
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import ray.tune
 import torch
-from torch import Tensor
 
 from rme import data
-from rme.checkpoint import Checkpoints
+from rme.array_halving import train_members
 from rme.config import RunSpec
-from rme.engine import DivergedError, Engine
-from rme.training import best_restart, build, pick_device, train, validate
-from tune.search.samples import Sample, Samples
+from rme.engine import DivergedError, Engine, Member, all_members
+from rme.selection import best_restart
+from rme.training import Trained
+from tune.run.protocol import Job, Outcome
+from tune.run.worker import carry_out, device_of, parent_models, report
 from tune.store.storage import Storage
-
-ERROR_FILE = "error.txt"
-
-
-def sample_job(samples: Samples, sample: Sample, data_dir: Path, threads: int, device: str) -> dict[str, Any]:
-    """What a worker needs to know of a sample, as plain JSON values."""
-    return {
-        "runs": [spec.model_dump(mode="json") for spec in samples.runs_of(sample)],
-        "storage": str(samples.storage.root),
-        "folder": str(samples.training_folder(sample)),
-        "data_dir": str(data_dir.resolve()),
-        "threads": threads,
-        "device": device,
-    }
 
 
 def train_sample(config: dict[str, Any]) -> None:
     """Train the runs of a sample as one array, from its newest checkpoint, and validate them.
 
-    Reports to Ray while training: epoch, val_elbo; at the end: epoch, val_iwae, val_iwae_by_seed (a list), seconds; or
-    diverged, the reason. Scores are means over the runs of their best restarts', in nats per image. Leaves the
-    traceback of an exception in the sample's folder.
+    Reports the validation ELBO by epoch and, at the end, the validation IWAE: means over the runs of their best
+    restarts', in nats per image.
     """
-    folder = Path(config["folder"])
-    try:
-        ray.tune.report(_train(config, folder))
-    except Exception:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / ERROR_FILE).write_text(traceback.format_exc())
-        raise
+    carry_out(config, _train, lock=False)  # the driver holds the whole search's lock
 
 
-def _train(config: dict[str, Any], folder: Path) -> dict[str, Any]:
-    torch.set_num_threads(config["threads"])  # rounding may depend on it, so it is fixed
-    specs = [RunSpec.of(values) for values in config["runs"]]
-    images = data.get(specs[0].dataset).load(Path(config["data_dir"])).without_test()
-    storage = Storage(config["storage"])
-    parents = [storage.models(spec.parent) for spec in specs if spec.parent is not None]
-    engine = build(specs, images, pick_device(config["device"]), parents or None)
+def _train(job: Job, storage: Storage) -> Outcome:
+    images = data.get(job.runs[0].dataset).load(job.data_dir).without_test()
+    device = device_of(job)
+    parents = parent_models(storage, job.runs)
+    members = train_members(job.runs, images, device, parents, job.folder, _Reporter(job.runs))
+    last = Outcome(epoch=max(each.epoch for each in members), seconds=sum(each.seconds for each in members))
     try:
-        train(engine, Checkpoints(folder), on_epoch=_Reporter())
-        iwae, _ = validate(engine)
-        by_seed = _best_of_each_run(engine, iwae)
+        scores = _best_of_each_run({each.member: each.val_iwae.item() for each in members}, job.runs)
     except DivergedError as error:
-        return {"epoch": engine.epoch, "diverged": str(error)}
-    return {
-        "epoch": engine.epoch,
-        "val_iwae": sum(by_seed) / len(by_seed),
-        "val_iwae_by_seed": by_seed,
-        "seconds": sum(engine.history.seconds),
-    }
+        return Outcome(last.epoch, seconds=last.seconds, diverged=_reason(members) or str(error))
+    return Outcome(last.epoch, seconds=last.seconds, val_iwae=scores)
 
 
-def _best_of_each_run(engine: Engine, score: Tensor) -> list[float]:
-    """For each run the best of its restarts' scores (B,). Raises DivergedError when one has no finite score."""
-    per_run = score.reshape(len(engine.specs), -1)
-    return [row[best_restart(row)].item() for row in per_run]
+def _best_of_each_run(scores: Mapping[Member, float], runs: Sequence[RunSpec]) -> tuple[float, ...]:
+    """For each run the best of its restarts' scores. Raises DivergedError when one has no finite score."""
+    found = []
+    for spec in runs:
+        own = torch.tensor([scores[member] for member in all_members([spec])], dtype=torch.float64)
+        found.append(own[best_restart(own)].item())
+    return tuple(found)
+
+
+def _reason(members: Sequence[Trained]) -> str:
+    return next((each.diverged for each in members if each.diverged), "")
 
 
 class _Reporter:
-    """Reports each validation ELBO, those from before an interruption too: who judges starts anew with the driver."""
+    """Reports each validation ELBO once all members have it, also those from before an interruption.
 
-    def __init__(self) -> None:
+    ASHA's rungs are empty when the driver restarts, so they need them. An array that is trained in parts has them
+    while its last part trains.
+    """
+
+    def __init__(self, runs: Sequence[RunSpec]) -> None:
+        self.runs = runs
+        self.members = len(all_members(runs))
         self.reported = 0
+        self._elbo: dict[int, dict[Member, float]] = defaultdict(dict)
+        """By epoch and member, nats per image."""
 
     def __call__(self, engine: Engine) -> None:
         for epoch, elbo in enumerate(engine.history.val_elbo, 1):
-            if epoch > self.reported and elbo.isfinite().any():
-                by_run = _best_of_each_run(engine, elbo)
-                ray.tune.report({"epoch": epoch, "val_elbo": sum(by_run) / len(by_run)})
-        self.reported = engine.epoch
+            if epoch > self.reported:
+                self._elbo[epoch] |= zip(engine.members, elbo.tolist(), strict=True)
+        for epoch in sorted(self._elbo):
+            if len(self._elbo[epoch]) == self.members:
+                elbo_of = self._elbo.pop(epoch)
+                self.reported = epoch
+                if any(map(math.isfinite, elbo_of.values())):
+                    by_run = _best_of_each_run(elbo_of, self.runs)
+                    report(Outcome(epoch=epoch, val_elbo=sum(by_run) / len(by_run)))

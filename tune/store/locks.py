@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
+from tune.store.errors import CommandError
+
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 """What file systems say that know no locks."""
 
@@ -19,7 +21,7 @@ RETRY_S = 0.1
 """Pause between tries: longer than a lock is held that is only looked at."""
 
 
-class LockTimeout(TimeoutError):
+class LockTimeout(CommandError, TimeoutError):
     """A lock that another process did not give back in time."""
 
 

@@ -22,13 +22,14 @@ from rme.checkpoint import Checkpoints, CorruptFile, write_atomically
 from rme.config import RunSpec
 from rme.result import MARKER, Result, load_models
 from rme.timing import Timing, TimingSpec
+from tune.store.errors import CommandError
 from tune.store.failure import Failure
 from tune.store.locks import Locks
 
 log = logging.getLogger(__name__)
 
 
-class StorageError(ValueError):
+class StorageError(CommandError):
     """A storage that cannot be used."""
 
 

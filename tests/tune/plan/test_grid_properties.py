@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import string
 from functools import cache
@@ -20,7 +19,7 @@ from rme.data import DataError
 from tests.sweeping import SMALL
 from tune.plan import grid as grids
 from tune.plan.grid import GridError, load
-from tune.sweep import _load_grid
+from tune.plan.grid_options import chosen_grid
 
 SHIPPED = {path.stem: path.read_text() for path in sorted(grids.GRIDS.glob("*.yaml"))}
 SHORT = {name: text for name, text in SHIPPED.items() if name not in ("paper", "table5", "smoke")}
@@ -182,10 +181,6 @@ ARGUMENTS = st.one_of(
 )
 
 
-def options(only: list[str], set_: list[str], grid: str) -> argparse.Namespace:
-    return argparse.Namespace(grid=grid, only=only, set=set_, dataset=None, experiment=None)
-
-
 @pytest.mark.parametrize("name", ["demo", "timing"])
 @settings(max_examples=80)
 @given(only=st.lists(ARGUMENTS, max_size=2), set_=st.lists(ARGUMENTS, max_size=2))
@@ -200,7 +195,7 @@ def options(only: list[str], set_: list[str], grid: str) -> argparse.Namespace:
 @example(only=[], set_=["options="])
 def test_only_and_set_do_what_they_say_or_are_refused(name, only, set_):
     try:
-        grid = _load_grid(options(only, set_, name))
+        grid = chosen_grid(name, only, set_)
     except (GridError, SpecError) as error:
         text = str(error)
         assert "--only" in text or "--set" in text or any(each.partition("=")[0] in text for each in set_)
@@ -224,7 +219,7 @@ def test_only_keeps_exactly_the_runs_that_fit_all_of_it(data):
     texts = sorted({str(getattr(run, name)) for run in whole.runs})
     wanted = data.draw(st.lists(st.sampled_from(texts), min_size=1, max_size=3))
     spelled = [data.draw(st.sampled_from([text, text.upper()])) for text in wanted]
-    grid = _load_grid(options([f"{name}={','.join(spelled)}"], [], "timing"))
+    grid = chosen_grid("timing", [f"{name}={','.join(spelled)}"])
     assert [run.key for run in grid.runs] == [run.key for run in whole.runs if str(getattr(run, name)) in wanted]
 
 
@@ -237,7 +232,7 @@ def test_set_sets_one_field_of_every_run_and_no_other(data):
     }  # fmt: skip
     name = data.draw(st.sampled_from(sorted(values)))
     value = data.draw(values[name])
-    grid = _load_grid(options([], [f"{name}={'null' if value is None else value}"], "demo"))
+    grid = chosen_grid("demo", overrides=[f"{name}={'null' if value is None else value}"])
     before = [run.model_dump() for run in as_shipped("demo").runs]
     assert [run.model_dump() for run in grid.runs] == [{**fields, name: value} for fields in before]
 

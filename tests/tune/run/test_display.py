@@ -14,6 +14,7 @@ from tests.tune.plan.test_grid import spec
 from tune.plan.grid import Trial
 from tune.run import trainable
 from tune.run.display import Display
+from tune.run.protocol import Outcome
 from tune.run.schedule import Schedule
 from tune.run.trainable import RESULT_S, epochs_between_reports
 
@@ -40,7 +41,7 @@ def start(shown: Display, count: int) -> list[Trial]:
 
 
 def report(shown: Display, trial: Trial, epoch: int, seconds: float) -> None:
-    shown.progressed(trial.key, {"epoch": epoch, "seconds": seconds, "val_elbo": -123456.7})
+    shown.progressed(trial.key, Outcome(epoch=epoch, seconds=seconds, val_elbo=-123456.7))
 
 
 def lines(shown: Display) -> list[str]:
@@ -141,7 +142,7 @@ def test_a_report_costs_less_than_a_hundredth(epoch_s, report_s):
 
 def test_progress_names_the_newest_elbo_of_the_best_member(monkeypatch):
     nan, reported = float("nan"), []
-    monkeypatch.setattr(trainable, "report", lambda values: reported.append(values["val_elbo"]))
+    monkeypatch.setattr(trainable, "report", lambda outcome: reported.append(outcome.val_elbo))
     reporter = trainable._Reporter([spec(restarts=2)])
     history = SimpleNamespace(val_elbo=[], seconds=[])
     engine = SimpleNamespace(epoch=0, members=[0, 1], history=history)

@@ -9,7 +9,7 @@ from tests.tune.plan.test_plan import finish
 from tests.tune.store.test_locks import Owner
 from tune.plan.grid import trials
 from tune.run import other_sweeps as others
-from tune.run.other_sweeps import Others
+from tune.run.other_sweeps import OtherSweeps
 from tune.run.schedule import Schedule
 from tune.store.failure import Failure
 from tune.store.storage import Storage
@@ -24,7 +24,7 @@ class Sweep:
         self.schedule = Schedule.of(trials(RUNS, 2))
         self.left: list = []
         self.ended: list = []
-        self.others = Others(
+        self.others = OtherSweeps(
             self.schedule, storage, self.left.append, lambda trial, failures: self.ended.append((trial, failures))
         )
         self.first, self.second = self.schedule.next(), self.schedule.next()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
@@ -15,8 +13,10 @@ from tests.sweeping import Sweep
 from tests.tiny import blobs, write_npz
 from tune.plan import grid
 from tune.plan.grid import GridError
+from tune.plan.kinds import TIMING, TRAINING
 from tune.run import cluster
 from tune.run.cluster import ClusterError
+from tune.run.options import Resources
 
 CPU = torch.device("cpu")
 
@@ -32,7 +32,7 @@ def images() -> Images:
 
 def test_the_grid_is_tables_4_and_6():
     found = grid.load("timing")
-    assert found.kind == "timing" and all(isinstance(run, TimingSpec) for run in found.runs)
+    assert found.kind is TIMING and all(isinstance(run, TimingSpec) for run in found.runs)
     assert all(run.parent is None for run in found.runs)
     cells = {(run.method_label, run.dataset, run.decoder, run.dim) for run in found.runs}
     # Table 4 has 13 rows and 5 data sets; Table 6 has 4 rows of VLAE, and 4 of RME once more in parentheses, 4 columns
@@ -110,10 +110,10 @@ def test_the_numbers_are_of_the_repeats(tmp_path):
 
 
 def test_a_part_of_a_gpu_is_refused():
-    options = SimpleNamespace(address="auto", cpus_per_trial=1, gpus_per_trial=0.5)
+    half = Resources(address="auto", gpus=0.5)
     with pytest.raises(ClusterError, match=r"--gpus-per-trial 0\.5: a timing gets whole GPUs"):
-        cluster.check_resources(options, "timing")
-    cluster.check_resources(options, "training")
+        cluster.check_resources(half, TIMING)
+    cluster.check_resources(half, TRAINING)
 
 
 def test_a_sweep_of_timings_is_recorded_and_resumed(tmp_path, ray_folder):

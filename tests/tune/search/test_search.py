@@ -21,14 +21,15 @@ from rme.selection import results
 from rme.training import build, train, validate
 from tests.sweeping import Hold, Sweep, processes_of, wait_for, write_grid
 from tests.tiny import write_npz
+from tune.run.protocol import Job, Outcome
 from tune.search import space as spaces
 from tune.search.halving import halving_of
-from tune.search.samples import Outcome, Samples
+from tune.search.samples import Samples, Status
 from tune.search.search import _wanted, command_line
 from tune.search.searcher import SampleSearcher
 from tune.search.space import SpaceError
 from tune.store.storage import Storage
-from tune.sweep import _parser
+from tune.sweep import options_of, parser
 
 ROWS = [{"method": "vae"}, {"method": "rme", "order": [2, 3]}]
 SPACE = "stage_learning_rate: {log-uniform: [1e-5, 1e-2]}\neps_max: {uniform: [0.05, 0.5]}\n"
@@ -77,9 +78,9 @@ def searched(tmp_path_factory, ray_folder):
 
 def slots() -> int:
     """So many cores for a trial that one runs at a time, and each search asks Optuna in the same order."""
-    from tune.run.cluster import _here
+    from tune.run.cluster import available
 
-    return _here()["cpu"]
+    return available()["cpu"]
 
 
 @pytest.mark.slow
@@ -257,12 +258,24 @@ def samples(tmp_path) -> Samples:
 
 def searcher(samples: Samples, stopped=()) -> SampleSearcher:
     fresh = Samples(samples.storage, samples.runs, samples.space)
-    return SampleSearcher(fresh, lambda s: {"number": s.number, **s.values}, stopped.__contains__, lambda s: None)
+    folder = samples.storage.root
+
+    def job(sample) -> Job:
+        return Job(str(sample.number), "", tuple(fresh.runs_of(sample)), folder, folder, folder, 1, "cpu", 0.0)
+
+    return SampleSearcher(fresh, job, stopped.__contains__, lambda sample: None)
+
+
+def values_of(config: dict) -> dict:
+    """The number and the values of the sample that a worker is given."""
+    job = Job.from_config(config)
+    run = job.runs[0]
+    return {"number": int(job.key), "stage_learning_rate": run.stage_learning_rate, "eps_max": run.eps_max}
 
 
 def finish(search: SampleSearcher, trial_id: str, score: float) -> None:
-    search.on_trial_result(trial_id, {"epoch": 1, "val_elbo": score - 1})
-    search.on_trial_complete(trial_id, {"epoch": 9, "val_iwae": score, "val_iwae_by_seed": [score] * 2, "seconds": 1.0})
+    search.on_trial_result(trial_id, Outcome(epoch=1, val_elbo=score - 1).to_result())
+    search.on_trial_complete(trial_id, Outcome(epoch=9, val_iwae=(score, score), seconds=1.0).to_result())
 
 
 def score_of(job: dict) -> float:
@@ -277,38 +290,38 @@ def test_a_searcher_made_anew_suggests_what_the_old_one_would_have(samples):
         trial_id = str(number)
         kind = endings.get(number)
         if kind == "stopped":
-            search.on_trial_complete(trial_id, {"epoch": 2, "val_elbo": -50.0})
+            search.on_trial_complete(trial_id, Outcome(epoch=2, val_elbo=-50.0).to_result())
         elif kind == "diverged":
-            search.on_trial_complete(trial_id, {"epoch": 2, "diverged": "NaN"})
+            search.on_trial_complete(trial_id, Outcome(epoch=2, diverged="NaN").to_result())
         else:
             finish(search, trial_id, score_of(job))
 
     whole = searcher(samples, {"3"})
     undisturbed = []
     for number in range(16):
-        job = whole.suggest(str(number))
+        job = values_of(whole.suggest(str(number)))
         undisturbed.append(job)
         end(whole, number, job)
     for file in samples.folder.glob("[0-9]*.json"):
         file.unlink()
     for number in range(16):  # killed in the middle of every sample
-        assert searcher(samples, {"3"}).suggest(str(number)) == undisturbed[number]
+        assert values_of(searcher(samples, {"3"}).suggest(str(number))) == undisturbed[number]
         search = searcher(samples, {"3"})
-        assert search.suggest(str(number)) == undisturbed[number]
+        assert values_of(search.suggest(str(number))) == undisturbed[number]
         end(search, number, undisturbed[number])
     outcomes = [sample.outcome for sample in Samples(samples.storage, samples.runs, samples.space).all]
-    assert (outcomes[3], outcomes[5], outcomes[9]) == (Outcome.STOPPED, Outcome.DIVERGED, Outcome.DONE)
+    assert (outcomes[3], outcomes[5], outcomes[9]) == (Status.STOPPED, Status.DIVERGED, Status.DONE)
 
 
 def test_a_failed_sample_is_tried_again_and_a_diverged_one_is_not(samples):
     search = searcher(samples)
-    first, second = search.suggest("0"), search.suggest("1")
+    first, second = values_of(search.suggest("0")), values_of(search.suggest("1"))
     search.on_trial_complete("0", error=True)
-    search.on_trial_complete("1", {"epoch": 1, "diverged": "no loss is finite"})
+    search.on_trial_complete("1", Outcome(epoch=1, diverged="no loss is finite").to_result())
     again = searcher(samples)
-    assert again.samples.all[0].outcome is Outcome.FAILED and "worker died" in again.samples.all[0].reason
-    assert again.suggest("2") == first
-    third = again.suggest("3")
+    assert again.samples.all[0].outcome is Status.FAILED and "worker died" in again.samples.all[0].reason
+    assert values_of(again.suggest("2")) == first
+    third = values_of(again.suggest("3"))
     assert third["number"] == 2 and third not in (first, second)
 
 
@@ -320,7 +333,7 @@ def note_three(samples) -> None:
     """Finished ones, each ten nats above the last from its first epoch on."""
     for number, level in enumerate((10.0, 20.0, 30.0)):
         sample = samples.add({"stage_learning_rate": 1e-3, "eps_max": 0.1 + number / 100})
-        sample.outcome, sample.val_iwae = Outcome.DONE, level
+        sample.outcome, sample.val_iwae = Status.DONE, level
         sample.curve = [(epoch, level + epoch) for epoch in range(1, 10)]
         samples.note(sample)
 
@@ -376,9 +389,23 @@ def test_another_search_has_other_samples(samples, tmp_path):
 
 def test_what_a_search_of_other_seeds_advises_is_for_the_grid_s_own():
     asked = ["--grid", "demo", "--only", "method=rme", "--only", "seed=0", "--set", "seed=100", "--set", "kl_max=5"]
-    advised = shlex.split(command_line(_parser().parse_args(asked), {"kl_max": 20.0, "stage_epochs": 3}))
+    advised = advice(asked)
     grid = ["python", "tune/sweep.py", "--grid", "demo", "--only", "method=rme"]
     assert advised == [*grid, "--set", "kl_max=20.0", "--set", "stage_epochs=3"]
+
+
+def test_what_was_typed_is_advised_though_it_is_the_default(monkeypatch):
+    """Another shell may have another $MLFLOW_TRACKING_URI."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://elsewhere:5000")
+    places = ["--storage", "storage", "--tracking-uri", "sqlite:///mlflow.db", "--cpus-per-trial", "1"]
+    advised = advice(["--grid", "demo", *places, "--search", "optuna", "--space", "rme", "--samples", "3"])
+    values = ["--set", "kl_max=20.0", "--set", "stage_epochs=3"]
+    assert advised == ["python", "tune/sweep.py", "--grid", "demo", *values, *places]
+
+
+def advice(asked: list[str]) -> list[str]:
+    options = options_of(parser().parse_args(asked))
+    return shlex.split(command_line(options, {"kl_max": 20.0, "stage_epochs": 3}))
 
 
 def test_a_space_of_choices_is_tried_out_whole_and_once(samples, tmp_path):
