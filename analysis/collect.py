@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import sqlite3
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -16,6 +14,7 @@ import pandas as pd
 
 from analysis.curve_frame import CURVE_COLUMNS, CURVES, POINT, curve_frame, is_curve, points_of, split
 from analysis.evidence import curves_path, merge, read_points, read_runs, write_points, write_runs
+from analysis.names import CURVE, FAILURE, RUN_KEY
 from analysis.runs import (
     IDENTITY,
     AmbiguousRuns,
@@ -29,6 +28,8 @@ from analysis.runs import (
     row_of,
 )
 from analysis.stats import CELL
+from analysis.tracking_uri import DEFAULT_TRACKING_URI, check_server, default_tracking_uri, sqlite_path
+from rme.errors import first_line
 
 if TYPE_CHECKING:  # MLflow's client takes seconds to load, and what is read from files needs none
     from mlflow.entities import Run
@@ -47,7 +48,6 @@ __all__ = [
 ]
 
 _PAGE = 5000  # each page sorts all runs anew
-_CONNECT_S = 10.0
 
 
 def collect(tracking_uri: str, experiment: str, where: Mapping[str, str] | None = None) -> pd.DataFrame:
@@ -93,10 +93,10 @@ def failures(tracking_uri: str, experiment: str, where: Mapping[str, str] | None
         CollectError: no such store or experiment, or a run that is incomplete.
     """
     read = _read(tracking_uri, experiment, "FAILED")
-    rows = [_row(run) | {"reason": run.data.tags.get("failure", "no reason recorded")} for run in read]
+    rows = [_row(run) | {"reason": run.data.tags.get(FAILURE, "no reason recorded")} for run in read]
     failed = newest(matching(rows, where))
     if failed:
-        finished = {run.data.tags["run_key"] for run in _read(tracking_uri, experiment, "FINISHED")}
+        finished = {run.data.tags[RUN_KEY] for run in _read(tracking_uri, experiment, "FINISHED")}
         failed = [row for row in failed if row["run_key"] not in finished]
     return frame_of(failed, FAILURE_COLUMNS)[FAILURE_COLUMNS]
 
@@ -148,12 +148,12 @@ def curves(
                 metric, component = split(name)
                 if metric not in wanted:
                     continue
-                points = client.get_metric_history(run["mlflow_run_id"], f"train/{name}")
+                points = client.get_metric_history(run["mlflow_run_id"], f"{CURVE}{name}")
                 values = {point.step: finite(point.value) for point in sorted(points, key=lambda p: p.timestamp)}
                 about = {"run_key": run["run_key"], "metric": metric, "component": component}
                 rows += [about | {"epoch": epoch, "value": value} for epoch, value in sorted(values.items())]
     except Exception as error:  # MLflow lets its backends' own exceptions through
-        raise CollectError(f"cannot read the MLflow store {tracking_uri!r}: {_first_line(error)}") from error
+        raise CollectError(f"cannot read the MLflow store {tracking_uri!r}: {first_line(error)}") from error
     return curve_frame(points_of(rows), chosen)
 
 
@@ -165,10 +165,10 @@ def _read(tracking_uri: str, experiment: str, status: str) -> list[Run]:
         client = _client(tracking_uri)
         found = client.get_experiment_by_name(experiment)
         if found is not None and found.lifecycle_stage == "active":
-            return list(_pages(client, found.experiment_id, f"attributes.status = '{status}' and tags.run_key != ''"))
+            return list(_pages(client, found.experiment_id, f"attributes.status = '{status}' and tags.{RUN_KEY} != ''"))
         names = sorted(e.name for e in client.search_experiments())
     except Exception as error:  # MLflow lets its backends' own exceptions through
-        raise CollectError(f"cannot read the MLflow store {tracking_uri!r}: {_first_line(error)}") from error
+        raise CollectError(f"cannot read the MLflow store {tracking_uri!r}: {first_line(error)}") from error
     raise CollectError(f"no experiment {experiment!r} in {tracking_uri}; there are {', '.join(names) or 'none'}")
 
 
@@ -190,27 +190,19 @@ def _pages(client: MlflowClient, experiment_id: str, query: str) -> Iterator[Run
 
 def _check_reachable(tracking_uri: str) -> None:
     """Fail early and clearly where MLflow would create a database, alter a foreign one, or retry for minutes."""
-    if tracking_uri.startswith("sqlite"):
-        path = Path(tracking_uri.partition(":///")[2].partition("?")[0])
+    path = sqlite_path(tracking_uri)
+    if path is not None:
         if not path.is_file():
             raise CollectError(f"no MLflow database at {path} (tracking URI {tracking_uri!r})")
         try:
-            with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
+            with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as database:
                 database.execute("SELECT name FROM experiments LIMIT 1")
         except sqlite3.Error as error:
             raise CollectError(f"{path} is not an MLflow database: {error}") from error
-    elif tracking_uri.startswith(("http://", "https://")):
-        try:
-            urllib.request.urlopen(f"{tracking_uri.rstrip('/')}/health", timeout=_CONNECT_S).close()
-        except urllib.error.HTTPError:
-            pass  # something answers; whether it is MLflow, and lets us in, MLflow's client tells better
-        except (OSError, ValueError) as error:
-            raise CollectError(f"the tracking server {tracking_uri} does not answer: {error}") from error
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    try:
+        check_server(tracking_uri)
+    except ConnectionError as error:
+        raise CollectError(f"tracking URI {tracking_uri}: {error}") from error
 
 
 # ---------------------------------------------------------------------- one row for each run
@@ -219,33 +211,39 @@ def _row(run: Run) -> dict[str, Any]:
     row = row_of(run.data.params, tags, run.data.metrics, f"{run.info.run_id} ({run.info.run_name})")
     row["mlflow_run_id"] = run.info.run_id
     row["mlflow_parent_id"] = tags.get("mlflow.parentRunId")
-    names = (name.removeprefix("train/") for name in sorted(run.data.metrics) if name.startswith("train/"))
+    names = (name.removeprefix(CURVE) for name in sorted(run.data.metrics) if name.startswith(CURVE))
     row["curves"] = tuple(name for name in names if is_curve(name))
     row["start_time"] = pd.Timestamp(run.info.start_time, unit="ms", tz="UTC")
     return row
 
 
 # ---------------------------------------------------------------------- command line
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; 0 when the file is written, 2 with a line on stderr when it cannot be."""
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The command line's options."""
+    options = argparse.ArgumentParser(
         prog="python -m analysis.collect",
         description="Write every finished run as a line of a CSV file, which `python -m analysis.report --runs` reads, "
         "and the training curves beside it. Sources may be given together: a run of several counts once.",
     )
-    parser.add_argument("--experiment", metavar="E", help="runs of this MLflow experiment (the grid's name)")
-    parser.add_argument("--tracking-uri", default="sqlite:///mlflow.db", metavar="URI", help="default: %(default)s")
-    parser.add_argument("--storage", type=Path, action="append", default=[], metavar="DIR",
+    options.add_argument("--experiment", metavar="E", help="runs of this MLflow experiment (the grid's name)")
+    options.add_argument("--tracking-uri", metavar="URI",
+                         help=f"default: $MLFLOW_TRACKING_URI or {DEFAULT_TRACKING_URI}")  # fmt: skip
+    options.add_argument("--storage", type=Path, action="append", default=[], metavar="DIR",
                         help="runs whose results lie there, without MLflow; can be given several times")  # fmt: skip
-    parser.add_argument("--runs", type=Path, action="append", default=[], metavar="A.csv",
+    options.add_argument("--runs", type=Path, action="append", default=[], metavar="A.csv",
                         help="runs that were written before; can be given several times")  # fmt: skip
-    parser.add_argument("--where", type=assignment, action="append", default=[], metavar="FIELD=VALUE",
+    options.add_argument("--where", type=assignment, action="append", default=[], metavar="FIELD=VALUE",
                         help="only the runs with this param; can be given several times")  # fmt: skip
-    parser.add_argument("--no-curves", action="store_true", help="the runs alone, which is quicker")
-    parser.add_argument("--out", required=True, type=Path, metavar="RUNS.csv", help="file to write")
-    options = parser.parse_args(arguments)
+    options.add_argument("--no-curves", action="store_true", help="the runs alone, which is quicker")
+    options.add_argument("--out", required=True, type=Path, metavar="RUNS.csv", help="file to write")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; 0 when the file is written, 2 with a line on stderr when it cannot be."""
+    options = parser().parse_args(arguments)
     if not (options.experiment or options.storage or options.runs):
-        parser.error("say what to collect: --experiment E, --storage DIR or --runs A.csv")
+        parser().error("say what to collect: --experiment E, --storage DIR or --runs A.csv")
     try:
         runs, points = _collect_all(options)
         write_runs(runs, options.out)
@@ -269,8 +267,9 @@ def _collect_all(options: argparse.Namespace) -> tuple[pd.DataFrame, pd.DataFram
 
         sources.append(stored(folder))
     if options.experiment:
-        runs = collect(options.tracking_uri, options.experiment, where)
-        found = curves(options.tracking_uri, options.experiment, runs=runs) if draw else points_of([])
+        uri = options.tracking_uri or default_tracking_uri()
+        runs = collect(uri, options.experiment, where)
+        found = curves(uri, options.experiment, runs=runs) if draw else points_of([])
         sources.append((runs, found[POINT]))
     runs, points = merge(sources, where)
     if runs.empty:

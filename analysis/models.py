@@ -6,7 +6,6 @@ Only safetensors files are read; nothing is unpickled. Unlike the rest of `analy
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from collections.abc import Callable
@@ -22,14 +21,14 @@ from mlflow.tracking import MlflowClient
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from analysis.collect import CELL
+from analysis.names import IMAGES
+from analysis.stats import CELL
 from analysis.tables import Column, Row, sort_rows, to_column, to_row
-from rme.config import RunSpec, SpecError
+from rme import model_file
+from rme.checkpoint import CorruptFile
+from rme.errors import first_line
 from rme.methods import Method
-from rme.result import as_method
-
-MODEL, IMAGES = "model.safetensors", "images.safetensors"
-"""Names of the artifacts, of a run and of a cell."""
+from rme.model_file import ModelFile, ModelFileError
 
 
 class ModelError(ValueError):
@@ -132,25 +131,31 @@ def _shown(client: MlflowClient, column: Column, row: Row, cell: pd.DataFrame) -
 
 
 def load_model(client: MlflowClient, mlflow_run_id: str) -> Method:
-    """The model of a run, one member. ModelError if it is missing, or not one that this code knows."""
-    tensors, about = _read(client, mlflow_run_id, MODEL)
-    parameters = {name: value for name, value in tensors.items() if not name.startswith("test.")}
-    try:
-        return as_method(RunSpec.of(json.loads(about["spec"])), parameters)
-    except (KeyError, ValueError, SpecError, RuntimeError) as error:  # load_state_dict raises the last
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"{MODEL} is not a model of this version: {reason}") from error
+    """The model of a run, one member. Raises ModelError if it is missing, or none that this version can make."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = _download(client, mlflow_run_id, model_file.NAME, Path(folder))
+        try:
+            return ModelFile.read(path).method
+        except CorruptFile as error:
+            raise ModelError(f"{model_file.NAME} is damaged: {first_line(error)}") from error
+        except ModelFileError as error:
+            raise ModelError(str(error)) from error
 
 
 def _read(client: MlflowClient, mlflow_run_id: str, name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a safetensors artifact."""
     with tempfile.TemporaryDirectory() as folder:
+        path = _download(client, mlflow_run_id, name, Path(folder))
         try:
-            path = Path(client.download_artifacts(mlflow_run_id, name, folder))
             with safe_open(path, framework="pt") as file:
-                # copies, for the file goes away
+                # copies, because the file is deleted
                 return {key: file.get_tensor(key).clone() for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
         except SafetensorError as error:
             raise ModelError(f"{name} is damaged: {error}") from error
-        except (MlflowException, OSError) as error:
-            raise ModelError(f"no {name} was recorded") from error
+
+
+def _download(client: MlflowClient, mlflow_run_id: str, name: str, folder: Path) -> Path:
+    try:
+        return Path(client.download_artifacts(mlflow_run_id, name, str(folder)))
+    except (MlflowException, OSError) as error:
+        raise ModelError(f"no {name} was recorded") from error

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.names import METRICS
 from analysis.stats import CELL, KEY_TYPES, variant_places
 
 IDENTITY = [*CELL, "seed"]
@@ -31,17 +32,6 @@ TAGS = [
     "run_key", "method_label", "dataset_label", "starts_from", "chosen_restart", "kept_epoch", "updates", "parameters",
     "device", "git_commit", "torch_version", "command",
 ]  # fmt: skip
-METRICS = {
-    "val/iwae": "val_iwae",
-    "val/elbo": "val_elbo",
-    "test/iwae": "test_iwae",
-    "test/elbo": "test_elbo",
-    "time/inference_ms": "inference_ms",
-    "time/inference_ms_sd": "inference_ms_sd",
-    "time/ratio_to_vae": "ratio_to_vae",
-    "time/ratio_to_vae_sd": "ratio_to_vae_sd",
-    "time/train_s": "train_s",
-}
 NUMBERS = [*RATES, *METRICS.values()]
 PLACE = ["mlflow_run_id", "mlflow_parent_id", "curves"]
 """Where MLflow has it; a run from elsewhere has none of these."""

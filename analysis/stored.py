@@ -11,10 +11,11 @@ import pandas as pd
 from safetensors import SafetensorError, safe_open
 
 from analysis.curve_frame import is_curve, points_of, split
+from analysis.names import RUN_KEY
 from analysis.runs import CollectError, frame_of, newest, row_of
 from rme import checkpoint, data
-from rme.config import RunSpec, SpecError
-from rme.result import MARKER, Result, as_method
+from rme.config import SpecError
+from rme.result import MARKER, Result
 from rme.timing import Timing
 
 log = logging.getLogger(__name__)
@@ -81,34 +82,12 @@ def _points(result: Result | Timing) -> list[dict[str, Any]]:
 
 
 def _row(result: Result | Timing) -> dict[str, Any]:
-    spec, environment = result.spec, result.environment
-    tags = {
-        "run_key": spec.key,
-        "method_label": spec.method_label,
-        "dataset_label": data.label(spec.dataset),
-        "device": environment["device"],
-        "torch_version": environment["torch"],
-    }
+    spec = result.spec
     started: Any = pd.NaT
-    if isinstance(result, Result):
-        tags["chosen_restart"] = str(result.chosen)
-        tags["starts_from"] = spec.method_class.starts_from or "scratch"
-        tags["updates"] = str(len(result.updates))
-        model = as_method(spec, result.models[result.chosen])
-        tags["parameters"] = str(sum(parameter.numel() for parameter in model.parameters()))
-        tags["kept_epoch"] = str(int(result.kept_epochs[result.chosen]))
-        if len(result.finished_at):  # what was not trained has no time of its own
-            seconds = int(1000 * result.train_s / spec.training_epochs)
-            started = pd.Timestamp(int(1000 * result.finished_at[0].item()) - seconds, unit="ms", tz="UTC")
-    row = row_of(params(spec), tags, result.metrics, spec.run_name)
+    if isinstance(result, Result) and result.started_ms is not None:
+        started = pd.Timestamp(result.started_ms, unit="ms", tz="UTC")
+    labels = {
+        RUN_KEY: spec.key, "method_label": spec.method_label, "dataset_label": data.label(spec.dataset)
+    }  # fmt: skip
+    row = row_of(spec.params, labels | result.tags, result.metrics, spec.run_name)
     return row | {"mlflow_run_id": None, "mlflow_parent_id": None, "curves": (), "start_time": started}
-
-
-def params(spec: RunSpec) -> dict[str, str]:
-    """Every field that the run's method reads, and its variant, as text: what MLflow has of it."""
-    values: dict[str, Any] = {**spec.canonical, "dataset": spec.dataset}
-    del values["schema"]
-    values |= {f"options.{name}": value for name, value in values.pop("options", {}).items()}
-    if spec.variant is not None:
-        values["variant"] = spec.variant
-    return {name: str(value) for name, value in values.items()}

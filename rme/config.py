@@ -241,6 +241,16 @@ class RunSpec(BaseModel):
         return {"schema": SCHEMA, **values}
 
     @property
+    def params(self) -> dict[str, str]:
+        """Every field that the method reads, and the variant, as text: what MLflow and tables have of a run."""
+        values: dict[str, Any] = {**self.canonical, "dataset": self.dataset}
+        del values["schema"]
+        values |= {f"options.{name}": value for name, value in values.pop("options", {}).items()}
+        if self.variant is not None:
+            values["variant"] = self.variant
+        return {name: str(value) for name, value in values.items()}
+
+    @property
     def key(self) -> str:
         """Stable hash of `canonical`: 16 hex digits, the same on every machine and Python."""
         return _digest(self.canonical)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor
 from rme import checkpoint
 from rme.config import RunSpec
 from rme.methods.base import Method
+from rme.model_file import as_method, named, unnamed
 
 MARKER = "result.safetensors"
 """The file of a result in its folder: one, for a sweep leaves thousands. It is whole or not there."""
@@ -81,13 +81,34 @@ class Result:
         }
 
     @property
+    def tags(self) -> dict[str, str]:
+        """What else MLflow and tables show of the run, of the chosen restart where restarts differ."""
+        return {
+            "device": self.environment["device"],
+            "torch_version": self.environment["torch"],
+            "members": self.environment["members"],
+            "chosen_restart": str(self.chosen),
+            "starts_from": self.spec.method_class.starts_from or "scratch",
+            "kept_epoch": str(int(self.kept_epochs[self.chosen])),
+            "updates": str(len(self.updates)),
+            "parameters": str(sum(parameter.numel() for parameter in self.model.parameters())),
+        }
+
+    @property
+    def started_ms(self) -> int | None:
+        """When the training started, ms since 1970; None for a method that is not trained."""
+        if not len(self.finished_at):
+            return None
+        return int(1000 * self.finished_at[0].item()) - int(1000 * self.train_s / self.spec.training_epochs)
+
+    @property
     def model(self) -> Method:
         """The chosen restart as a model of one member."""
         return as_method(self.spec, self.models[self.chosen])
 
     def save(self, folder: Path) -> None:
         """Write `folder/result.safetensors`, atomically: a result is whole or not there. OSError passes through."""
-        tensors = {f"model.{r}.{name}": value for r, model in enumerate(self.models) for name, value in model.items()}
+        tensors = named(self.models)
         tensors |= {name: getattr(self, name) for name in self._TENSORS}
         tensors |= {f"diagnostics.{name}": values for name, values in self.diagnostics.items()}
         about = {
@@ -118,7 +139,7 @@ class Result:
         return cls(
             spec=RunSpec.of(about["spec"]),
             chosen=about["chosen"],
-            models=_models(tensors, about["restarts"]),
+            models=unnamed(tensors, about["restarts"]),
             inference_ms=about["inference_ms"],
             train_s=about["train_s"],
             updates=about["updates"],
@@ -135,7 +156,7 @@ class Result:
 def load_models(folder: Path, key: str | None = None) -> list[dict[str, Tensor]]:
     """The parameters of a result's restarts. Raises as `Result.load`."""
     tensors, about = read(folder, key)
-    return _models(tensors, about["restarts"])
+    return unnamed(tensors, about["restarts"])
 
 
 def read(folder: Path, key: str | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -144,27 +165,3 @@ def read(folder: Path, key: str | None) -> tuple[dict[str, Tensor], dict[str, An
     if key is not None and about.get("key") != key:
         raise checkpoint.CorruptFile(f"{folder / MARKER}: it is of the run {about.get('key')}, not of {key}")
     return tensors, about
-
-
-def _models(tensors: Mapping[str, Tensor], restarts: int) -> list[dict[str, Tensor]]:
-    models: list[dict[str, Tensor]] = [{} for _ in range(restarts)]
-    for name, value in tensors.items():
-        if name.startswith("model."):
-            _, restart, parameter = name.split(".", 2)
-            models[int(restart)][parameter] = value
-    return models
-
-
-def as_method(spec: RunSpec, model: Mapping[str, Tensor]) -> Method:
-    """A model of one member from its parameters, name -> tensor without the member axis."""
-    pixel_mean = model["pixel_mean"]
-    shape: Any = tuple(pixel_mean.shape)
-    method = spec.method_class(spec, shape, 1).to(pixel_mean.dtype)
-    method.requires_grad_(False)
-    method.load_state_dict({name: value.unsqueeze(0) for name, value in model.items()})
-    return method
-
-
-def stack_models(models: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Parameters of B models as one array, name -> (B, ...)."""
-    return {name: torch.stack([model[name] for model in models]) for name in models[0]}

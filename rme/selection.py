@@ -11,7 +11,8 @@ from torch import Tensor
 from rme import evaluate, noise
 from rme.device import environment
 from rme.engine import DivergedError, Engine
-from rme.result import Result, as_method
+from rme.model_file import as_method
+from rme.result import Result
 from rme.training import Trained, trained
 
 PICTURES = 16

@@ -82,6 +82,11 @@ class Timing:
             "time/ratio_to_vae_sd": statistics.stdev(ratios),
         }
 
+    @property
+    def tags(self) -> dict[str, str]:
+        """What else MLflow and tables show of the timing."""
+        return {"device": self.environment["device"], "torch_version": self.environment["torch"]}
+
     def save(self, folder: Path) -> None:
         """Write the one file of the result. OSError passes through."""
         about = {"spec": self.spec.model_dump(mode="json"), "key": self.spec.key, "environment": self.environment}

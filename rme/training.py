@@ -16,7 +16,7 @@ from rme import allocator, data, evaluate, hooks, noise
 from rme.checkpoint import Checkpoints
 from rme.config import RunSpec
 from rme.engine import Engine, Member, all_members, member_parameters
-from rme.result import stack_models
+from rme.model_file import stack_models
 
 log = logging.getLogger(__name__)
 

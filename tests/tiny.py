@@ -1,4 +1,4 @@
-"""Made-up images, and tiny specs and engines on them."""
+"""Synthetic images, and small specs and engines that use them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from rme import data
 from rme.config import RunSpec
 from rme.data import Images
 from rme.engine import Engine, member_parameters
-from rme.result import stack_models
+from rme.model_file import stack_models
 
 
 def blobs(count: int, shape: tuple[int, int, int], seed: int) -> Tensor:
-    """Made-up images, uint8 (count, C, H, W): a bright spot somewhere on a noisy ground."""
+    """Synthetic images, uint8 (count, C, H, W): a bright spot at a random place on a noisy background."""
     g = torch.Generator().manual_seed(seed)
     channels, height, width = shape
     centre = torch.rand(count, 2, 1, 1, generator=g) * 0.6 + 0.2
@@ -29,21 +29,21 @@ def blobs(count: int, shape: tuple[int, int, int], seed: int) -> Tensor:
 
 
 def write_npz(path: Path, train: int = 12, test: int = 4) -> Path:
-    """A data set of made-up 28x28 images, so few that a training is over soon."""
+    """Write a data set of a few synthetic 28x28 images; returns `path`. Training on it is fast."""
     images = {"train": blobs(train, (1, 28, 28), 1), "test": blobs(test, (1, 28, 28), 2)}
     np.savez(path, **{name: value.permute(0, 2, 3, 1).numpy() for name, value in images.items()})
     return path
 
 
 class Tiny:
-    """Specs and engines on 40 made-up images, of which 36 are trained on."""
+    """Specs and engines on 40 synthetic images: 36 for training, 4 for validation."""
 
     def __init__(self, side: int = 28) -> None:
         self.images = Images(blobs(40, (1, side, side), 1), blobs(12, (1, side, side), 2))
         self._parents: dict[tuple[str, int], list[dict[str, Tensor]]] = {}
 
     def spec(self, method: str = "vae", order: int | None = None, **fields) -> RunSpec:
-        """A run whose settings make a few steps visible; unlike the defaults, every stage learns at 1e-3."""
+        """A run whose parameters change visibly within a few steps: every rate is 1e-3, unlike the defaults."""
         settings = {
             "dataset": "digits", "dim": 3, "epochs": 2, "restarts": 1, "batch_size": 16, "iwae_samples": 4,
             "learning_rate": 1e-3, "stage_learning_rate": 1e-3, "kl_max": 5.0,
@@ -51,7 +51,7 @@ class Tiny:
         return RunSpec(method=method, order=order, **{**settings, **fields})
 
     def engine(self, specs: RunSpec | Sequence[RunSpec], images: Images | None = None, device: str = "cpu") -> Engine:
-        """An engine for runs of one cell, begun from parents trained one by one where the method wants them."""
+        """An engine for runs of one cell; a method that starts from a VAE gets parents, each trained for one epoch."""
         specs = [specs] if isinstance(specs, RunSpec) else list(specs)
         images = images or self.images
         splits = [data.get(s.dataset).split(images, s.seed) for s in specs]
@@ -61,7 +61,7 @@ class Tiny:
         return Engine(specs, images, splits, device=device, parents=parents)
 
     def models(self, spec: RunSpec, images: Images) -> list[dict[str, Tensor]]:
-        """The finished models of a run, restart by restart."""
+        """Models of a run after one epoch, one per restart; cached."""
         key = (spec.key, id(images))
         if key not in self._parents:
             engine = self.engine(spec, images)

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# The MLflow server of a cluster's head, at 127.0.0.1:5000, started again whenever it ends; a second start does nothing.
+# Run the MLflow server of a cluster's head at 127.0.0.1:5000, restarting it when it ends. A second call does nothing.
 #
-# It keeps its database in ~/mlflow.db, on the head's own disk (sqlite and NFS do not go together), or where
-# MLFLOW_BACKEND_STORE_URI says, which mlflow.env in the project's folder may set: postgresql://user:password@host/name.
-# Files are kept on the folder that all machines share.
+# Its database is MLFLOW_BACKEND_STORE_URI, e.g. postgresql://user:password@host/name, which mlflow.env in the project's
+# folder can set. Default: ~/mlflow.db on the head's own disk, because sqlite does not work on NFS. Artifacts go to the
+# folder that all machines share.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if [ -f mlflow.env ]; then . ./mlflow.env; fi
-# no background jobs: they are for GenAI evaluations, and cost a dozen processes
+# no background jobs: they serve GenAI evaluations and use a dozen processes
 export MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false
 export MLFLOW_BACKEND_STORE_URI="${MLFLOW_BACKEND_STORE_URI:-sqlite:///$HOME/mlflow.db}"
 MLFLOW="$PWD/.venv/bin/mlflow"

@@ -13,7 +13,7 @@ from torch import Tensor
 from rme import data, evaluate, noise
 from rme.data import Images
 from rme.engine import DivergedError, Engine, member_parameters, pixel_moments
-from rme.result import as_method
+from rme.model_file import as_method
 
 
 def snapshot(engine: Engine) -> dict[str, Tensor]:

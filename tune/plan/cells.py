@@ -7,14 +7,15 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.names import CELL
 from analysis.paper import published_scores, published_times
 from rme import methods
-from tune.plan.grid import CELL_FIELDS, Grid
+from tune.plan.grid import Grid
 
 
 def paper_cells(grid: Grid) -> int:
     """How many of the grid's cells the paper has a number for, whatever the settings; a variant is none of them."""
-    names = [name for name in CELL_FIELDS if name != "variant"]
+    names = [name for name in CELL if name != "variant"]
     published = published_scores() if grid.kind.trains else published_times()
     rows = published[names].astype(object).itertuples(index=False, name=None)
     known = {tuple(None if pd.isna(value) else value for value in row) for row in rows}
@@ -29,6 +30,6 @@ def control_cells(grid: Grid) -> int:
 
 def _cells(grid: Grid) -> Iterator[Mapping[str, Any]]:
     """What makes each cell, of those too that cannot be run yet."""
-    yield from {spec.cell_key: {name: getattr(spec, name) for name in CELL_FIELDS} for spec in grid.runs}.values()
+    yield from {spec.cell_key: {name: getattr(spec, name) for name in CELL} for spec in grid.runs}.values()
     for cell in grid.absent:
-        yield {name: cell.values.get(name, "conv" if name == "decoder" else None) for name in CELL_FIELDS}
+        yield {name: cell.values.get(name, "conv" if name == "decoder" else None) for name in CELL}

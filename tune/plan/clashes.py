@@ -8,10 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from analysis.names import CELL
 from rme.config import RunSpec
-
-CELL_FIELDS = ("method", "order", "variant", "dataset", "dim", "decoder")
-"""What makes a cell of a table: runs that share these are repetitions of one another."""
 
 _SHOWN = 4
 """Differing fields that a message names."""
@@ -61,7 +59,7 @@ def clash(rows: Iterable[Row], starts: Iterable[Row]) -> str | None:
 
 
 def _cell(spec: RunSpec) -> tuple:
-    return tuple(getattr(spec, name) for name in CELL_FIELDS)
+    return tuple(getattr(spec, name) for name in CELL)
 
 
 def _two_names(a: Row, b: Row) -> str:

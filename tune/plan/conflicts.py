@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from mlflow.entities import Run
-
+from analysis.names import CELL, RUN_KEY
 from rme import data
 from rme.config import SCHEMA, RunSpec
-from tune.plan.clashes import CELL_FIELDS
 from tune.plan.grid import Grid
-from tune.record.tracking import git_commit, params
+from tune.record.commit import git_commit
 from tune.store.errors import CommandError
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
 
 _SHOWN = 5
 """Differing fields that an error names."""
@@ -53,7 +55,7 @@ def other_settings(grid: Grid, finished: Iterable[Run]) -> str | None:
         differing: dict[str, tuple[str, str]] = {}
         if same is not None and same.variant != theirs.get("variant"):
             differing = {"variant": (theirs.get("variant", "none"), same.variant or "none")}
-        elif of_cell is not None and run.data.tags["run_key"] not in known:
+        elif of_cell is not None and run.data.tags[RUN_KEY] not in known:
             differing = _difference(theirs, _settings(of_cell))
             if not differing and (of_cell.cell_key, theirs.get("seed")) in seeds:
                 differing = _difference_of_code(run, of_cell)
@@ -63,7 +65,7 @@ def other_settings(grid: Grid, finished: Iterable[Run]) -> str | None:
 
 
 def _cell(values: dict[str, str]) -> tuple[str, ...]:
-    return tuple(values.get(name, "") for name in CELL_FIELDS)
+    return tuple(values.get(name, "") for name in CELL)
 
 
 def _nameless(values: dict[str, str]) -> frozenset[tuple[str, str]]:
@@ -72,7 +74,7 @@ def _nameless(values: dict[str, str]) -> frozenset[tuple[str, str]]:
 
 
 def _settings(spec: RunSpec) -> dict[str, str]:
-    return {param.key: param.value for param in params(spec)}
+    return spec.params
 
 
 def _difference(theirs: dict[str, str], ours: dict[str, str]) -> dict[str, tuple[str, str]]:
@@ -85,7 +87,7 @@ def _difference_of_code(run: Run, spec: RunSpec) -> dict[str, tuple[str, str]]:
     tags = run.data.tags
     ours = {"data": data.identity(spec.dataset), "schema": str(SCHEMA), "git_commit": git_commit()}
     differing = {name: (tags[name], value) for name, value in ours.items() if name in tags and tags[name] != value}
-    return differing or {"run_key": (tags["run_key"], spec.key)}
+    return differing or {RUN_KEY: (tags[RUN_KEY], spec.key)}
 
 
 def _say(experiment: str, found: list[tuple[Run, dict[str, tuple[str, str]]]]) -> str:

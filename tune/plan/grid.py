@@ -21,9 +21,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from analysis.names import CELL
 from rme import data, methods
 from rme.config import RunSpec, SpecError
-from tune.plan.clashes import CELL_FIELDS, Row, clash
+from tune.plan.clashes import Row, clash
 from tune.plan.kinds import KINDS, TRAINING, Kind
 from tune.plan.yaml_text import YamlError, parse
 from tune.store.errors import CommandError
@@ -265,7 +266,7 @@ def _grid(content: Mapping[str, Any], path: Path, kept: list[Wanted], whole: lis
     for wanted in kept:
         reason = _why_absent(wanted.values)
         if reason is not None:
-            cell = tuple(repr(wanted.values.get(name)) for name in CELL_FIELDS)
+            cell = tuple(repr(wanted.values.get(name)) for name in CELL)
             absent[cell].append(wanted.values)
             reasons[cell] = reason
         try:

@@ -1,4 +1,4 @@
-"""The files that MLflow has of runs: a run's model and its scores, a cell's pictures."""
+"""The pictures that MLflow has of a cell; the file of a run's model is `rme.model_file`'s."""
 
 from __future__ import annotations
 
@@ -7,21 +7,8 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
+from analysis.names import IMAGES, RUN_KEY
 from rme.result import Result
-
-MODEL = "model.safetensors"
-"""Artifact of a run: one file, for a sweep leaves thousands."""
-
-IMAGES = "images.safetensors"
-"""Artifact of a cell: the shown run's test images, reconstructions and samples as numbers; `run_key` says whose."""
-
-
-def write_model(result: Result, path: Path) -> None:
-    """The chosen model's parameters, with what made it as metadata, and beside them the test images' scores in nats."""
-    about = {"spec": result.spec.model_dump_json(), "key": result.spec.key, "restart": str(result.chosen)}
-    scores = {"test.iwae": result.test_iwae, "test.elbo": result.test_elbo}
-    tensors = {**result.models[result.chosen], **scores}
-    save_file({name: value.contiguous() for name, value in tensors.items()}, path, about)
 
 
 def save_pictures(result: Result, folder: Path) -> None:
@@ -34,7 +21,7 @@ def save_pictures(result: Result, folder: Path) -> None:
         "reconstructions": result.reconstructions[1],  # of the first of them
         "samples": result.samples,
     }
-    about = {"run_key": result.spec.key, "restart": str(result.chosen)}
+    about = {RUN_KEY: result.spec.key, "restart": str(result.chosen)}
     save_file({name: value.contiguous() for name, value in tensors.items()}, folder / IMAGES, about)
 
 

@@ -10,14 +10,10 @@ import logging
 import math
 import os
 import sqlite3
-import subprocess
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +28,18 @@ from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-from analysis.collect import CELL, AmbiguousRuns, collect
+from analysis.collect import AmbiguousRuns, collect
+from analysis.names import CELL, CELL_KEY, CURVE, FAILURE, RUN_KEY, TRACEBACK
 from analysis.stats import compare_column
-from rme import data
+from analysis.tracking_uri import check_server, sqlite_path
+from rme import data, model_file
 from rme.config import SCHEMA, RunSpec
+from rme.errors import first_line
+from rme.model_file import ModelFile
 from rme.result import Result
 from rme.timing import Timing
-from tune.record.artifacts import MODEL, save_pictures, write_model
+from tune.record.artifacts import save_pictures
+from tune.record.commit import git_commit
 from tune.store.errors import CommandError
 from tune.store.failure import Failure
 
@@ -49,16 +50,8 @@ for _name in ("mlflow", "alembic"):
 METRICS_PER_BATCH = 1000
 """MLflow's limit for one log_batch."""
 
-CONNECT_S = 10.0
-"""How long a tracking server may take to answer at all."""
-
-CELL_TAG = "cell_key"
-
 SHOWN = "shown_val_iwae"
 """Tag of a cell's run: the validation IWAE of the run whose pictures it has."""
-
-TRACEBACK = "traceback.txt"
-"""Artifact of a failed run."""
 
 
 class TrackingError(CommandError):
@@ -96,7 +89,7 @@ class Tracker:
         self._parents: dict[str, Run] = {}
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
         path = sqlite_path(uri)
-        _check_answers(uri)
+        _check_server(uri)
         try:
             if path is not None:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -115,7 +108,7 @@ class Tracker:
         except TrackingError:
             raise
         except Exception as error:  # MLflow lets through what its many stores raise
-            raise TrackingError(f"--tracking-uri {uri}: {_first_line(error)}") from error
+            raise TrackingError(f"--tracking-uri {uri}: {first_line(error)}") from error
 
     def _create(self, experiment: str, artifacts: str | None, tags: dict[str, Any]) -> str:
         try:
@@ -145,7 +138,7 @@ class Tracker:
     def _search(self, condition: str = "") -> Iterator[Run]:
         """Child runs, page by page."""
         token = None
-        wanted = "tags.run_key != ''" + (f" and {condition}" if condition else "")
+        wanted = f"tags.{RUN_KEY} != ''" + (f" and {condition}" if condition else "")
         while True:
             page = self.client.search_runs(
                 [self.experiment_id], wanted, ViewType.ACTIVE_ONLY, max_results=1000, page_token=token
@@ -166,21 +159,20 @@ class Tracker:
         epochs = spec.training_epochs
         finished_at = (1000 * result.finished_at).long().tolist()
         now = int(1000 * time.time())  # for what was not trained, and so has no times of its own
-        started = finished_at[0] - int(1000 * result.train_s / epochs) if finished_at else now
-        run = self._child(spec, started, _about(result))
+        run = self._child(spec, now if result.started_ms is None else result.started_ms, result.tags)
         if run.info.status == RunStatus.to_string(RunStatus.FINISHED):
             return
         # the same if it is recorded again, else a metric would have two points
         ended = finished_at[-1] if finished_at else run.info.start_time
         metrics = [Metric(name, value, ended, epochs) for name, value in result.metrics.items()]
-        self._log(run, spec, [*metrics, *_history(result)], _about(result))
+        self._log(run, spec, [*metrics, *_history(result)], result.tags)
         self._add_files(run, result)
         self.client.set_terminated(run.info.run_id, RunStatus.to_string(RunStatus.FINISHED), ended)
 
     def _add_files(self, run: Run, result: Result) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / MODEL
-            write_model(result, path)
+            path = Path(folder) / model_file.NAME
+            ModelFile.of(result).write(path)
             self._artifacts(run).log_artifact(str(path))
         if SHOWN not in self._cell(result.spec).data.tags:
             self.show(result)
@@ -189,14 +181,13 @@ class Tracker:
         """As `record`, for a timing. Its repeats are a curve: one point for each pass over the test set."""
         spec = timing.spec
         now = int(1000 * time.time())
-        about = {"device": timing.environment["device"], "torch_version": timing.environment["torch"]}
-        run = self._child(spec, now, about)
+        run = self._child(spec, now, timing.tags)
         if run.info.status == RunStatus.to_string(RunStatus.FINISHED):
             return
         metrics = [Metric(name, value, now, 0) for name, value in timing.metrics.items()]
         for name, values in (("time/repeat_ms", timing.ms), ("time/repeat_vae_ms", timing.vae_ms)):
             metrics += [Metric(name, value, now, i) for i, value in enumerate(values.tolist(), 1)]
-        self._log(run, spec, metrics, about)
+        self._log(run, spec, metrics, timing.tags)
         self.client.set_terminated(run.info.run_id, RunStatus.to_string(RunStatus.FINISHED), now)
 
     def _log(self, run: Run, spec: RunSpec, metrics: list[Metric], tags: dict[str, str]) -> None:
@@ -206,7 +197,7 @@ class Tracker:
         for i in range(0, max(1, len(metrics)), METRICS_PER_BATCH):
             self.client.log_batch(run.info.run_id, metrics[i : i + METRICS_PER_BATCH], params, changed)
             params, changed = [], []
-        if "failure" in run.data.tags:
+        if FAILURE in run.data.tags:
             self._forget_failure(run)
 
     def _artifacts(self, run: Run) -> ArtifactRepository:
@@ -236,9 +227,9 @@ class Tracker:
         reason = failure.reason[:5000]
         if run.info.status == RunStatus.to_string(RunStatus.FINISHED):
             return
-        if run.info.status == RunStatus.to_string(RunStatus.FAILED) and run.data.tags.get("failure") == reason:
+        if run.info.status == RunStatus.to_string(RunStatus.FAILED) and run.data.tags.get(FAILURE) == reason:
             return
-        self.client.log_batch(run.info.run_id, params=missing_params(run, spec), tags=[RunTag("failure", reason)])
+        self.client.log_batch(run.info.run_id, params=missing_params(run, spec), tags=[RunTag(FAILURE, reason)])
         if failure.traceback:
             self.client.log_text(run.info.run_id, failure.traceback, TRACEBACK)
         self.client.set_terminated(run.info.run_id, RunStatus.to_string(RunStatus.FAILED))
@@ -248,14 +239,14 @@ class Tracker:
         files = self._artifacts(run)
         if any(artifact.path == TRACEBACK for artifact in files.list_artifacts()):
             files.delete_artifacts(TRACEBACK)
-        self.client.delete_tag(run.info.run_id, "failure")
+        self.client.delete_tag(run.info.run_id, FAILURE)
 
     def _child(self, spec: RunSpec, started: int, more_tags: dict[str, str] | None = None) -> Run:
         """The run's MLflow run, made if it is not there."""
-        run = self._find("run_key", spec.key)
+        run = self._find(RUN_KEY, spec.key)
         if run is None:
             tags = {
-                "run_key": spec.key,
+                RUN_KEY: spec.key,
                 "cell": spec.cell,
                 "method_label": spec.method_label,
                 "dataset_label": data.label(spec.dataset),
@@ -274,9 +265,9 @@ class Tracker:
         """The cell's parent run, made if it is not there; finished from the start: nothing runs in it."""
         key = spec.cell_key
         if key not in self._parents:
-            run = self._find(CELL_TAG, key)
+            run = self._find(CELL_KEY, key)
             if run is None:
-                tags = {CELL_TAG: key, "cell": spec.cell, "method_label": spec.method_label}
+                tags = {CELL_KEY: key, "cell": spec.cell, "method_label": spec.method_label}
                 tags |= {"dataset_label": data.label(spec.dataset), "mlflow.source.name": "tune/sweep.py"}
                 run = self.client.create_run(self.experiment_id, tags=tags, run_name=spec.cell)
             if run.info.status != RunStatus.to_string(RunStatus.FINISHED):
@@ -295,7 +286,7 @@ class Tracker:
             return
         if runs["test_iwae"].isna().all():
             return  # timings have no scores
-        search = self.client.search_runs([self.experiment_id], f"tags.{CELL_TAG} != ''", max_results=50_000)
+        search = self.client.search_runs([self.experiment_id], f"tags.{CELL_KEY} != ''", max_results=50_000)
         parents = {tuple(run.data.params.get(name, "None") for name in CELL): run for run in search}
         now = int(1000 * time.time())
         for _, column in runs.groupby(["dataset", "dim", "decoder"]):
@@ -332,74 +323,26 @@ class Tracker:
                 database.commit()
 
 
-def params(spec: RunSpec) -> list[Param]:
-    """Every field that the run's method reads; another's value would say of the run what is not so."""
-    values: dict[str, Any] = {**spec.canonical, "dataset": spec.dataset}
-    del values["schema"]
-    if spec.variant is not None:
-        values["variant"] = spec.variant
-    values |= {f"options.{name}": value for name, value in values.pop("options", {}).items()}
-    return [Param(name, str(value)) for name, value in values.items()]
-
-
 def _history(result: Result) -> Iterator[Metric]:
     """Of the chosen restart losses, validation ELBO and diagnostics, at the epochs at which these were measured."""
     elbo = result.history_elbo[:, result.chosen]
     for epoch in elbo.isfinite().nonzero().flatten().tolist():
         at = int(1000 * result.finished_at[epoch].item())
-        yield Metric("train/val_elbo", elbo[epoch].item(), at, epoch + 1)
+        yield Metric(f"{CURVE}val_elbo", elbo[epoch].item(), at, epoch + 1)
         for name, values in result.diagnostics.items():
             if math.isfinite(value := values[epoch, result.chosen].item()):
-                yield Metric(f"train/{name}", value, at, epoch + 1)
+                yield Metric(f"{CURVE}{name}", value, at, epoch + 1)
         for u, name in enumerate(result.updates):
-            yield Metric(f"train/loss_{name}", result.losses[epoch, u, result.chosen].item(), at, epoch + 1)
+            yield Metric(f"{CURVE}loss_{name}", result.losses[epoch, u, result.chosen].item(), at, epoch + 1)
 
 
 def missing_params(run: Run, spec: RunSpec) -> list[Param]:
     """A killed driver may have got no further than making the run."""
-    return [param for param in params(spec) if param.key not in run.data.params]
-
-
-def _about(result: Result) -> dict[str, str]:
-    return {
-        "device": result.environment["device"],
-        "torch_version": result.environment["torch"],
-        "members": result.environment["members"],
-        "chosen_restart": str(result.chosen),
-        "starts_from": result.spec.method_class.starts_from or "scratch",
-        "kept_epoch": str(int(result.kept_epochs[result.chosen])),
-        "updates": str(len(result.updates)),
-        "parameters": str(sum(parameter.numel() for parameter in result.model.parameters())),
-    }
-
-
-def sqlite_path(uri: str) -> Path | None:
-    """The database file of a sqlite URI, absolute; None for other URIs."""
-    if not uri.startswith("sqlite:///"):
-        return None
-    return Path(uri.removeprefix("sqlite:///")).resolve()
-
-
-@cache
-def git_commit() -> str:
-    """The commit of this code, with `+` after it if the files were changed since; 'unknown' outside a checkout."""
-    here = Path(__file__).parent
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return [Param(name, value) for name, value in spec.params.items() if name not in run.data.params]
 
 
 def run_keys(runs: Iterable[Run]) -> set[str]:
-    return {run.data.tags["run_key"] for run in runs}
+    return {run.data.tags[RUN_KEY] for run in runs}
 
 
 def finished_without_creating(uri: str, experiment: str) -> list[Run]:
@@ -407,28 +350,18 @@ def finished_without_creating(uri: str, experiment: str) -> list[Run]:
     path = sqlite_path(uri)
     if path is not None and not path.exists():
         return []
-    _check_answers(uri)
+    _check_server(uri)
     try:
         if MlflowClient(tracking_uri=uri).get_experiment_by_name(experiment) is None:
             return []
     except Exception as error:
-        raise TrackingError(f"--tracking-uri {uri}: {_first_line(error)}") from error
+        raise TrackingError(f"--tracking-uri {uri}: {first_line(error)}") from error
     return Tracker(uri, experiment).finished()
 
 
-def recorded_without_creating(uri: str, experiment: str) -> set[str]:
-    """As `Tracker.recorded`, for a plan: makes neither a database nor an experiment."""
-    return run_keys(finished_without_creating(uri, experiment))
-
-
-def _check_answers(uri: str) -> None:
-    """Raises TrackingError for a server that is not there, where MLflow would try for minutes."""
-    if not uri.startswith(("http://", "https://")):
-        return
+def _check_server(uri: str) -> None:
+    """Raises TrackingError if a server does not answer."""
     try:
-        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=CONNECT_S).close()
-    except urllib.error.HTTPError:
-        pass  # something answers; whether it is MLflow, and lets us in, MLflow's client tells better
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        raise TrackingError(f"--tracking-uri {uri}: the server does not answer: {reason}") from error
+        check_server(uri)
+    except ConnectionError as error:
+        raise TrackingError(f"--tracking-uri {uri}: {error}") from error

@@ -19,13 +19,14 @@ from typing import Annotated, Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from pydantic import TypeAdapter, ValidationError
 
+from analysis.names import CELL
 from rme.config import RunSpec, SpecError
-from tune.plan.grid import CELL_FIELDS, GridError
+from tune.plan.grid import GridError
 from tune.plan.yaml_text import YamlError, parse
 
 SPACES = Path(__file__).parent.parent / "spaces"
 
-HELD = (*CELL_FIELDS, "seed", "restarts", "iwae_samples")
+HELD = (*CELL, "seed", "restarts", "iwae_samples")
 """Fields that a search cannot choose: they say which cell it is for, or what its score means."""
 
 _KINDS = "log-uniform: [low, high], uniform: [low, high], integers: [low, high] or choices: [a, b, ...]"

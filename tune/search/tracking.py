@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from mlflow.entities import Metric, RunStatus, RunTag
 
-from tune.record.tracking import Tracker, git_commit, missing_params
+from analysis.names import FAILURE
+from tune.record.commit import git_commit
+from tune.record.tracking import Tracker, missing_params
 from tune.search.samples import Sample, Samples, Status
 
 
@@ -55,10 +57,10 @@ class SearchTracker(Tracker):
             metrics += [Metric(f"val/iwae_seed_{s}", v, ended, last) for s, v in sample.val_iwae_by_seed.items()]
             metrics += [Metric("time/train_s", sample.train_s, ended, last)]
         params = [param for param in missing_params(run, spec) if param.key != "seed"]
-        tags = {"outcome": str(sample.outcome), "failure": sample.reason[:5000]}
+        tags = {"outcome": str(sample.outcome), FAILURE: sample.reason[:5000]}
         self.client.log_batch(run.info.run_id, metrics, params, [RunTag(k, v) for k, v in tags.items() if v])
-        if "failure" in run.data.tags and not sample.reason:
-            self.client.delete_tag(run.info.run_id, "failure")
+        if FAILURE in run.data.tags and not sample.reason:
+            self.client.delete_tag(run.info.run_id, FAILURE)
         failed = sample.outcome in (Status.FAILED, Status.DIVERGED)
         status = RunStatus.FAILED if failed else RunStatus.FINISHED
         self.client.set_terminated(run.info.run_id, RunStatus.to_string(status), ended)

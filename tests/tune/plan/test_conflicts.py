@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import pytest
-from mlflow.entities import Run, RunData, RunInfo, RunTag
+from mlflow.entities import Param, Run, RunData, RunInfo, RunTag
 
 from rme.config import SCHEMA
 from tests.tune.plan.test_grid import spec
 from tune.plan.conflicts import SettingsError, check_settings, other_settings
 from tune.plan.grid import Grid
-from tune.record.tracking import params
 
 
 def recorded(run, key: str | None = None, **tags: str) -> Run:
     """As MLflow gives it back."""
     info = RunInfo("id", "0", "user", "FINISHED", 0, 1, "active")
     values = {"run_key": key or run.key, "git_commit": "0123456789", **tags}
-    return Run(info, RunData(params=params(run), tags=[RunTag(name, value) for name, value in values.items()]))
+    params = [Param(*item) for item in run.params.items()]
+    return Run(info, RunData(params=params, tags=[RunTag(name, value) for name, value in values.items()]))
 
 
 def grid(*runs) -> Grid:

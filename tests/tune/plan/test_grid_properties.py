@@ -240,6 +240,7 @@ def test_set_sets_one_field_of_every_run_and_no_other(data):
 @pytest.mark.parametrize("field", ["method", "seed"])
 def test_what_is_said_twice_is_refused(field):
     """The first would be lost without a word."""
-    for twice in (options([f"{field}=1", f"{field}=2"], [], "demo"), options([], [f"{field}=1", f"{field}=2"], "demo")):
+    twice = [f"{field}=1", f"{field}=2"]
+    for only, overrides in ((twice, []), ([], twice)):
         with pytest.raises(GridError, match=field):
-            _load_grid(twice)
+            chosen_grid("demo", only, overrides)

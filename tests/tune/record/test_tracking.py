@@ -25,7 +25,7 @@ from tests.databases import blank_database
 from tests.sweeping import SMALL
 from tests.tiny import write_npz
 from tune.record.artifacts import IMAGES
-from tune.record.tracking import Tracker, TrackingError, recorded_without_creating
+from tune.record.tracking import Tracker, TrackingError, finished_without_creating
 from tune.store.failure import Failure
 
 
@@ -338,12 +338,12 @@ def test_sqlite_finds_a_run_without_reading_every_run_s_tags(database):
 
 def test_a_plan_makes_no_database(tmp_path):
     path = tmp_path / "none.db"
-    assert recorded_without_creating(f"sqlite:///{path}", "x") == set()
+    assert finished_without_creating(f"sqlite:///{path}", "x") == []
     assert not path.exists()
 
 
 def test_a_plan_makes_no_experiment(database):
-    assert recorded_without_creating(database, "unheard of") == set()
+    assert finished_without_creating(database, "unheard of") == []
     assert Tracker(database, "another").client.get_experiment_by_name("unheard of") is None
 
 

@@ -1,0 +1,47 @@
+"""The names under which MLflow has a sweep's runs: `tune.record` writes them, `analysis` reads them.
+
+Fields of a run are params, under their own names (`rme.RunSpec.params`); what was measured once is a metric; what was
+measured by epoch is a metric `train/NAME`; everything else is a tag.
+"""
+
+from __future__ import annotations
+
+ROW = ("method", "order", "variant")
+"""One row of a table; a variant names settings that differ from the row's usual ones."""
+
+COLUMN = ("dataset", "dim", "decoder")
+"""One column of a table: the cells that are compared with one another."""
+
+CELL = (*ROW, *COLUMN)
+"""One number in a table: runs that share these fields are repetitions of one another."""
+
+BASELINE, CONTROL = "vae", "vae-more"
+"""The VAE, and the VAE trained on for as long as the methods that start from it, which is not in the paper."""
+
+METRICS = {
+    "val/iwae": "val_iwae",
+    "val/elbo": "val_elbo",
+    "test/iwae": "test_iwae",
+    "test/elbo": "test_elbo",
+    "time/inference_ms": "inference_ms",
+    "time/inference_ms_sd": "inference_ms_sd",
+    "time/ratio_to_vae": "ratio_to_vae",
+    "time/ratio_to_vae_sd": "ratio_to_vae_sd",
+    "time/train_s": "train_s",
+}
+"""Metrics of a run, and the columns that they become."""
+
+CURVE = "train/"
+"""What the names of metrics by epoch begin with."""
+
+RUN_KEY, CELL_KEY = "run_key", "cell_key"
+"""Tags that only a run has, and only a cell's summary; each is found by its key."""
+
+FAILURE = "failure"
+"""Tag of a failed run: the reason, in one line."""
+
+TRACEBACK = "traceback.txt"
+"""Artifact of a failed run."""
+
+IMAGES = "images.safetensors"
+"""Artifact of a cell: test images, reconstructions and samples of the run that its metadata `run_key` names."""
