@@ -7,9 +7,11 @@ OUT ?= report/$(EXPERIMENT)
 PORT ?= 5000
 JOBS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+# not --quiet: with it, --strict counts no warnings
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 FILES ?= rme/objective.py
 
-.PHONY: help venv demo test slow mutants lint format mlflow report lock clean
+.PHONY: help venv demo test slow mutants lint format docs mlflow report lock clean
 
 help:  ## what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
@@ -38,15 +40,20 @@ slow: venv  ## the slow tests, some twenty minutes
 mutants: venv  ## how many faults put into FILES their tests notice (MORE="--sample 40 --seed 0" for a sample)
 	$(BIN)/python tests/mutants.py $(FILES) $(MORE)
 
-lint: venv  ## style, types, and which room imports which
+lint: venv  ## style, types, which room imports which, and the documentation's links
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo --no-cache
+	$(MKDOCS)
 
 format: venv  ## put the code into the formatter's shape
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+docs: venv  ## build the documentation's site
+	@$(MKDOCS)
+	@echo "documentation: build/site/index.html"
 
 mlflow: venv  ## serve the MLflow UI on $(TRACKING) at localhost:$(PORT)
 	$(BIN)/mlflow server --backend-store-uri $(TRACKING) --host 127.0.0.1 --port $(PORT)
