@@ -1,1 +1,1 @@
-"""What is measured for speed; each module is a command that prints a table."""
+"""Speed benchmarks. `bench/README.md` lists the commands."""

@@ -1,6 +1,7 @@
-"""Rivals in processes of their own, which take turns: for what is set once for a whole process, such as its allocator.
+"""Rivals in separate processes, for settings that hold for a whole process, such as the allocator's.
 
-`python -m bench.child MODULE FUNCTION ARGUMENTS` is the other end; `Child` starts it.
+`Child` starts `python -m bench.child MODULE FUNCTION ARGUMENTS` and requests one measurement at a time, so that rivals
+can be interleaved.
 """
 
 from __future__ import annotations
@@ -21,16 +22,16 @@ CPU = torch.device("cpu")
 
 
 class Child:
-    """A process that imports `module`, calls `function(**arguments)`, and then does what it returned when asked to.
+    """A process that imports `module`, calls `function(**arguments)`, and times the returned callable on request.
 
     Args:
-        module, function: where the work is made: a function that returns a callable.
-        arguments: plain JSON values.
-        keep_freed_memory: prepared as `harness.prepare` does; False: as a process comes, with glibc's own allocator
-            settings and the checks of arguments in torch.distributions. One thread it has in any case.
+        module, function: a function that returns the work, as a callable without arguments.
+        arguments: JSON values.
+        keep_freed_memory: prepare the process by `harness.prepare`. False: default allocator settings, and
+            torch.distributions checks its arguments. The process has one thread either way.
 
-    Calling it makes it do the work (often enough for a clock) and returns the CPU seconds of once; `first` is what
-    the work's first call returned. To be closed, or used in a `with`.
+    A call repeats the work often enough for the clock and returns the CPU seconds of one repetition. `first` is what
+    the first repetition returned. Close it, or use it in a `with`. RuntimeError if the process ends early.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class Child:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            raise RuntimeError(f"{self.name}: its process ended with status {self.process.wait()}")
+            raise RuntimeError(f"{self.name}: the process exited with status {self.process.wait()}")
         return json.loads(line)
 
     def __call__(self) -> float:
@@ -61,7 +62,7 @@ class Child:
 
     def close(self) -> None:
         """End the process."""
-        self.process.communicate()  # it ends with its input
+        self.process.communicate()  # closes its input, which ends it
 
     def __enter__(self) -> Child:
         return self
@@ -71,7 +72,7 @@ class Child:
 
 
 def _serve(module: str, function: str, arguments: str, *flags: str) -> None:
-    out, sys.stdout = sys.stdout, sys.stderr  # what the work prints is no answer
+    out, sys.stdout = sys.stdout, sys.stderr  # stdout is for answers alone; the work prints to stderr
     torch.set_num_threads(1)
     if "--as-it-comes" not in flags:
         prepare(CPU)

@@ -1,10 +1,9 @@
-"""Operations and memory traffic that a training step needs, counted from the layers' shapes.
+"""FLOPs and memory traffic of a training step, counted from the layers' shapes.
 
-A layer is passed through up to three times: forward, for the gradient by its input, and for the gradient by its
-weights. Each pass costs the layer's multiplications and additions, and reads or writes its input, output and weights
-once; what lies between layers is taken to be free. What a method can keep instead of computing it again is counted
-once, so this is what the mathematics needs and not what some program does. A method of which nothing is said here has
-no roofline.
+A layer has up to three passes: forward, the gradient of its input, and the gradient of its weights. Each pass costs the
+layer's multiplications and additions, and reads or writes its input, output and weights once. Elementwise work counts
+as free. A value that can be cached is counted once, so this is what the mathematics needs, not what a certain program
+does. A method missing from `_METHODS` has no roofline.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from rme import nets
 
 @dataclass(frozen=True)
 class Cost:
-    """Floating-point operations, and bytes to or from memory."""
+    """Floating-point operations, and bytes read from or written to memory."""
 
     flops: float = 0.0
     bytes: float = 0.0
@@ -35,7 +34,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class LayerSize:
-    """One layer of one model: operations for an image, and entries of input, output and weights."""
+    """One layer of one model: FLOPs per image, and the number of entries of its input, output and weights."""
 
     flops: int
     inputs: int
@@ -43,12 +42,12 @@ class LayerSize:
     weights: int
 
     def once(self, images: int) -> Cost:
-        """One pass of so many images, in float32."""
+        """Cost of one pass of `images` images, in float32."""
         return Cost(images * self.flops, 4 * (images * (self.inputs + self.outputs) + self.weights))
 
 
 def layers(networks: Iterable[nn.Module], inputs: tuple[int, ...]) -> list[LayerSize]:
-    """The layers with weights of networks that are applied one after another to one `inputs` of one member."""
+    """Layers with weights, of networks applied in sequence; `inputs` is the shape of one input, without batch axes."""
     found = []
     h = torch.empty(1, 1, *inputs, device="meta")
     for layer in (layer for network in networks for layer in network):  # type: ignore[attr-defined]
@@ -63,14 +62,13 @@ def layers(networks: Iterable[nn.Module], inputs: tuple[int, ...]) -> list[Layer
 
 
 def passes(network: list[LayerSize], images: int, *, weights: bool, inputs: bool) -> Cost:
-    """A pass through a network and back.
+    """Cost of a forward and backward pass through a network.
 
     Args:
         network: its layers.
-        images: how many pass.
-        weights: whether its weights are learnt.
-        inputs: whether the gradient by its input is wanted; if weights are learnt, all layers but the first need
-            theirs in any case.
+        images: number of images.
+        weights: whether the gradients of its weights are needed.
+        inputs: whether the gradient of its input is needed. With `weights`, every layer but the first needs it anyway.
     """
     total = Cost()
     for i, layer in enumerate(network):
@@ -80,7 +78,7 @@ def passes(network: list[LayerSize], images: int, *, weights: bool, inputs: bool
 
 
 class _Parts:
-    """One model of a run on the meta device, taken apart; costs are of one batch."""
+    """The networks of one model of a run, on the meta device. Costs are per batch."""
 
     def __init__(self, run: Any, shape: nets.ImageShape) -> None:
         self.model: Any = run.method_class(run, shape, 1).to("meta")
@@ -90,10 +88,10 @@ class _Parts:
     def encoder(self, encoder: Any) -> list[LayerSize]:
         return layers([encoder.trunk, encoder.head], self.shape)
 
-    def learn(self, network: list[LayerSize], *, inputs: bool = False) -> Cost:
+    def train(self, network: list[LayerSize], *, inputs: bool = False) -> Cost:
         return passes(network, self.n, weights=True, inputs=inputs)
 
-    def look(self, network: list[LayerSize]) -> Cost:
+    def forward(self, network: list[LayerSize]) -> Cost:
         return passes(network, self.n, weights=False, inputs=False)
 
     def adam(self) -> Cost:
@@ -102,30 +100,30 @@ class _Parts:
 
 
 def _vae(p: _Parts) -> Cost:
-    return p.learn(p.encoder(p.model.encoder)) + p.learn(p.decoder, inputs=True)
+    return p.train(p.encoder(p.model.encoder)) + p.train(p.decoder, inputs=True)
 
 
 def _sa(p: _Parts) -> Cost:
-    # an SVI step goes through the decoder and back to z; differentiating both ways costs each of them twice
+    # an SVI step is a forward pass through the decoder and a backward pass to z; its own backward costs both twice
     return _vae(p) + passes(p.decoder, p.n, weights=False, inputs=True) * (3 * p.run.order)
 
 
 def _hf(p: _Parts) -> Cost:
     vectors = [layers([network], (network[0].weight.shape[-1],)) for network in p.model.vectors]
-    return sum((p.learn(v, inputs=True) for v in vectors), _vae(p))
+    return sum((p.train(v, inputs=True) for v in vectors), _vae(p))
 
 
 def _iaf(p: _Parts) -> Cost:
     total = _vae(p)
     for made in p.model.mades:
         for network in (made.inputs, made.context, made.outputs):
-            total += p.learn(layers([network], (network[0].weight.shape[-1],)), inputs=True)
+            total += p.train(layers([network], (network[0].weight.shape[-1],)), inputs=True)
     return total
 
 
 def _me(p: _Parts) -> Cost:
-    encoders = [p.learn(p.encoder(q)) for q in p.model.components]
-    return sum(encoders, p.learn(layers([p.model.weights], p.shape)) + p.learn(p.decoder, inputs=True) * p.run.order)
+    encoders = [p.train(p.encoder(q)) for q in p.model.components]
+    return sum(encoders, p.train(layers([p.model.weights], p.shape)) + p.train(p.decoder, inputs=True) * p.run.order)
 
 
 def _recursive_mixture(p: _Parts) -> Cost:
@@ -133,23 +131,23 @@ def _recursive_mixture(p: _Parts) -> Cost:
     encoder = p.encoder(p.model.components[0])
     impact = layers([p.model.impacts[0].mlp], p.shape)
     to_z_and_back = passes(p.decoder, p.n, weights=False, inputs=True)
-    total = (p.learn(encoder) + to_z_and_back + p.look(encoder)) * k  # each q_m learns, and is kept as it then is
-    total += (p.learn(impact) + p.look(impact)) * (k - 1)
-    total += p.look(p.decoder) * sum(range(2, k + 1))  # eps_m: a draw of each of q_0..q_m
-    return total + p.learn(p.decoder) * k
+    total = (p.train(encoder) + to_z_and_back + p.forward(encoder)) * k  # q_m's update, then q_m, cached
+    total += (p.train(impact) + p.forward(impact)) * (k - 1)
+    total += p.forward(p.decoder) * sum(range(2, k + 1))  # eps_m: decodes a draw of each of q_0..q_m
+    return total + p.train(p.decoder) * k
 
 
 def _vlae(p: _Parts) -> Cost:
     first, second, last = p.decoder
     dim, width, pixels, n = p.run.dim, second.outputs, last.outputs, p.n
-    look = p.look([first, second])
+    hidden = p.forward([first, second])
     tangents = _product(n * dim, width, width)
     precision = _product(n * dim, width, width) + _product(dim, width, dim) * n
-    step = p.look([last]) + _product(n, pixels, width) + _product(dim, width, 1) * n
-    forward = _product(width, pixels, width) + (look + tangents + precision) * (p.run.order + 1)
-    forward += step * p.run.order + p.look(p.decoder)
-    # the way back costs each product twice
-    return p.learn(p.encoder(p.model.encoder)) + forward * 3
+    step = p.forward([last]) + _product(n, pixels, width) + _product(dim, width, 1) * n
+    forward = _product(width, pixels, width) + (hidden + tangents + precision) * (p.run.order + 1)
+    forward += step * p.run.order + p.forward(p.decoder)
+    # the backward pass costs each product twice
+    return p.train(p.encoder(p.model.encoder)) + forward * 3
 
 
 def _product(rows: int, inner: int, columns: int) -> Cost:
@@ -164,7 +162,7 @@ _METHODS: dict[str, Callable[[_Parts], Cost]] = {
 
 
 def step_cost(run: Any, shape: nets.ImageShape) -> Cost | None:
-    """What one training step of one member needs; None for a method of which it is not written down."""
+    """Cost of one training step of one member; None for a method missing from `_METHODS`."""
     if run.method not in _METHODS:
         return None
     parts = _Parts(run, shape)
@@ -172,5 +170,5 @@ def step_cost(run: Any, shape: nets.ImageShape) -> Cost | None:
 
 
 def iwae_cost(run: Any, shape: nets.ImageShape, images: int, samples: int) -> Cost:
-    """What the decoder passes of an IWAE estimate need."""
+    """Cost of the decoder passes of an IWAE estimate."""
     return passes(_Parts(run, shape).decoder, images * samples, weights=False, inputs=False)

@@ -1,7 +1,7 @@
-"""Inference: each method's q(z|x) for a batch of 128 images against the VAE's, and against plain modules.
+"""Inference time: each method's q(z|x) of a batch of 128 images, against the VAE's and against plain modules.
 
-The VAE is no rival that computes the same; its row says what the method costs more, 1 / ratio times. A flow is known
-only by its draws, so its q(z|x) is timed with one draw carried through it; the rows "and a draw" have one for all.
+The VAE computes something else; its row gives the method's relative cost, 1 / ratio. A flow gives q(z|x) only through
+draws, so it is always timed with one draw. The rows "and a draw" include one for every method.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from tune.cost.measure import array_engine
 
 
 class Inference:
-    """q(z|x) of an array of untrained models for one batch of random images; calling it computes that."""
+    """Calling it computes q(z|x) of one batch of random images, by an array of untrained models."""
 
     def __init__(self, run: Any, settings: Settings, members: int, draw: bool = False) -> None:
         self.engine = array_engine(run, settings.image_shape, settings.device, members)
         index = torch.arange(run.batch_size, device=settings.device).expand(members, -1)
         self.x = self.engine.method.centred(self.engine.pixels[index])
         self.draw = draw
-        # as in `rme.evaluate`: launches would be timed else
+        # a CUDA graph, as in `rme.evaluate`: otherwise the time would be that of kernel launches
         on_gpu = settings.device.type == "cuda"
         self.infer: Callable[[Tensor], Posterior] = (
             Graphed(self._infer, self.engine.noise.generators) if on_gpu else self._infer
@@ -47,7 +47,7 @@ class Inference:
 
 
 def rows(settings: Settings) -> Iterator[Row]:
-    """For each method a row against the VAE, without and with a draw, and one against plain modules."""
+    """For each method: rows against the VAE, without and with a draw, and one against plain modules."""
     for method, order in settings.methods:
         run = models.spec(method, order, dataset=settings.dataset, dim=settings.dim)
         vae = models.spec("vae", dataset=settings.dataset, dim=settings.dim, decoder=run.decoder)
@@ -65,7 +65,7 @@ def rows(settings: Settings) -> Iterator[Row]:
 
 
 def _plain(ours: Inference) -> tuple[Callable[[], Any], Callable[[], None]]:
-    """The plain model's q(z|x), and the check that it is the same distribution."""
+    """The plain model's q(z|x), and a check that it is the same distribution; that raises DifferentError."""
     model: Any = plain_twin(ours.engine.method, 0, _draw_nothing)
     x = ours.x[0]
 
@@ -91,7 +91,7 @@ def _plain(ours: Inference) -> tuple[Callable[[], Any], Callable[[], None]]:
 
 
 def _draw_nothing(shape: tuple[int, ...]) -> Tensor:
-    raise AssertionError("q(z|x) needs no noise")
+    raise AssertionError("q(z|x) of the plain model drew noise")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Test log-likelihoods: IWAE with K samples, milliseconds an image, against the plain loop over decoder passes.
+"""Time of test log-likelihoods: IWAE with K samples, ms per image, against a plain loop over decoder passes.
 
-Always float32 throughout. The plain loop draws the same noise, and its result must be within 1e-3 nats for every image.
-Methods other than the VAE are held against the VAE: what they cost more.
+Everything is float32. The plain loop uses the same noise, and must agree within 1e-3 nats for every image. Methods
+other than the VAE are timed against the VAE, which gives their relative cost.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from rme.untrained import random_images
 from tune.cost.measure import array_engine
 
 NATS = 1e-3
-"""How far the estimates for an image may be apart."""
+"""Largest allowed difference between the two estimates of an image."""
 
 
 class Scoring:
-    """IWAE of random images by untrained models; calling it gives (B, n), in nats."""
+    """Calling it returns the IWAE of random images by untrained models, (B, n), in nats."""
 
     def __init__(self, run: Any, settings: Settings, images: int, samples: int, members: int = 1) -> None:
         self.samples, self.members = samples, members
@@ -43,7 +43,7 @@ class Scoring:
 
 
 class PlainScoring:
-    """The same for one VAE, by `plain.iwae`; calling it gives (n,)."""
+    """The same for one VAE by `plain.iwae`: calling it returns (n,)."""
 
     def __init__(self, ours: Scoring) -> None:
         self.ours, self.engine = ours, ours.engine
@@ -62,7 +62,7 @@ class PlainScoring:
 
 
 def rows(settings: Settings) -> Iterator[Row]:
-    """The VAE against the plain loop, and every other method, and every array, against the VAE."""
+    """The VAE against the plain loop; every other method, and every array, against the VAE."""
     images = settings.options["images"] or (64 if settings.quick else 512)
     samples = settings.options["samples"]
     peak = measured_peak(settings.device, quick=settings.quick)
@@ -97,8 +97,8 @@ def rows(settings: Settings) -> Iterator[Row]:
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    """What only this command can be asked."""
-    parser.add_argument("--images", type=int, help="how many are scored at a time (default: 512, quick: 64)")
+    """Add the options of this command alone."""
+    parser.add_argument("--images", type=int, help="number of images (default: 512; with --quick: 64)")
     parser.add_argument("--samples", type=int, default=100, help="K (default: %(default)s)")
 
 

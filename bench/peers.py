@@ -1,12 +1,12 @@
-"""Our training epochs and likelihood scores against those of pythae, with the same networks, images and batches.
+"""Time our training epochs and IWAE scores against pythae's, with the same networks, images and batches.
 
 An epoch is one pass over the images: `Engine.train_epoch` against `train_step` of pythae's own trainer. A score is
-IWAE with K = 100 samples: `rme.evaluate.scores` against `get_nll` of pythae's models, as its documentation calls it and
-without recording gradients. On a CPU pythae runs twice: with the allocator settings that the engine's training has, and
-in a process of its own with the system's defaults, as anyone would run it.
+IWAE with K = 100: `rme.evaluate.scores` against `get_nll` of pythae's models, called as its documentation does, and
+under no_grad. On a CPU pythae runs twice: with the engine's allocator settings, and in a separate process with the
+default ones.
 
-pythae is not among the project's requirements. imageio is all that it needs and rme has not; --no-deps leaves out a
-copy of Python's own `dataclasses`:
+pythae is not a dependency of the project. Of what it needs, only imageio is missing; --no-deps leaves out its backport
+of `dataclasses`:
 
     python -m pip install --no-deps pythae==0.1.2 imageio
 """
@@ -36,24 +36,24 @@ from tune.cost.measure import array_engine
 INSTALL = "python -m pip install --no-deps pythae==0.1.2 imageio"
 
 METHODS = ("vae", "iaf")
-"""What both have."""
+"""Methods that both implement."""
 
 SAMPLES = 100
-"""K of the scores. Also the batch that `get_nll` takes unless told otherwise: on a CPU its fastest of 10 to 100."""
+"""K of the scores. Also the default batch size of `get_nll`, on a CPU its fastest of 10 to 100."""
 
 BATCHES, QUICK_BATCHES = 20, 5
-"""Batches in an epoch."""
+"""Batches per epoch."""
 
 SCORED, QUICK_SCORED = 64, 16
 """Images scored."""
 
 
 def rows(settings: Settings) -> Iterator[Row]:
-    """For each method and size of array rows of epochs and of scores; arrays in milliseconds for each member."""
+    """For each method and array size: rows of epochs and of scores, in ms per member."""
     pythae_models()
     unknown = [method for method, _ in settings.methods if method not in METHODS]
     if unknown:
-        raise ValueError(f"--methods {unknown[0]}: what pythae has, too, is {', '.join(METHODS)}")
+        raise ValueError(f"--methods {unknown[0]}: valid values are {', '.join(METHODS)}, which pythae implements")
     for method, order in settings.methods:
         run = models.spec(method, order, dataset=settings.dataset, dim=settings.dim)
         check(_engine(run, 1, settings.device).method, random_images(4, settings.image_shape), SAMPLES)
@@ -99,7 +99,7 @@ def _scores(run: Any, members: int, settings: Settings) -> list[Row]:
 def _against_pythae(
     name: str, ours: Timer, theirs: dict[str, tuple[str, dict[str, Any]]], run: Any, settings: Settings
 ) -> list[Row]:
-    """Rows of our timer against functions of this module that make pythae's work, by name with their arguments."""
+    """Rows of our timer against pythae's; `theirs` maps names to functions of this module, with their arguments."""
     common = {"method": run.method, "order": run.order, "dataset": run.dataset, "dim": run.dim}
     common["device"] = str(settings.device)
     on_cpu = settings.device.type == "cpu"
@@ -115,7 +115,7 @@ def _against_pythae(
 
 
 def peer_epoch(*, batches: int, device: str, **fields: Any) -> Callable[[], float]:
-    """One pass of pythae's trainer over the images of `_engine`; the callable returns the mean loss."""
+    """One epoch of pythae's trainer on the images of `_engine`; the callable returns the mean loss."""
     peers, run = pythae_models(), models.spec(**fields)
     engine = _engine(run, batches, torch.device(device))
     images = engine.method.centred(engine.pixels.unsqueeze(0))[0]
@@ -150,31 +150,31 @@ def _per_member(timer: Timer, members: int) -> Timer:
     return lambda: timer() / members
 
 
-# ---------------------------------------------------------------------- is it the same?
+# ---------------------------------------------------------------------- equality
 def check(method: Method, pixels: Tensor, samples: int) -> None:
-    """Raise DifferentError unless pythae's model and member 0 of ours are the same model, but for what cannot be.
+    """Raise DifferentError unless pythae's model and member 0 of ours are the same, apart from what pythae lacks.
 
-    They have the same number of parameters, beside those that pythae has no counterpart of; and their losses on the
-    uint8 images (n, C, H, W), and the IWAE of each, agree to a thousandth of a nat. `get_nll` returns the mean of
-    log p(x), not of its negative. Afterwards `method` is another model: see `matched`.
+    Both must have the same number of parameters, leaving out those without a counterpart in pythae. Their losses on the
+    uint8 images (n, C, H, W), and the IWAE of each image, must agree to a thousandth of a nat. `get_nll` returns the
+    mean of log p(x), not of its negative. Changes `method`: see `matched`.
     """
     check_values(method, matched(method), pixels, samples)
 
 
 def matched(method: Method) -> Any:
-    """pythae's model with the weights of member 0; `method` is changed where the two differ by definition.
+    """pythae's model with the weights of member 0. Changes `method` where the two differ by definition.
 
     - pythae's decoder has a fixed variance of one, ours a learnt one: it is set to one.
-    - pythae's flows are not gated and do not see x: see `match_flows`.
+    - pythae's flows are not gated and not conditioned on x: see `match_flows`.
 
-    Raises DifferentError when the numbers of parameters do not agree.
+    Raises DifferentError if the numbers of parameters differ.
     """
     peers = pythae_models()
     model = peers.peer(method)
     ours = sum(p.numel() for p in method.parameters()) // method.members - peers.extra_parameters(method)
     theirs = sum(p.numel() for p in model.parameters())
     if ours != theirs:
-        raise DifferentError(f"{method.label}: {ours} parameters that pythae's model should have; it has {theirs}")
+        raise DifferentError(f"{method.label}: pythae's model has {theirs} parameters instead of {ours}")
     if method.name == "iaf":
         peers.match_flows(method, model)
     method.decoder.logvar.zero_()
@@ -185,7 +185,7 @@ def matched(method: Method) -> Any:
 def check_values(method: Method, model: Any, pixels: Tensor, samples: int) -> None:
     """Raise DifferentError unless loss and IWAE of the uint8 images (n, C, H, W) agree, given the same noise.
 
-    pythae's loss leaves out the constant D/2 log 2 pi, which its `get_nll` has: it is added.
+    The constant D/2 log 2 pi is added to pythae's loss, which omits it; `get_nll` includes it.
     """
     device = method.decoder.logvar.device
     pixels = pixels.to(device)
@@ -207,12 +207,12 @@ def check_values(method: Method, model: Any, pixels: Tensor, samples: int) -> No
 
 
 def _streams(method: Method) -> list[torch.Generator]:
-    """For each member the stream that torch's own generator gives after manual_seed(0)."""
+    """For each member a generator equal to torch's default one after manual_seed(0)."""
     return [torch.Generator(method.decoder.logvar.device).manual_seed(0) for _ in range(method.members)]
 
 
 def pythae_models() -> ModuleType:
-    """`bench.pythae_models`; exits, saying what to install, where pythae or something that it imports is missing."""
+    """The module `bench.pythae_models`. Exits, saying what to install, if pythae or one of its imports is missing."""
     try:
         from bench import pythae_models
     except ModuleNotFoundError as error:

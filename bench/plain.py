@@ -1,8 +1,8 @@
-"""One model at a time, as anyone would write it: ordinary torch.nn, autograd, torch.optim.Adam as it comes, NCHW.
+"""One model at a time in ordinary PyTorch: torch.nn, autograd, default torch.optim.Adam, NCHW.
 
-What the tests compare arrays of models with, and the rivals of the benchmarks. The networks are Tables 1-3 read out;
-`RecMixVAE` with `pseudocode_step` is the listing of the supplement's section 4, in its own words; `MODELS` holds the
-other methods, each with its loss. `draw(shape)` gives standard normal noise of that shape.
+The reference for tests of arrays, and the rivals of the benchmarks. The networks follow Tables 1-3 literally.
+`RecMixVAE` with `pseudocode_step` is the listing of the supplement's section 4, with its names. `MODELS` holds the
+other methods, each with its loss. `draw(shape)` returns standard normal noise.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ DECODERS = {
 
 
 def fc_decoder(p: int, image_shape: ImageShape, width: int) -> nn.Sequential:
-    """Table 5's decoder: two hidden layers of one width."""
+    """Table 5's decoder: two hidden layers of equal width."""
     pixels = image_shape[0] * image_shape[1] * image_shape[2]
     return nn.Sequential(
         nn.Linear(p, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, pixels),
@@ -83,12 +83,12 @@ def fc_decoder(p: int, image_shape: ImageShape, width: int) -> nn.Sequential:
 
 
 def weighted(module: nn.Module) -> list[Any]:
-    """The layers with weights, in the order in which they are applied."""
+    """Layers with weights, in order of application."""
     return [layer for layer in module.modules() if isinstance(getattr(layer, "weight", None), Tensor)]
 
 
 def copy_member(array: nn.Module, i: int, plain: nn.Module) -> None:
-    """Give a plain network the weights of member i of an array of networks, layer by layer."""
+    """Copy the weights of member i of an array of networks into a plain network, layer by layer."""
     pairs = list(zip(weighted(array), weighted(plain), strict=True))
     with torch.no_grad():
         for theirs, own in pairs:
@@ -201,7 +201,7 @@ class RecMixVAE(nn.Module):
         return elbo, (q.log_prob(z) - self.encoder_upto_kth(x, k - 1).log_prob(z)).mean()
 
     def parts(self) -> list[nn.Module]:
-        """What is updated on its own: each component, each regressor, the decoder."""
+        """The parts with an update each: components, regressors, decoder."""
         return [*self.comps, *self.eps_regrs[1:], self.decoder]
 
     def enable_grad(self, part: nn.Module) -> None:
@@ -214,7 +214,7 @@ def pseudocode_step(
 ) -> tuple[Tensor, list[Tensor]]:
     """One pass of the main algorithm's inner loop.
 
-    Returns the losses before each update, (2M + 2,), and for m = 1..M the KL that its bound was held against.
+    Returns the losses before each update, (2M + 2,), and for m = 1..M the KL in the penalty (kl_max - KL)_+.
     """
     losses, kls = [], []
 
@@ -243,7 +243,7 @@ def pseudocode_step(
 
 # ---------------------------------------------------------------------- the other methods
 class PlainVAE(nn.Module):
-    """A VAE with its formulas written by hand. The methods below differ in what comes between encoder and decoder."""
+    """A VAE with its formulas written out. The methods below differ in what comes between encoder and decoder."""
 
     def __init__(self, z_dim: int, x_dim: ImageShape) -> None:
         super().__init__()
@@ -254,7 +254,7 @@ class PlainVAE(nn.Module):
         self.logvar = nn.Parameter(torch.zeros(()))
 
     def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
-        """log p(x|z), one for each image."""
+        """log p(x|z) of each image."""
         squares = ((x - self.decoder(z)) ** 2).flatten(1).sum(1)
         return -0.5 * (squares / self.logvar.exp() + x[0].numel() * (self.logvar + math.log(2 * math.pi)))
 
@@ -338,11 +338,11 @@ class PlainIAF(PlainVAE):
 
 
 MODELS: dict[str, type[PlainVAE]] = {"vae": PlainVAE, "sa": PlainSA, "hf": PlainHF, "iaf": PlainIAF}
-"""By the registry's name. `rme` is `RecMixVAE`; for the other methods nothing plain is written."""
+"""By name in the registry. `rme` is `RecMixVAE`; the remaining methods have no plain version."""
 
 
 def training_step(model: PlainVAE, adam: torch.optim.Adam, x: Tensor, draw: Draw) -> Tensor:
-    """A step of a method with one update. Returns its loss before it."""
+    """One step of a method with a single update. Returns the loss before it."""
     adam.zero_grad()
     loss = model.loss(x, draw)
     loss.backward()
@@ -352,7 +352,7 @@ def training_step(model: PlainVAE, adam: torch.optim.Adam, x: Tensor, draw: Draw
 
 @torch.no_grad()
 def iwae(model: PlainVAE, x: Tensor, eps: Tensor) -> Tensor:
-    """log p(x) by importance sampling, one decoder pass for each sample: x (n, C, H, W), eps (K, n, p) -> (n,)."""
+    """IWAE bound on log p(x), one decoder pass per sample: x (n, C, H, W), noise eps (K, n, p) -> (n,)."""
     mu, logvar = model.head(model.trunk(x)).chunk(2, dim=1)
     log_w = []
     for e in eps:

@@ -1,7 +1,7 @@
-"""pythae's VAE and VAE_IAF with the networks of Tables 1-3 in them, and the weights of a member of an array.
+"""pythae's VAE and VAE_IAF with the networks of Tables 1-3 and the weights of a member of an array.
 
-Importing this needs pythae. Nothing of pythae's is patched: its models take encoder and decoder from their user, and an
-epoch is its own trainer's.
+Importing this needs pythae, which is not patched: its models accept a user's encoder and decoder, and its own trainer
+runs the epochs.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ class Decoder(BaseDecoder):
 
 # ---------------------------------------------------------------------- models
 def peer(method: Method, member: int = 0) -> Any:
-    """pythae's model for a VAE or an IAF, with the weights of one of its members in encoder and decoder.
+    """pythae's model for a VAE or an IAF, with one member's weights in encoder and decoder.
 
-    VAE_IAF gets as many flows with hidden layers as wide and as many as ours. Its flows are z exp(s) + m where ours
-    are gated, and know nothing of x, where ours are conditioned on the encoder's last hidden layer: they are cheaper.
-    They keep pythae's own initial weights; `match_flows` makes the two compute the same.
+    VAE_IAF has as many flows as ours, each with one hidden layer of the same width. Its flows are cheaper: they are
+    z exp(s) + m where ours are gated, and independent of x where ours are conditioned on the encoder's last hidden
+    layer. They keep pythae's initial weights; `match_flows` makes both compute the same.
     """
     encoder, decoder = Encoder(method, member), Decoder(method, member)
     sizes = {"input_dim": method.decoder.image_shape, "latent_dim": method.spec.dim, "reconstruction_loss": "mse"}
@@ -70,14 +70,14 @@ def peer(method: Method, member: int = 0) -> Any:
 
 
 def hidden_units(method: IAF) -> int:
-    """Width of the hidden layer of a flow."""
+    """Width of a flow's hidden layer."""
     return _layers(method.mades[0])[0].bias.shape[1]
 
 
 def extra_parameters(method: Method) -> int:
-    """Parameters that ours has for each member and pythae's model has not.
+    """Number of parameters of a member without a counterpart in pythae's model.
 
-    The decoder's learnt variance, and in each flow the layer that takes in the encoder's features.
+    These are the decoder's learnt variance, and in each flow the layer that takes the encoder's features.
     """
     count = 1
     if isinstance(method, IAF):
@@ -87,11 +87,11 @@ def extra_parameters(method: Method) -> int:
 
 @torch.no_grad()
 def match_flows(method: IAF, model: Any, member: int = 0) -> None:
-    """Change both models so that their flows are the same maps, as far as both can be: for comparing, not for timing.
+    """Change both models so that their flows compute the same map; for comparing, not for timing.
 
-    Ours lose what pythae's cannot express: the context, and a scale that depends on z. Its flows get our weights and
-    masks, in the reversed order of latents that it uses before each flow; after an odd number of flows its latents
-    come out reversed, and its decoder reads them so.
+    Ours lose what pythae's cannot express: the context, and a scale that depends on z. pythae's flows get our weights
+    and masks, with the latents reversed, because pythae reverses them before each flow. After an odd number of flows
+    its latents end up reversed, so the input weights of its decoder are reversed too.
     """
     p = method.spec.dim
     for t, (ours, theirs) in enumerate(zip(method.mades, reversed(model.iaf_flow.net), strict=True)):
@@ -100,40 +100,40 @@ def match_flows(method: IAF, model: Any, member: int = 0) -> None:
         outputs.weight[member, p:].zero_()
         gate_bias = outputs.bias[member, p:] + GATE_START
 
-        def turned(x: Tensor, axis: int, odd: bool = t % 2 == 0) -> Tensor:
-            return x.flip(axis) if odd else x  # the latents are reversed before the first flow, and so on
+        def flip(x: Tensor, axis: int, reverse: bool = t % 2 == 0) -> Tensor:
+            return x.flip(axis) if reverse else x  # pythae reverses before each flow, so in every second one
 
         hidden, _, last = theirs.net
-        hidden.weight.copy_(turned(inputs.weight[member], 1))
-        hidden.mask.copy_(turned(inputs.mask, 1))
+        hidden.weight.copy_(flip(inputs.weight[member], 1))
+        hidden.mask.copy_(flip(inputs.mask, 1))
         hidden.bias.copy_(inputs.bias[member] + context.bias[member])
         shift = 1 - torch.sigmoid(gate_bias)
-        means = turned(shift.unsqueeze(-1) * outputs.weight[member, :p], 0)
+        means = flip(shift.unsqueeze(-1) * outputs.weight[member, :p], 0)
         last.weight.copy_(torch.cat([means, torch.zeros_like(means)]))
-        last.mask.copy_(turned(outputs.mask.unflatten(0, (2, p)), 1).flatten(0, 1))
-        last.bias.copy_(torch.cat([turned(shift * outputs.bias[member, :p], 0), turned(F.logsigmoid(gate_bias), 0)]))
+        last.mask.copy_(flip(outputs.mask.unflatten(0, (2, p)), 1).flatten(0, 1))
+        last.bias.copy_(torch.cat([flip(shift * outputs.bias[member, :p], 0), flip(F.logsigmoid(gate_bias), 0)]))
     if len(method.mades) % 2:
         first = model.decoder.layers[0]
         first.weight.copy_(first.weight.flip(1))
 
 
 def _layers(made: nn.Module) -> tuple[nets.MaskedLinear, nets.Linear, nets.MaskedLinear]:
-    """A MADE's layers: of the latents, of the context, and of the outputs."""
+    """A MADE's layers for latents, context and outputs."""
     inputs, context, outputs = (layer for layer in made.modules() if isinstance(layer, nets.Layer))
     return cast(nets.MaskedLinear, inputs), cast(nets.Linear, context), cast(nets.MaskedLinear, outputs)
 
 
 # ---------------------------------------------------------------------- training
 def trainer(model: Any, images: Tensor, *, rate: float, batch_size: int, device: torch.device) -> BaseTrainer:
-    """pythae's own trainer, ready for `train_step(epoch)`, which is one pass over the images (N, C, H, W).
+    """pythae's trainer, ready for `train_step(epoch)`, one pass over the images (N, C, H, W).
 
-    Its default Adam and data loader, from images in the CPU's memory. Without its progress bar; `train_step` writes no
-    checkpoint, and does not make the copy of the best model that `train` makes after each epoch.
+    It has its default Adam and data loader, with images in CPU memory, and no progress bar. Unlike `train`,
+    `train_step` writes no checkpoint and does not copy the best model after each epoch.
     """
     for name in logging.root.manager.loggerDict:
         if name.startswith("pythae."):
             logging.getLogger(name).setLevel(logging.WARNING)
-    with tempfile.TemporaryDirectory() as folder:  # its preparations make a folder, which `train_step` does not use
+    with tempfile.TemporaryDirectory() as folder:  # created by prepare_training, not used by `train_step`
         config = BaseTrainerConfig(
             output_dir=folder,
             per_device_train_batch_size=batch_size,

@@ -1,7 +1,7 @@
-"""How near training steps come to the device's peak: its fastest float32 matrix product and its memory's bandwidth.
+"""How close training steps come to the device's peak: its fastest float32 matrix product and its memory bandwidth.
 
-The peak is measured here, round by round beside the steps; on a GPU the product runs in TF32. The roofline of a step
-is the longer of the time for its operations and the time for its memory traffic (bench.flops).
+The peak is measured here, interleaved with the steps; on a GPU the product runs in TF32. A step's roofline is the
+longer of two times at the peak: of its FLOPs and of its memory traffic (bench.flops).
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from rme import nets
 
 @dataclass(frozen=True)
 class Peak:
-    """The device at its best: float32 operations per second (TF32 on CUDA) and bytes per second."""
+    """The device's peak: float32 operations per second (TF32 on CUDA) and bytes per second."""
 
     operations: float
     bandwidth: float
 
     def seconds(self, cost: flops.Cost) -> float:
-        """The least time for so much."""
+        """Seconds at the peak: the roofline."""
         return max(cost.flops / self.operations, cost.bytes / self.bandwidth)
 
 
 def peak_meter(device: torch.device) -> Callable[[], Peak]:
-    """A function that measures the peak as it is now."""
+    """A function that measures the current peak."""
     side, entries = (8192, 2**28) if device.type == "cuda" else (1024, 2**26)
     a, b, product = (torch.rand(side, side, device=device) for _ in range(3))
     source = torch.rand(entries, device=device)
@@ -56,13 +56,13 @@ def measured_peak(device: torch.device, *, quick: bool = False) -> Peak:
 
 
 def step_seconds_at(peak: Peak, run: Any, shape: nets.ImageShape) -> float | None:
-    """Seconds of a member's training step at the peak; None where `bench.flops` says nothing of the method."""
+    """Seconds of a member's training step at the peak; None if `bench.flops` has no cost of the method."""
     cost = flops.step_cost(run, shape)
     return None if cost is None else peak.seconds(cost)
 
 
 def rows(settings: Settings) -> Iterator[Row]:
-    """For each method and array size a row against the roofline, milliseconds for each member's step."""
+    """For each method and array size: a row against the roofline, in ms per member's step."""
     device, shape = settings.device, settings.image_shape
     meter = peak_meter(device)
     meter()

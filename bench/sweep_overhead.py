@@ -81,7 +81,7 @@ def measure(count: int, runs_per_trial: int, folder: Path, profile: Path | None 
     storage.check_writable()
     tracker = Tracker(f"sqlite:///{folder / 'mlflow.db'}", "overhead")
     runs = [
-        RunSpec(method="vae", dataset="digits", dim=1 + cell, seed=seed, epochs=EPOCHS, restarts=1)  # type: ignore[call-arg]
+        RunSpec(method="vae", dataset="digits", dim=1 + cell, seed=seed, epochs=EPOCHS, restarts=1)
         for cell in range(-(-count * runs_per_trial // SEEDS))
         for seed in range(SEEDS)
     ]

@@ -1,4 +1,4 @@
-"""Committed results as Markdown: `python -m bench.table bench/results/*.json`."""
+"""Print committed results as Markdown: `python -m bench.table bench/results/*.json`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 from bench.harness import HEADINGS, cells
 
 DEVICES = (1, 8, 64)
-"""On how many devices the paper's grid is planned."""
+"""Numbers of devices for which the hours of the paper's grid are given."""
 
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]
-"""Headings, and lines of as many texts."""
+"""Headings, and rows of as many cells."""
 
 
 def markdown(result: dict[str, Any]) -> Iterator[str]:
-    """The lines of one result: where it was measured, its rows, and what a growth table has besides."""
+    """Lines of one result: device, rows, and for `bench.growth` memory and hours."""
     yield f"{result['device']}, torch {result['torch']}"
     yield ""
     yield from _table(HEADINGS, [cells(row) for row in result["rows"]])
@@ -31,13 +31,13 @@ def markdown(result: dict[str, Any]) -> Iterator[str]:
 
 
 def memory_table(peaks: Sequence[Mapping[str, Any]]) -> Table:
-    """Peaks of memory, in MiB."""
+    """Peak memory, MiB."""
     lines = [(p["name"], f"{p['training_mib']:.0f}", f"{p['iwae_mib']:.0f}") for p in peaks]
     return ("peak memory, MiB", "training", "and IWAE"), lines
 
 
 def hours_table(hours: Mapping[str, float]) -> Table:
-    """Hours by data set, on one device and on several."""
+    """Hours by data set, on one device and divided by several."""
     total = {**hours, "all": sum(hours.values())}
     lines = [(name, *(f"{value / n:,.0f}" for n in DEVICES)) for name, value in total.items()]
     return ("hours of --grid paper", *(f"on {n}" for n in DEVICES)), lines
@@ -51,15 +51,15 @@ def _table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> Iterator[
 
 
 def main(paths: Sequence[str]) -> None:
-    """Print the tables of these files, each under its name."""
+    """Print the tables of each file under its name. Exits, naming the file, if one is not a result."""
     if not paths:
-        sys.exit("which files? python -m bench.table bench/results/*.json")
+        sys.exit("no files given; usage: python -m bench.table bench/results/*.json")
     for path in map(Path, paths):
         try:
             result = json.loads(path.read_text())
             lines = list(markdown(result))
         except (OSError, ValueError, KeyError, TypeError) as error:
-            sys.exit(f"{path}: no benchmark's result: {type(error).__name__}: {error}")
+            sys.exit(f"{path}: not a benchmark result: {type(error).__name__}: {error}")
         print(f"### {path.stem}", "", *lines, "", sep="\n")
 
 

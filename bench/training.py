@@ -1,7 +1,7 @@
-"""Training steps: the engine's against the plain eager transcription, and arrays against one model at a time.
+"""Time of training steps: the engine's against plain eager PyTorch, and arrays against one model at a time.
 
-On a CPU the transcription runs twice: with the allocator settings that the engine's training has, and in a process of
-its own as it comes, with glibc's defaults, the way anyone would run it.
+On a CPU the plain step runs twice: with the engine's allocator settings, and "as it comes", in a separate process with
+glibc's defaults.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from bench.steps import EngineStep, PlainStep, check_same_steps, has_plain
 
 
 def rows(settings: Settings) -> Iterator[Row]:
-    """For each method a row against each transcription, and for each size of array one against as many models alone."""
+    """For each method: rows against its plain steps, and for each array size rows against as many single models."""
     peak = measured_peak(settings.device, quick=settings.quick)
     for method, order in settings.methods:
         run = models.spec(method, order, dataset=settings.dataset, dim=settings.dim)
@@ -27,7 +27,7 @@ def rows(settings: Settings) -> Iterator[Row]:
         if has_plain(run):
             yield from _against_plain(run, settings, roofline_s)
             if settings.device.type == "cpu":
-                yield from _as_anyone_runs_it(run, settings, roofline_s)
+                yield from _against_default_settings(run, settings, roofline_s)
         for members in settings.members:
             if members > 1:
                 yield from _array(run, members, settings, roofline_s)
@@ -47,8 +47,8 @@ def _against_plain(run: Any, settings: Settings, roofline_s: float | None) -> li
     )
 
 
-def _as_anyone_runs_it(run: Any, settings: Settings, roofline_s: float | None) -> list[Row]:
-    """Each in a process of its own, for the allocator's settings are the whole process's."""
+def _against_default_settings(run: Any, settings: Settings, roofline_s: float | None) -> list[Row]:
+    """Each in a separate process, because allocator settings hold for a whole process."""
     arguments = {"method": run.method, "order": run.order, "dataset": settings.dataset, "dim": run.dim}
     with (
         Child("bench.steps", "engine_step", arguments) as ours,
@@ -70,7 +70,7 @@ def _as_anyone_runs_it(run: Any, settings: Settings, roofline_s: float | None) -
 
 
 def _array(run: Any, members: int, settings: Settings, roofline_s: float | None) -> list[Row]:
-    """An array against its members trained one at a time, milliseconds for each member's step."""
+    """An array against its members trained one at a time, in ms per member's step."""
     device, shape = settings.device, settings.image_shape
     array = EngineStep(run, shape, device, members)
     solos = [EngineStep(run, shape, device, first=i) for i in range(members)]

@@ -1,4 +1,4 @@
-"""The tests: a folder for each package, a file for each of its files. What they share is in this one."""
+"""Tests: one folder per package, one test file per source file. Shared helpers are in this folder."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""MLflow's databases for tests: the tables, which take MLflow seconds to make, are made once and then copied."""
+"""MLflow databases for tests. Creating the tables takes MLflow seconds, so they are created once and copied."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 
 
 def blank_database(path: Path) -> str:
-    """Put a database with MLflow's tables, and nothing in them, at `path`. Returns its tracking URI."""
+    """Write a database with MLflow's tables, all empty, to `path`. Returns its tracking URI."""
     path.write_bytes(_tables())
     return f"sqlite:///{path}"
 

@@ -1,8 +1,7 @@
-"""Machines made of Linux namespaces: a network, processes, a home and a /tmp of their own, and an sshd.
+"""Machines made of Linux namespaces, each with its own network, processes, home, /tmp and sshd.
 
-Ray's launcher ends every Ray process that it sees and writes into the home folder, so it is tried on machines that are
-apart from this one and from each other. Nothing outlives them: when `Network` is left, its first process is killed,
-and with it all processes, mounts and devices.
+They isolate tests of Ray's launcher, which kills every Ray process that it finds and writes into the home folder.
+Leaving `Network` kills its first process, and with it all processes, mounts and devices.
 """
 
 from __future__ import annotations
@@ -27,9 +26,9 @@ TOOLS = ("unshare", "nsenter", "ip", "ssh", "ssh-keygen", "sshd", "rsync", "tmux
 
 
 def why_not() -> str | None:
-    """Why machines cannot be made here, or None."""
+    """Why machines cannot be created here; None if they can."""
     if sys.platform != "linux" or os.geteuid() != 0:
-        return "machines are made of Linux namespaces, by root"
+        return "machines need Linux namespaces and root"
     missing = [tool for tool in TOOLS if not shutil.which(tool, path=PATH)]
     if missing:
         return f"not installed: {', '.join(missing)} (Debian: openssh-server iproute2 rsync tmux util-linux make git)"
@@ -47,15 +46,15 @@ class Machine:
     """One machine.
 
     Attributes:
-        address: on the network.
-        folder: what the rest of this computer knows of it; `/mnt/host` there.
+        address: its IP address on the network.
+        folder: shared with the host computer; `/mnt/host` on the machine.
     """
 
     def __init__(self, network: Network, name: str, address: str) -> None:
         self.network, self.name, self.address = network, name, address
         self.folder = network.folder / name
         self.folder.mkdir()
-        # what init waits for, so that the mounts and the network are there before a service is
+        # init waits for this, so that services start after the mounts and the network
         begin = self.folder / "begin"
         os.mkfifo(begin)
         inside = ["unshare", "--net", "--mount", "--pid", "--uts", "--fork", "--kill-child", "--mount-proc",
@@ -92,7 +91,7 @@ class Machine:
             "mount --bind /mnt/host/passwd /etc/passwd",
             "mount --bind /mnt/host/shadow /etc/shadow",
             "mount -t tmpfs none /run && mkdir /run/sshd",
-            # the packages are there as if `make venv` had been given: written to, but not through
+            # packages as if installed by `make venv`; the overlay keeps writes away from the real ones
             f"mkdir -p {HOME}/venv && mount -t overlay none {HOME}/venv "
             f"-o lowerdir={Path(sys.prefix).resolve()},upperdir=/mnt/upper,workdir=/mnt/work",
             f"touch {HOME}/venv/installed",
@@ -110,7 +109,7 @@ class Machine:
             raise OSError(f"{self.name}: {done.stderr}")
 
     def inside(self, command: Sequence[str], **environment: str) -> list[str]:
-        """What gives the command there, in its home."""
+        """The command line that runs `command` on the machine, in its home."""
         known = {
             "HOME": str(HOME),
             "PATH": f"{HOME}/venv/bin:{PATH}",
@@ -123,34 +122,34 @@ class Machine:
         return [*wrapper, *(f"{name}={value}" for name, value in known.items()), *command]
 
     def run(self, command: str, timeout: float = 1800, **environment: str) -> subprocess.CompletedProcess[str]:
-        """A shell command there; stderr is in stdout."""
+        """Run a shell command on the machine; stderr goes to stdout."""
         return subprocess.run(
             self.inside(["bash", "-c", command], **environment), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True, errors="replace", timeout=timeout,
         )  # fmt: skip
 
     def check(self, command: str, timeout: float = 1800, **environment: str) -> str:
-        """Its output; AssertionError with the output when it fails."""
+        """Output of a shell command; AssertionError with the output if it fails."""
         done = self.run(command, timeout, **environment)
         assert done.returncode == 0, f"{self.name}$ {command}\n{done.stdout[-6000:]}"
         return done.stdout
 
     def processes(self) -> list[str]:
-        """Command lines of what runs there, without init and the asking."""
+        """Command lines of its processes, without init and this query."""
         return self.check("ps -eo args --no-headers | grep -v '^ps \\|^grep \\|^bash -c'").splitlines()
 
     def kill(self) -> None:
-        """As if its plug were pulled."""
+        """Kill the machine at once, as a power cut would."""
         os.kill(self.pid, 9)
         self._outer.wait()
 
 
 class Network:
-    """A bridge, and the machines on it. `laptop` is where commands are given; it has no sshd that anyone asks.
+    """A bridge and the machines connected to it.
 
     Args:
-        folder: for logs, keys, and what all machines share as `/mnt/rme`.
-        environment: of everything that is started on a machine.
+        folder: for logs, keys, and the folder that all machines share as `/mnt/rme`.
+        environment: variables of every process started on a machine.
     """
 
     def __init__(self, folder: Path, **environment: str) -> None:
@@ -181,7 +180,7 @@ class Network:
             machine._outer.wait()
 
     def add(self, name: str, address: str | None = None) -> Machine:
-        """A new machine, with its sshd up."""
+        """Create a machine and wait for its sshd."""
         address = address or f"{SUBNET}.{100 + len(self.machines)}"
         machine = self.machines[name] = Machine(self, name, address)
         deadline = time.monotonic() + 120
@@ -196,9 +195,9 @@ class Network:
         return ["nsenter", "-t", str(self.pid), "-m", "-n", "-p", *command]
 
     def plug(self, machine: Machine) -> None:
-        """Lay a cable to a machine."""
+        """Connect a machine to the bridge."""
         cable = f"rme{len(self.machines) + 1}"
-        # the far end is moved by this computer's number of the process, so from outside of the network's processes
+        # `netns` takes the host's process id, so this runs outside the network's process namespace
         outside = ["nsenter", "-t", str(self.pid), "-n", "ip", "link", "add", cable, "type", "veth", "peer", "name"]
         subprocess.run([*outside, "eth0", "netns", str(machine.pid)], check=True, env={"PATH": PATH})
         self._ip(f"link set {cable} master rme0", f"link set {cable} up")
@@ -213,7 +212,7 @@ class Network:
             subprocess.run(command, check=True, env={"PATH": PATH})
 
 
-# bash as init buries the processes that lost their parent; a dead sshd ends the machine
+# bash as init reaps orphaned processes; if sshd dies, the machine ends
 _INIT = 'read -r < "$1"; /usr/sbin/sshd -D -e -f /mnt/host/sshd_config & wait $!'
 
 _SSHD = """\
@@ -230,7 +229,7 @@ SetEnv PYTHONPATH={home}/rme LANG=C.UTF-8 {environment}
 
 
 def _innermost(pid: int, name: str) -> int:
-    """The id of the process of that name at the end of a chain of children, once it is there."""
+    """Wait for the process of that name at the end of a chain of first children; its id. OSError after two minutes."""
     deadline = time.monotonic() + 120
     wanted = "bash" if name == "init" else name
     while time.monotonic() < deadline:

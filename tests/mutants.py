@@ -1,10 +1,10 @@
-"""Mutation testing: how many small faults, put into a file one by one, its tests notice.
+"""Mutation testing: how many small faults, inserted into a file one at a time, do its tests detect?
 
     make mutants FILES="rme/objective.py rme/methods/sa.py"
 
-mutmut makes the mutants, forks a process for each, and runs those tests that reach the mutated function. This script
-tells it which files to mutate and where their tests lie, as the tests lie as the packages do, and draws a sample where
-there are many. A mutant that survives is printed as a diff.
+mutmut creates the mutants, forks a process for each, and runs the tests that reach the mutated function. This script
+chooses the files to mutate and the tests that mirror them, and can sample the mutants. Each mutant that survives is
+printed as a diff.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from mirrors import tests_of
 
-# beside this script lies tests/rme, which is not the package
+# this folder contains tests/rme, which would hide the package
 sys.path = [path for path in sys.path if Path(path).resolve() != Path(__file__).resolve().parent]
 
 from mutmut import __main__ as mutmut
@@ -28,11 +28,11 @@ from mutmut.runners.harness import PytestRunner
 from mutmut.state import state
 from mutmut.stats import status_by_exit_code
 
-NOTICED = ("killed", "timeout", "segfault", "caught by type check")
+DETECTED = ("killed", "timeout", "segfault", "caught by type check")
 
 
 def take_samples(size: int | None, seed: int, only: list[str]) -> None:
-    """Let mutmut go through those named, or `size` mutants of each file, drawn at random; None: through all."""
+    """Limit mutmut to the mutants in `only` (empty: all), and to a random `size` of each file (None: all)."""
     collect = mutmut.collect_source_file_mutation_data
 
     def sampled(**wanted):
@@ -51,14 +51,14 @@ def take_samples(size: int | None, seed: int, only: list[str]) -> None:
 
 
 def fastest_first(longest: float) -> None:
-    """Run a mutant's tests in order of their duration, without those of more than `longest` seconds."""
+    """Run a mutant's tests by increasing duration, leaving out those of more than `longest` seconds."""
     arguments = PytestRunner._pytest_args_regular_run
 
     def ordered(self, tests):
         seconds = state().duration_by_test
         wanted = sorted(tests or seconds, key=lambda test: (seconds.get(test, 0), test))
         kept = [test for test in wanted if seconds.get(test, 0) <= longest]
-        return arguments(self, kept or wanted[:1])  # of none at all pytest would make all
+        return arguments(self, kept or wanted[:1])  # without any, pytest would run all
 
     PytestRunner._pytest_args_regular_run = ordered
 
@@ -70,7 +70,7 @@ def report(files: list[Path], seed: int) -> None:
         data.load()
         status = {name: status_by_exit_code[code] for name, code in data.exit_code_by_key.items()}
         tried = [name for name, what in status.items() if what != "not checked"]
-        survived = [name for name in tried if status[name] not in NOTICED]
+        survived = [name for name in tried if status[name] not in DETECTED]
         for name in survived:
             print(f"\n# {path} {name}: {status[name]}")
             print(get_diff_for_mutant(name, path=path))
@@ -82,16 +82,16 @@ def report(files: list[Path], seed: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", nargs="+", type=Path, help="what to mutate, e.g. rme/objective.py")
-    parser.add_argument("--tests", nargs="+", default=[], help="instead of those that mirror the files")
-    parser.add_argument("--sample", type=int, help="so many mutants a file, drawn at random (default: all)")
-    parser.add_argument("-k", metavar="EXPRESSION", help="which of these tests, as pytest's -k")
-    parser.add_argument("--only", nargs="+", default=[], help="mutants by name, such as those that survived")
-    parser.add_argument("--seed", type=int, default=0, help="of the sample")
+    parser.add_argument("files", nargs="+", type=Path, help="files to mutate, e.g. rme/objective.py")
+    parser.add_argument("--tests", nargs="+", default=[], help="tests to run (default: those that mirror the files)")
+    parser.add_argument("--sample", type=int, help="number of mutants per file, drawn at random (default: all)")
+    parser.add_argument("-k", metavar="EXPRESSION", help="select among these tests, as pytest's -k")
+    parser.add_argument("--only", nargs="+", default=[], help="names of mutants, such as those that survived")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the sample (default: %(default)s)")
     parser.add_argument("--longest", type=float, default=float("inf"), help="leave out tests of more seconds than this")
     parser.add_argument("--jobs", type=int, default=1)
     args = parser.parse_args()
-    shutil.rmtree("mutants", ignore_errors=True)  # a sample or a test of the last time would be taken for this one's
+    shutil.rmtree("mutants", ignore_errors=True)  # mutmut would reuse the previous samples and tests
     config().only_mutate = [str(file) for file in args.files]
     tests = args.tests or [test for file in args.files for test in tests_of(file)]
     config().pytest_add_cli_args_test_selection = list(dict.fromkeys(tests))

@@ -1,4 +1,4 @@
-"""What trainings do after each epoch where a test's `Hold` wants it: in their own processes, without pytest."""
+"""Pauses trainings after an epoch when a test's `Hold` asks for it; runs in their processes, without pytest."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ if TYPE_CHECKING:
     from rme.engine import Engine
 
 FOLDER = "RME_TESTS_HOLD"
-"""Environment variable that names the folder by which a test and the trainings speak to each other."""
+"""Environment variable: the folder through which a test and the trainings communicate."""
 TRAININGS = "trainings"
 
 _epochs: WeakKeyDictionary[Engine, int] = WeakKeyDictionary()
-_stood: WeakSet[Engine] = WeakSet()
+_paused: WeakSet[Engine] = WeakSet()
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """With which trainings stand still as that folder says."""
+    """Environment variables that make trainings pause as `folder` says."""
     return {ON_EPOCH: f"{__name__}:{stand.__name__}", FOLDER: str(folder)}
 
 
 def stand(engine: Engine) -> None:
-    """Note the training if this is its first epoch here; stand still, once, while the folder says so."""
+    """Record the training after its first epoch in this process; pause it once, for as long as the folder says."""
     folder = Path(os.environ[FOLDER])
-    if not folder.exists():  # no test has asked yet
+    if not folder.exists():  # no test uses it yet
         return
     done = _epochs[engine] = _epochs.get(engine, 0) + 1
     if done == 1:
         with open(folder / TRAININGS, "a") as file:
             file.write("".join(f"{spec.key}\n" for spec in engine.specs))
-    if done < _limit(folder) or engine in _stood:
+    if done < _limit(folder) or engine in _paused:
         return
-    _stood.add(engine)
+    _paused.add(engine)
     sign = folder / f"{socket.gethostname()} {os.getpid()} {uuid.uuid4()}"
     sign.touch()
     while sign.exists() and _limit(folder) < math.inf:
@@ -48,7 +48,7 @@ def stand(engine: Engine) -> None:
 
 
 def _limit(folder: Path) -> float:
-    """After how many epochs trainings stand still."""
+    """After how many epochs trainings pause; inf: never."""
     try:
         return int((folder / "limit").read_text())
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Benchmarks: what they compare is the same, what they count is right, and each command writes what it promises."""
+"""Benchmarks: rivals compute the same, FLOPs are counted correctly, and each command writes its rows."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from tune.cost.measure import array_engine
 from bench import flops, harness, inference, iwae, models, roofline, steps, table, training
 from bench.child import Child
 from bench.harness import DifferentError, check_close, compare, timed
 from rme.config import RunSpec
+from tune.cost.measure import array_engine
 
 CPU = torch.device("cpu")
 MNIST, CIFAR = (1, 28, 28), (3, 32, 32)
@@ -26,15 +26,15 @@ PLAIN = [("vae", None), ("sa", 2), ("hf", 2), ("iaf", 2), ("rme", 2), ("rme", 3)
 
 
 @pytest.fixture(autouse=True)
-def checks_of_arguments():
-    """`harness.prepare` turns them off for the whole process."""
+def argument_checks_restored():
+    """`harness.prepare` turns off the argument checks of torch.distributions for the whole process."""
     before = torch.distributions.Distribution._validate_args
     yield
     torch.distributions.Distribution.set_default_validate_args(before)
 
 
 # ---------------------------------------------------------------------- timing
-def test_ratio_and_spread_are_those_of_the_pairs() -> None:
+def test_ratio_and_spread_are_over_paired_rounds() -> None:
     rng = np.random.default_rng(0)
     ours, theirs = rng.uniform(1, 2, 15), rng.uniform(3, 9, 15)
     row = harness.row("a", "b", ours.tolist(), theirs.tolist(), roofline_s=0.5)
@@ -44,11 +44,11 @@ def test_ratio_and_spread_are_those_of_the_pairs() -> None:
     assert row.median_ms == pytest.approx(1e3 * np.median(ours), rel=1e-12)
     assert row.rival_median_ms == pytest.approx(1e3 * np.median(theirs), rel=1e-12)
     assert row.roofline == pytest.approx(0.5 / np.median(ours), rel=1e-12)
-    # not the ratio of the medians: a slow minute that hits both leaves the pairs' ratio alone
+    # not the ratio of the medians: a slow minute that hits both does not change the ratio of a pair
     assert row.ratio != pytest.approx(row.rival_median_ms / row.median_ms, rel=1e-6)
 
 
-def test_rivals_take_turns_in_alternating_order() -> None:
+def test_rivals_are_interleaved_in_alternating_order() -> None:
     called: list[str] = []
 
     def timer(name: str, seconds: float) -> harness.Timer:
@@ -59,7 +59,7 @@ def test_rivals_take_turns_in_alternating_order() -> None:
     assert [(r.name, r.rival, r.ratio, r.spread) for r in rows] == [("a", "b", 2.0, 0.0), ("a", "c", 4.0, 0.0)]
 
 
-def test_nothing_is_timed_that_is_not_equal() -> None:
+def test_rivals_that_differ_are_not_timed() -> None:
     def never() -> float:
         raise AssertionError("timed")
 
@@ -71,13 +71,13 @@ def test_nothing_is_timed_that_is_not_equal() -> None:
 
 
 @pytest.mark.parametrize("theirs", [[1.0, math.nan], [1.0], [1.0, 2.01]])
-def test_different_is_different(theirs: list[float]) -> None:
+def test_check_close_raises_on_a_difference(theirs: list[float]) -> None:
     check_close("x", torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.00001]))
     with pytest.raises(DifferentError):
         check_close("x", torch.tensor([1.0, 2.0]), torch.tensor(theirs))
 
 
-def test_a_cpu_is_timed_by_what_it_worked() -> None:
+def test_on_a_cpu_the_time_is_cpu_time() -> None:
     assert timed(lambda: time.sleep(0.1), CPU, sample_s=0.0)() < 0.05
     assert timed(lambda: sum(range(3_000_000)), CPU, sample_s=0.0)() > 0.005
 
@@ -90,7 +90,7 @@ def test_methods_and_members_on_the_command_line() -> None:
     assert harness.parse_members("1,2,30") == (1, 2, 30)
 
 
-@pytest.mark.parametrize(("argv", "said"), [
+@pytest.mark.parametrize(("argv", "named"), [
     (["--methods", "rme:7"], "rme:7"),
     (["--methods", "vea"], "vea"),
     (["--methods", "vae:1"], "vae:1"),
@@ -100,10 +100,10 @@ def test_methods_and_members_on_the_command_line() -> None:
     (["--device", "tpu"], "tpu"),
     (["--json", "no/such/folder/x.json"], "no/such/folder"),
 ])  # fmt: skip
-def test_what_cannot_be_is_said_with_status_2(argv: list[str], said: str, capsys) -> None:
+def test_an_invalid_option_exits_with_status_2(argv: list[str], named: str, capsys) -> None:
     with pytest.raises(SystemExit) as stop:
         harness.parse("", methods="vae", members="1", dim=4, argv=argv)
-    assert stop.value.code == 2 and said in capsys.readouterr().err
+    assert stop.value.code == 2 and named in capsys.readouterr().err
 
 
 def test_the_stand_in_without_pydantic_has_the_same_defaults() -> None:
@@ -122,12 +122,12 @@ def both(method: str, order: int | None, **fields) -> tuple[steps.EngineStep, st
 
 
 @pytest.mark.parametrize(("method", "order"), PLAIN)
-def test_the_plain_steps_are_the_engines(method: str, order: int | None) -> None:
+def test_plain_steps_equal_the_engines(method: str, order: int | None) -> None:
     steps.check_same_steps(*both(method, order))
 
 
 @pytest.mark.parametrize(("method", "order"), PLAIN)
-def test_another_start_is_noticed(method: str, order: int | None) -> None:
+def test_different_parameters_are_detected(method: str, order: int | None) -> None:
     ours, theirs = both(method, order)
     with torch.no_grad():
         next(p for p in theirs.model.parameters() if p.dim() == 4)[0] += 1e-3
@@ -135,14 +135,14 @@ def test_another_start_is_noticed(method: str, order: int | None) -> None:
         steps.check_same_steps(ours, theirs)
 
 
-def test_another_learning_rate_is_noticed() -> None:
+def test_a_different_learning_rate_is_detected() -> None:
     ours, theirs = both("vae", None)
     ours.engine.optimisers[0].rate = 1e-4
     with pytest.raises(DifferentError, match="the first step of"):
         steps.check_same_steps(ours, theirs)
 
 
-def test_members_of_an_array_are_the_models_of_single_engines() -> None:
+def test_members_of_an_array_equal_single_engines() -> None:
     run = models.spec("hf", 2, dim=3, batch_size=8, precision="float64")
     together = steps.EngineStep(run, MNIST, CPU, members=2)()
     alone = [steps.EngineStep(run, MNIST, CPU, first=i)() for i in range(2)]
@@ -150,7 +150,7 @@ def test_members_of_an_array_are_the_models_of_single_engines() -> None:
     assert not torch.allclose(alone[0], alone[1])
 
 
-def test_a_rival_in_another_process_does_the_same() -> None:
+def test_a_rival_in_a_separate_process_computes_the_same() -> None:
     arguments = {"method": "vae", "order": None, "dataset": "mnist", "dim": 2}
     with Child("bench.steps", "plain_step", arguments, keep_freed_memory=False) as child:
         check_close("losses", steps.engine_step(**arguments)()[:, 0], torch.tensor(child.first), rtol=1e-5)
@@ -164,38 +164,38 @@ def counted(work) -> int:
     return counter.get_total_flops()
 
 
-# the SVI steps on even sides only: torch counts a double backward through an odd one by its padded size
+# SVI steps only on even image sides: of odd ones torch counts the double backward at the padded size
 @pytest.mark.parametrize(("method", "order", "shape"), [
     ("vae", None, MNIST), ("vae", None, CIFAR), ("hf", 4, MNIST), ("iaf", 2, MNIST), ("sa", 1, CIFAR), ("sa", 2, CIFAR),
 ])  # fmt: skip
-def test_operations_are_those_that_torch_counts(method: str, order: int | None, shape) -> None:
+def test_flops_equal_torchs_count(method: str, order: int | None, shape) -> None:
     run = models.spec(method, order, dim=5, batch_size=4, dataset="mnist" if shape == MNIST else "cifar10")
     plain = steps.PlainStep(array_engine(run, shape, CPU))
     assert flops.step_cost(run, shape).flops == pytest.approx(counted(plain), rel=2e-4)
 
 
 @pytest.mark.parametrize("order", [2, 4])
-def test_operations_of_the_pseudocode_are_ours_and_what_it_computes_again(order: int) -> None:
+def test_flops_of_the_pseudocode_are_ours_plus_recomputation(order: int) -> None:
     run = models.spec("rme", order, dim=5, batch_size=4)
     parts = flops._Parts(run, MNIST)
-    encoder = parts.look(parts.encoder(parts.model.components[0])).flops
-    impact = parts.look(flops.layers([parts.model.impacts[0].mlp], MNIST)).flops
-    # Q_{m-1} for q_m and Q_m for eps_m, of which we keep what stands still
+    encoder = parts.forward(parts.encoder(parts.model.components[0])).flops
+    impact = parts.forward(flops.layers([parts.model.impacts[0].mlp], MNIST)).flops
+    # Q_{m-1} for q_m and Q_m for eps_m: we cache their frozen parts
     again = sum((2 * m + 1) * encoder + 2 * (m - 1) * impact for m in range(1, order))
     plain = steps.PlainStep(array_engine(run, MNIST, CPU))
     assert flops.step_cost(run, MNIST).flops + again == counted(plain)
 
 
 @pytest.mark.parametrize(("method", "order"), [("me", 3), ("vlae", 1), ("vlae", 2)])
-def test_operations_are_nearly_those_of_the_engine(method: str, order: int) -> None:
+def test_flops_are_close_to_the_engines(method: str, order: int) -> None:
     run = models.spec(method, order, dim=5, batch_size=4)
     assert flops.step_cost(run, MNIST).flops == pytest.approx(counted(steps.EngineStep(run, MNIST, CPU)), rel=0.05)
 
 
-def test_a_dense_layer_moves_what_it_reads_and_writes() -> None:
+def test_memory_traffic_of_a_dense_layer() -> None:
     size = flops.LayerSize(flops=2 * 3 * 5, inputs=3, outputs=5, weights=15)
     assert size.once(7) == flops.Cost(7 * 30, 4 * (7 * 8 + 15))
-    # learnt, its input's gradient not wanted: forward and the weights' gradient
+    # weights trained, no gradient of the input: two passes, forward and the weights' gradient
     assert flops.passes([size], 7, weights=True, inputs=False) == size.once(7) * 2
 
 
@@ -226,9 +226,9 @@ def test_commands_write_rows(module, options: list[str], expected: int, tmp_path
     assert set(result) == {"device", "torch", "rows"}
 
 
-def test_iwae_of_the_plain_loop_is_the_engines(tmp_path, capsys) -> None:
+def test_iwae_of_the_plain_loop_equals_the_engines(tmp_path, capsys) -> None:
     settings, _ = harness.parse("", methods="vae", members="1", dim=3, argv=["--device", "cpu"])
-    ours = iwae.Scoring(models.spec("vae", dim=3), settings, images=70, samples=5)  # more than a block
+    ours = iwae.Scoring(models.spec("vae", dim=3), settings, images=70, samples=5)  # more than `evaluate.BLOCK`
     theirs = iwae.PlainScoring(ours)
     check_close("nats", ours()[0], theirs(), rtol=0, atol=iwae.NATS)
     with torch.no_grad():
@@ -237,7 +237,7 @@ def test_iwae_of_the_plain_loop_is_the_engines(tmp_path, capsys) -> None:
         check_close("nats", ours()[0], theirs(), rtol=0, atol=iwae.NATS)
 
 
-def test_a_difference_ends_the_command(monkeypatch, capsys) -> None:
+def test_a_command_exits_if_rivals_differ(monkeypatch, capsys) -> None:
     def fail(*_: object) -> None:
         raise DifferentError("losses: 1 against 2")
 
@@ -257,11 +257,11 @@ def test_a_difference_ends_the_command(monkeypatch, capsys) -> None:
 ])  # fmt: skip
 @pytest.mark.long(14)
 @pytest.mark.parametrize("bare", [False, True])
-def test_every_command_runs_also_with_torch_and_numpy_alone(command, options, bare, tmp_path) -> None:
+def test_every_command_also_runs_with_only_torch_and_numpy(command, options, bare, tmp_path) -> None:
     path = tmp_path / "rows.json"
-    absent = ["pydantic", "rich", "safetensors", "yaml", "ray", "mlflow", "pandas", "scipy", "torchvision"]
+    missing = ["pydantic", "rich", "safetensors", "yaml", "ray", "mlflow", "pandas", "scipy", "torchvision"]
     start = "import runpy, sys\n"
-    start += "".join(f"sys.modules[{name!r}] = None\n" for name in absent if bare)
+    start += "".join(f"sys.modules[{name!r}] = None\n" for name in missing if bare)
     start += f"runpy.run_module('bench.{command}', run_name='__main__', alter_sys=True)"
     argv = [sys.executable, "-c", start, *TINY, *options, "--json", str(path)]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=900)
@@ -272,7 +272,7 @@ def test_every_command_runs_also_with_torch_and_numpy_alone(command, options, ba
         assert all(0 < m["training_mib"] <= m["iwae_mib"] for m in result["memory"])
 
 
-def test_a_file_that_is_no_result_is_named(tmp_path) -> None:
+def test_a_file_that_is_not_a_result_is_named(tmp_path) -> None:
     (tmp_path / "x.json").write_text("{}")
-    with pytest.raises(SystemExit, match=r"x\.json: no benchmark's result"):
+    with pytest.raises(SystemExit, match=r"x\.json: not a benchmark result"):
         table.main([str(tmp_path / "x.json")])

@@ -1,4 +1,4 @@
-"""An MLflow database of made-up scores is read as a sweep's own is."""
+"""`analysis.collect` reads the database that bench.fill_mlflow writes."""
 
 from __future__ import annotations
 

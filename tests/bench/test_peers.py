@@ -1,4 +1,4 @@
-"""bench.peers: pythae's models with our networks are the same models, and the command says so where they are not."""
+"""bench.peers: pythae's models with our networks compute the same as ours, and a difference is detected."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import pytest
 import torch
 
 import bench
-from rme.untrained import random_images
-from tune.cost.measure import array_engine
 from bench import harness, models, peers
 from bench.harness import DifferentError
 from rme.step import Step
+from rme.untrained import random_images
+from tune.cost.measure import array_engine
 
 needs_pythae = pytest.mark.skipif(
     importlib.util.find_spec("pythae") is None, reason=f"pythae is not installed: {peers.INSTALL}"
@@ -41,7 +41,7 @@ def test_pythae_computes_the_same(method: str, order: int | None, dataset: str) 
 @pytest.mark.parametrize(
     "part", ["encoder.layers.0", "decoder.layers.0", "iaf_flow.net.0.net.0", "iaf_flow.net.1.net.2"]
 )
-def test_another_weight_is_noticed(part: str) -> None:
+def test_a_different_weight_is_detected(part: str) -> None:
     array = engine("iaf", 2)
     model = peers.matched(array.method)
     with torch.no_grad():
@@ -51,7 +51,7 @@ def test_another_weight_is_noticed(part: str) -> None:
 
 
 @needs_pythae
-def test_another_score_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_different_score_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     array = engine("vae", None)
     model = peers.matched(array.method)
     get_nll = model.get_nll
@@ -61,7 +61,7 @@ def test_another_score_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @needs_pythae
-def test_another_network_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_different_network_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peers.pythae_models(), "hidden_units", lambda method: 400)
     with pytest.raises(DifferentError, match="parameters"):
         peers.matched(engine("iaf", 1).method)
@@ -75,12 +75,12 @@ def test_pythae_trains_on_the_same_images() -> None:
     loss = array.method.loss(Step(x, array.noise, 0))[0].item() - 0.5 * 784 * torch.tensor(2 * torch.pi).log().item()
     epoch = peers.peer_epoch(method="vae", order=None, dataset="mnist", dim=6, batches=1, device="cpu")
     losses = [epoch() for _ in range(8)]
-    assert losses[0] == pytest.approx(loss, rel=0.02), "one batch of the same images, other noise"
-    assert losses[-1] < losses[0], "and it learns"
+    assert losses[0] == pytest.approx(loss, rel=0.02), "first loss on the same images with other noise"
+    assert losses[-1] < losses[0], "the loss decreases"
 
 
 @needs_pythae
-def test_a_method_that_pythae_has_not() -> None:
+def test_a_method_that_pythae_lacks() -> None:
     settings, _ = harness.parse("", methods="vae,rme:2", members="1", dim=6, argv=["--device", "cpu"])
     with pytest.raises(ValueError, match=r"rme.*vae, iaf"):
         next(peers.rows(settings))

@@ -1,4 +1,4 @@
-"""What a sweep costs beside its training, measured on a sweep of a few trials."""
+"""bench.sweep_overhead measures the overhead of a sweep of a few trials."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tests import ROOT
 
 
 @pytest.mark.slow
-def test_a_few_trials_go_the_way_of_a_thousand(tmp_path, ray_folder) -> None:
-    """The command itself asserts that each run was recorded. It may miss its targets: few trials share the start."""
+def test_the_command_on_a_few_trials(tmp_path, ray_folder) -> None:
+    """The command asserts that each run was recorded. It may miss its targets: few trials share the start-up cost."""
     out = tmp_path / "figures.json"
     command = [sys.executable, "-m", "bench.sweep_overhead", "--trials", "6", "--runs-per-trial", "2", "--out", out]
     environment = {**os.environ, "RAY_TMPDIR": str(ray_folder)}
@@ -23,5 +23,5 @@ def test_a_few_trials_go_the_way_of_a_thousand(tmp_path, ray_folder) -> None:
     figures = json.loads(out.read_text())
     assert json.loads(done.stdout) == figures
     assert (figures["trials"], figures["runs_per_trial"]) == (6, 2)
-    assert figures["files"] >= 2, "a result for each run"
+    assert figures["files"] >= 2, "one result per run"
     assert min(figures[name] for name in ("driver_cpu_ms", "writer_cpu_ms", "wall_s", "driver_rss_peak_mb")) > 0

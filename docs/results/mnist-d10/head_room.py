@@ -1,10 +1,10 @@
-"""What a posterior sought for each image by itself is worth, and costs: SVI of 10, 50 and 200 steps from each VAE.
+"""Head-room of each VAE: gain and cost of optimising each image's posterior separately, SVI of 10, 50 and 200 steps.
 
     python docs/results/mnist-d10/head_room.py --storage storage --out docs/results/mnist-d10/head_room.csv
 
-For each VAE of the study that the storage has and the file has not: ELBO and IWAE (K = 100) of the first 500 test
-images, nats per image, by the VAE and by SVI from it, with the standard error of their difference over the images; and
-the inference time of a batch of 128 of them, ms, the median of three passes. Minutes a VAE on one core.
+For each finished VAE of the study that `--out` lacks, it adds ELBO and IWAE (K = 100) of the first 500 test images,
+nats per image, by the VAE and by SVI started from it; the standard error of their IWAE difference over the images; and
+the inference time of a batch of 128 images, ms, the median of three passes. Takes minutes per VAE on one core.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from nats import arguments
 from rme import data, evaluate, noise
 from rme.config import RunSpec
 from rme.methods.svi import SVI
-from rme.result import Result, as_method
+from rme.model_file import as_method
+from rme.result import Result
 from tune.plan import grid
 from tune.store.storage import Storage
 
@@ -26,7 +27,7 @@ IMAGES, SAMPLES, REPEATS = 500, 100, 3
 
 
 def lines(vae: Result, data_dir: Path) -> list[dict[str, object]]:
-    """The VAE's own line, and one for each number of SVI's steps."""
+    """One line for the VAE, and one for each number of SVI steps."""
     spec = vae.spec
     pixels = data.get(spec.dataset).load(data_dir).test[:IMAGES]
     settings = spec.model_dump(exclude={"method", "order", "options"})
@@ -51,12 +52,12 @@ def main() -> None:
     options = arguments(__doc__)
     torch.set_num_threads(1)
     storage = Storage(options.storage)
-    there = pd.read_csv(options.out).to_dict("records") if options.out.exists() else []
-    known = {line["seed"] for line in there}
+    table = pd.read_csv(options.out).to_dict("records") if options.out.exists() else []
+    known = {line["seed"] for line in table}
     for spec in grid.load("mnist-d10").runs:
         if spec.method_label == "VAE" and spec.seed not in known and (result := storage.result(spec)) is not None:
-            there += lines(result, options.data_dir)
-            pd.DataFrame(sorted(there, key=lambda line: line["seed"])).to_csv(
+            table += lines(result, options.data_dir)
+            pd.DataFrame(sorted(table, key=lambda line: line["seed"])).to_csv(
                 options.out, index=False, float_format="%.4f"
             )
             print(spec.run_name, flush=True)

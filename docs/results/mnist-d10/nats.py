@@ -1,11 +1,11 @@
-"""Where the nats are: in the model, in the estimate or in the encoder, image by image, for finished runs of a storage.
+"""Split log p(x) of each image into ELBO, approximation gap and amortisation gap, for finished runs of a storage.
 
     python docs/results/mnist-d10/nats.py --storage storage --data-dir data --out docs/results/mnist-d10/nats.csv
 
-For each run of the rows below, of which the storage has a result and the file has none yet, the first 100 test images
-(the same for every run, so that rows are paired) with `rme.inference_gaps`: log p(x) by the best proposal found, the
-best ELBO of the posterior's family, the amortised ELBO, and IWAE by K. A line for each run and image, in nats; the
-errors are Monte Carlo standard errors. Minutes a run on one core.
+Adds to `--out` the finished runs of `ROWS` that it lacks: a line per run and image, in nats, by `rme.inference_gaps`,
+with log p(x) by the best proposal found, the best ELBO of the posterior's family, the amortised ELBO, and IWAE by K.
+Every run uses the first 100 test images, so that rows are paired. Errors are Monte Carlo standard errors. Takes minutes
+per run on one core.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ ROWS = ["VAE", "VAE-more, 2e-5", "VAE-more", "VAE-more, searched", "VAE-more, 3.
         "RME(2), searched", "RME(5), 2e-5"]  # fmt: skip
 IMAGES, SAMPLES, COUNTS = 100, 1000, [1, 10, 100, 1000]
 AT_ONCE = 25
-"""Images searched together, so that memory stays small."""
+"""Images whose posteriors are optimised at once, which limits memory."""
 
 HEADER = ["run_key", "row", "seed", "image", "log_p", "log_p_error", "best_elbo", "best_elbo_error", "elbo",
           "elbo_error", *(f"iwae_{count}" for count in COUNTS)]  # fmt: skip
 
 
 def lines(spec: RunSpec, storage: Storage, data_dir: Path) -> list[list[str]]:
-    """Of a finished run a line for each image, or none if the storage has no result of it."""
+    """One line per image of a finished run; none if the storage has no result of it."""
     result = storage.result(spec)
     if result is None:
         return []
@@ -53,7 +53,7 @@ def lines(spec: RunSpec, storage: Storage, data_dir: Path) -> list[list[str]]:
 
 
 def arguments(about: str | None) -> argparse.Namespace:
-    """Of a script that looks at the models of a storage, as its documentation says."""
+    """Command line of a script that evaluates the models of a storage; `about` is its docstring."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--storage", type=Path, required=True)
     parser.add_argument("--data-dir", type=Path, default=Path("data"))
@@ -65,14 +65,14 @@ def main() -> None:
     options = arguments(__doc__)
     torch.set_num_threads(1)
     storage = Storage(options.storage)
-    there = list(csv.reader(options.out.open())) if options.out.exists() else [HEADER]
-    known = {line[0] for line in there[1:]}
+    table = list(csv.reader(options.out.open())) if options.out.exists() else [HEADER]
+    known = {line[0] for line in table[1:]}
     runs = [spec for spec in grid.load("mnist-d10").runs if spec.method_label in ROWS and spec.key not in known]
     for spec in sorted(runs, key=lambda spec: spec.seed):
         if found := lines(spec, storage, options.data_dir):
-            there += found
+            table += found
             with options.out.open("w", newline="") as file:
-                csv.writer(file, lineterminator="\n").writerows(there)
+                csv.writer(file, lineterminator="\n").writerows(table)
             print(spec.run_name, flush=True)
 
 

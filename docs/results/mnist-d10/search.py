@@ -1,8 +1,9 @@
-"""The samples of the study's searches, a line each, from the storage that they were made in.
+"""Write the samples of the study's searches, one per line, from the storage of the searches.
 
     python docs/results/mnist-d10/search.py --storage storage --out docs/results/mnist-d10/search.csv
 
-For each sample its values, the epoch that it kept (the best validation ELBO), and its validation IWAE, nats per image.
+Each has its sampled values, the kept epoch (the one of the best validation ELBO), that ELBO, and its validation IWAE,
+nats per image.
 """
 
 from __future__ import annotations
@@ -13,16 +14,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from tune.search.samples import Outcome, samples_in
+from tune.search.samples import Status, samples_in
 
 
 def lines(folder: Path) -> list[dict[str, object]]:
-    """The samples in the folder of one search that have ended, by number."""
+    """The finished samples of one search, by number."""
     about = json.loads((folder / "search.json").read_text())
     seeds = " ".join(map(str, about["seeds"]))
     found = []
     for sample in samples_in(folder):
-        if sample.outcome is not Outcome.OPEN:
+        if sample.outcome is not Status.OPEN:
             kept, elbo = max(sample.curve, key=lambda point: point[1], default=(None, None))
             found.append(
                 {"search": folder.name, "cell": about["cell"], "seeds": seeds, "number": sample.number,
@@ -39,7 +40,7 @@ def main() -> None:
     options = parser.parse_args()
     folders = sorted((options.storage / "search").iterdir())
     found = pd.DataFrame([line for folder in folders for line in lines(folder)])
-    scores = ["kept_epoch", "val_elbo", "val_iwae"]  # last, whatever was searched
+    scores = ["kept_epoch", "val_elbo", "val_iwae"]  # the last columns
     found[[name for name in found if name not in scores] + scores].to_csv(options.out, index=False)
 
 

@@ -1,10 +1,10 @@
-"""The tables of the study and of its rivals' page that are not the report's, as Markdown, from their files alone.
+"""Print, as Markdown, the tables of this study's page and of the rivals' page that the report does not write.
 
     python docs/results/mnist-d10/study.py
 
-What each row scores above the VAE, what is a row's own, what the searches found, what patience would have cost, what a
-posterior sought for each image is worth, and where the nats are; then the first two, and patience, of the rivals'. All
-else is the report's: `python -m analysis.report --runs docs/results/mnist-d10/runs.csv --out DIR`.
+In order: scores, differences between rows, search samples, cost of patience, head-room, and gaps; then scores,
+differences and patience of the rivals. They need only the committed files. The other tables are the report's:
+`python -m analysis.report --runs docs/results/mnist-d10/runs.csv --out DIR`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from analysis.signed_rank import location, paired, wilcoxon_greater
 HERE = Path(__file__).parent
 RIVALS = HERE.with_name("mnist-d10-rivals")
 PATIENCES = [1, 2, 3, 5, 10]
-OF_SCORES = [
+SCORE_PAIRS = [
     ("RME(2)", "VAE-more"),
     ("RME(2), last epoch", "VAE-more, last epoch"),
     ("RME(2), 2e-5", "VAE-more, 2e-5"),
@@ -34,9 +34,9 @@ OF_SCORES = [
     ("RME(5), 2e-5, 16 epochs", "VAE-more, 2e-5, 16 epochs"),
     ("RME(5), 2e-5", "RME(2), 2e-5"),
 ]
-"""Of which differences in score the study speaks: a row, and what it is held against."""
+"""Differences in score that the study reports: (row, row that it is compared with)."""
 
-OF_RIVALS = [
+RIVAL_PAIRS = [
     ("RME(2), 2e-5", "VAE-more, 2e-5"),
     ("IAF(2), 2e-5", "VAE-more, 2e-5"),
     ("BVI-ER2(2), 2e-5", "VAE-more, 2e-5"),
@@ -54,9 +54,9 @@ OF_RIVALS = [
     ("VAE-more", "IAF(2)"),
     ("VAE-more", "ME(2)"),
 ]
-"""The same of the rivals' page: on equal terms, then each at its own rate."""
+"""Likewise for the rivals' page: on equal terms, then each at its own rate."""
 
-OF_NATS = [
+GAP_PAIRS = [
     ("VAE-more, 2e-5", "VAE"),
     ("RME(2)", "VAE-more"),
     ("RME(2), 2e-5", "VAE-more, 2e-5"),
@@ -64,11 +64,11 @@ OF_NATS = [
     ("RME(2), searched", "VAE-more, 3.9e-6"),
     ("RME(5), 2e-5", "VAE-more, 2e-5"),
 ]
-"""The same where the nats are told apart."""
+"""Likewise for the gaps."""
 
 
 def score_lines(scores: Mapping[str, pd.Series]) -> list[str]:
-    """For each row, lowest first, its test IWAE over seeds, and what it is above the VAE of the same seed."""
+    """Test IWAE of each row over seeds, lowest first, and its difference from the VAE of the same seed."""
     lines = ["| row | seeds | test IWAE, nats | above the VAE |", "|---|---|---|---|"]
     for label, own in sorted(scores.items(), key=lambda row: row[1].mean()):
         above = "" if label == "VAE" else paired_text(own, scores["VAE"], with_p=True)
@@ -77,9 +77,9 @@ def score_lines(scores: Mapping[str, pd.Series]) -> list[str]:
     return lines
 
 
-def own_lines(scores: Mapping[str, pd.Series], pairs: Sequence[tuple[str, str]]) -> list[str]:
-    """Differences between rows, seed by seed and as a whole, with the tests in both directions."""
-    lines = ["| row − what it is held against | of each seed | as a whole | p, above | p, below |", "|---" * 5 + "|"]
+def difference_lines(scores: Mapping[str, pd.Series], pairs: Sequence[tuple[str, str]]) -> list[str]:
+    """Differences between rows: per seed, estimate with confidence interval, and one-sided p in both directions."""
+    lines = ["| difference | per seed | estimate | p, above | p, below |", "|---" * 5 + "|"]
     for row, other in pairs:
         if {row, other} <= set(scores):
             each = " ".join(f"{value:+.1f}" for value in paired(scores[row], scores[other]))
@@ -90,7 +90,7 @@ def own_lines(scores: Mapping[str, pd.Series], pairs: Sequence[tuple[str, str]])
 
 
 def by_label(runs: pd.DataFrame) -> dict[str, pd.Series]:
-    """Test IWAE by seed, for each row in the order of the file."""
+    """Test IWAE by seed, of each row in the order of the file."""
     return {
         str(label): cell.set_index("seed")["test_iwae"].sort_index()
         for label, cell in runs.groupby("method_label", sort=False)
@@ -98,9 +98,9 @@ def by_label(runs: pd.DataFrame) -> dict[str, pd.Series]:
 
 
 def stopped(elbo: pd.Series, patience: int) -> tuple[int, float]:
-    """Of validation ELBOs by epoch (1, 2, ..): after which epoch that patience ends the training, and its best by then.
+    """The epoch after which a patience stops the training, and the best ELBO so far; `elbo` is by epoch (1, 2, ..).
 
-    The rule of `rme.kept`: a best that is `patience` epochs old.
+    As in `rme.kept`, training stops once the best is `patience` epochs old.
     """
     best, best_epoch = -np.inf, 0
     for epoch, value in elbo.items():
@@ -112,7 +112,7 @@ def stopped(elbo: pd.Series, patience: int) -> tuple[int, float]:
 
 
 def patience_lines(runs: pd.DataFrame, points: pd.DataFrame) -> list[str]:
-    """For each row and patience the mean epochs that it takes, and the validation ELBO that it gives away, nats."""
+    """For each row and patience: mean epochs until it stops, and the validation ELBO lost by stopping, nats."""
     curves = points[points["metric"] == "val_elbo"].set_index(["run_key", "epoch"])["value"]
     head = " | ".join(f"patience {p}" for p in PATIENCES)
     lines = [f"| row | epochs | {head} |", "|---" * (2 + len(PATIENCES)) + "|"]
@@ -130,7 +130,7 @@ def patience_lines(runs: pd.DataFrame, points: pd.DataFrame) -> list[str]:
 
 
 def search_lines(samples: pd.DataFrame) -> list[str]:
-    """What each sample of a search scored by validation, nats, the best first."""
+    """Values and validation scores (nats) of each sample of a search, best first."""
     head = "| search for | rate | epochs | kl_max | kept epoch | validation ELBO | validation IWAE |"
     lines = [head, "|---" * 7 + "|"]
     for cell, found in samples.groupby("cell"):
@@ -144,8 +144,8 @@ def search_lines(samples: pd.DataFrame) -> list[str]:
 
 
 def head_room_lines(found: pd.DataFrame) -> list[str]:
-    """What SVI of each number of steps has above the VAE, nats, and what it takes, ms and times the VAE's."""
-    head = "| row | seeds | test IWAE, nats | above the VAE | ms a batch of 128 | times the VAE's |"
+    """Gain of SVI over the VAE by number of steps, nats, and its inference time, ms and relative to the VAE."""
+    head = "| row | seeds | test IWAE, nats | above the VAE | ms per batch of 128 | relative to the VAE |"
     lines = [head, "|---" * 6 + "|"]
     vae = found[found["row"] == "VAE"].set_index("seed")
     for label, own in found.set_index("seed").groupby("row", sort=False):
@@ -156,23 +156,23 @@ def head_room_lines(found: pd.DataFrame) -> list[str]:
     return lines
 
 
-def nats_lines(nats: pd.DataFrame) -> list[str]:
-    """For each row means over images and seeds; and for each difference its estimate over the seeds.
+def gap_lines(nats: pd.DataFrame) -> list[str]:
+    """Mean of each quantity over images and seeds, by row; then, for each difference, its estimate over the seeds.
 
-    The images are the same in each seed, so a difference has an error over images too, of its mean over the seeds.
+    Seeds share their images, so a difference also has a standard error over the images, that of its mean over seeds.
     """
     parts = {
-        "log p(x), searched": nats["log_p"],
+        "log p(x)": nats["log_p"],
         "best ELBO of the family": nats["best_elbo"],
         "ELBO": nats["elbo"],
         "IWAE, K = 10": nats["iwae_10"],
         "IWAE, K = 100": nats["iwae_100"],
         "IWAE, K = 1000": nats["iwae_1000"],
-        "the family lacks": nats["log_p"] - nats["best_elbo"],
-        "the encoder lacks": nats["best_elbo"] - nats["elbo"],
+        "approximation gap": nats["log_p"] - nats["best_elbo"],
+        "amortisation gap": nats["best_elbo"] - nats["elbo"],
     }
     each = nats[["row", "seed", "image"]].assign(**parts)
-    lines = ["| nats | seeds | " + " | ".join(parts) + " |", "|---" * (2 + len(parts)) + "|"]
+    lines = ["| row | seeds | " + " | ".join(parts) + " |", "|---" * (2 + len(parts)) + "|"]
     by_row = {
         str(row): cell.pivot(index="seed", columns="image", values=list(parts))
         for row, cell in each.groupby("row", sort=False)
@@ -181,7 +181,7 @@ def nats_lines(nats: pd.DataFrame) -> list[str]:
         lines.append(
             f"| {row} | {len(cell)} | " + " | ".join(f"{cell[name].to_numpy().mean():.1f}" for name in parts) + " |"
         )
-    for row, other in OF_NATS:
+    for row, other in GAP_PAIRS:
         if {row, other} <= set(by_row):
             seeds = by_row[row].index.intersection(by_row[other].index)
             a, b = by_row[row].loc[seeds], by_row[other].loc[seeds]
@@ -194,7 +194,7 @@ def nats_lines(nats: pd.DataFrame) -> list[str]:
 
 
 def paired_text(a: pd.Series, b: pd.Series, with_p: bool = False) -> str:
-    """Hodges and Lehmann's estimate of a - b over the seeds that both have; where pairs suffice its interval, and p."""
+    """Hodges-Lehmann estimate of a - b over shared seeds; with enough pairs also its confidence interval, and p."""
     where = location(a, b)
     if np.isnan(where.low):
         return f"{where.estimate:+.1f}"
@@ -206,12 +206,12 @@ def main() -> None:
     files = [HERE / "runs.csv", HERE / "longer.csv"]
     runs, points = pd.concat(map(read_runs, files)), pd.concat(read_points(curves_path(file)) for file in files)
     scores = by_label(runs)
-    tables = [score_lines(scores), own_lines(scores, OF_SCORES), search_lines(pd.read_csv(HERE / "search.csv"))]
-    tables += [patience_lines(runs, points), head_room_lines(pd.read_csv(HERE / "head_room.csv"))]
-    tables += [nats_lines(pd.read_csv(HERE / "nats.csv"))]
+    tables = [score_lines(scores), difference_lines(scores, SCORE_PAIRS)]
+    tables += [search_lines(pd.read_csv(HERE / "search.csv")), patience_lines(runs, points)]
+    tables += [head_room_lines(pd.read_csv(HERE / "head_room.csv")), gap_lines(pd.read_csv(HERE / "nats.csv"))]
     runs, points = read_runs(RIVALS / "runs.csv"), read_points(curves_path(RIVALS / "runs.csv"))
     scores = by_label(runs)
-    tables += [score_lines(scores), own_lines(scores, OF_RIVALS), patience_lines(runs, points)]
+    tables += [score_lines(scores), difference_lines(scores, RIVAL_PAIRS), patience_lines(runs, points)]
     print("\n\n".join("\n".join(table) for table in tables))
 
 
