@@ -1,4 +1,4 @@
-"""RunSpec: one frozen, validated value is one run; its key is a hash of what changes the result."""
+"""RunSpec: all settings of one run, frozen and validated. Its key is a hash of the settings that change the result."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from rme import data, methods
 from rme.methods.base import Method
 
 SCHEMA = 1
-"""Part of every key. Raise it when a change to the code changes what a spec's result means."""
+"""Part of every key. Raise it when a change of the code changes what the result of a RunSpec means."""
 
 _COMMON = (
     "method", "order", "dim", "decoder", "seed", "restarts", "epochs", "batch_size",
     "learning_rate", "iwae_samples", "precision", "keep",
 )  # fmt: skip
 _OF_THE_PARENT = (*_COMMON, "dataset", "finish_epochs", "finish_learning_rate", "patience")
-"""What a run and the VAE that it starts from have in common, but for method and order."""
+"""Fields that a run shares with the VAE that it starts from, apart from method and order."""
 
 
 _LONGEST_VARIANT = 40
 
 
 class SpecError(ValueError):
-    """A run that cannot be; the message names the value and what would be right."""
+    """An impossible run; the message names the value and what would be valid."""
 
 
 class RunSpec(BaseModel):
@@ -39,54 +39,67 @@ class RunSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
     method: str = Field(description="inference method: a name of the registry rme.methods")
-    order: int | None = Field(None, description="the method's order: components, flows, SVI or linearisation steps")
+    order: int | None = Field(
+        default=None, description="order of the method: number of components, flows, SVI or linearisation steps"
+    )
     dataset: str = Field(description="data set: a name of the registry rme.data, or the path of an .npz file")
     dim: int = Field(description="latent dimension p", ge=1, le=1024)
-    decoder: Literal["conv", "fc"] = Field("conv", description="decoder: conv (Tables 1-3) or fc (Table 5)")
-    seed: int = Field(0, description="fixes the train/validation split and every random stream", ge=0, lt=2**31)
-    restarts: int = Field(3, description="trainings in the run, of which validation chooses one", ge=1, le=100)
-    epochs: int = Field(2000, description="training length, epochs", ge=1)
-    batch_size: int = Field(128, description="images in a training batch", ge=1)
-    learning_rate: float = Field(5e-4, description="Adam's rate for a training from scratch", gt=0, lt=1)
-    finish_epochs: int = Field(
-        0, description="how many of a training from scratch's epochs, its last, are at finish_learning_rate", ge=0
+    decoder: Literal["conv", "fc"] = Field(
+        default="conv", description="decoder network: conv (Tables 1-3) or fc (fully connected, Table 5)"
     )
-    finish_learning_rate: float = Field(1e-6, description="Adam's rate in the last finish_epochs", gt=0, lt=1)
+    seed: int = Field(default=0, description="fixes the train/validation split and all random streams", ge=0, lt=2**31)
+    restarts: int = Field(
+        default=3, description="trainings of the run; the one with the best validation IWAE is its model", ge=1, le=100
+    )
+    epochs: int = Field(default=2000, description="epochs of a training from scratch", ge=1)
+    batch_size: int = Field(default=128, description="images in a training batch", ge=1)
+    learning_rate: float = Field(
+        default=5e-4, description="Adam's learning rate in a training from scratch", gt=0, lt=1
+    )
+    finish_epochs: int = Field(
+        default=0, description="how many epochs at the end of a training from scratch use finish_learning_rate", ge=0
+    )
+    finish_learning_rate: float = Field(
+        default=1e-6, description="Adam's learning rate in the last finish_epochs epochs", gt=0, lt=1
+    )
     keep: Literal["best", "last"] = Field(
-        "best", description="parameters kept: of the measured epoch of the best validation ELBO, or of the last epoch"
+        default="best", description="which epoch's parameters are kept: best validation ELBO, or the last epoch"
     )
     patience: int | None = Field(
-        None, description="a model whose best validation ELBO is so many epochs old is finished; None: never", ge=1
+        default=None, description="stop when the best validation ELBO is this many epochs old; None: never", ge=1
     )
-    iwae_samples: int = Field(100, description="samples K of the IWAE estimate (eq. 1)", ge=1)
+    iwae_samples: int = Field(default=100, description="samples K of the IWAE estimate (eq. 1)", ge=1)
     precision: Literal["float32", "float64", "bf16"] = Field(
-        "float32", description="arithmetic of training; with bf16 the networks' alone, and scores are float32"
+        default="float32",
+        description="arithmetic in training; bf16 applies to the networks only, and scores are computed in float32",
     )
     stage_epochs: int | None = Field(
-        None, description="length of the stage that starts from a finished VAE, epochs; None: the same as epochs", ge=1
+        default=None,
+        description="epochs of the stage, which starts from a finished VAE; None: the same as epochs",
+        ge=1,
     )
     stage_learning_rate: float | None = Field(
-        None, description="Adam's rate of the stage from a finished VAE; None: the method's own", gt=0, lt=1
+        default=None, description="Adam's learning rate in the stage; None: the method's own", gt=0, lt=1
     )
     stage_keep: Literal["best", "last"] | None = Field(
-        None, description="which parameters the stage from a finished VAE keeps; None: the same as keep"
+        default=None, description="which epoch's parameters the stage keeps; None: the same as keep"
     )
     stage_patience: int | None = Field(
-        None, description="patience of the stage from a finished VAE, epochs; None: the same as patience", ge=1
+        default=None, description="patience of the stage, epochs; None: the same as patience", ge=1
     )
-    eps_min: float = Field(0.001, description="lower bound of a component's impact eps_m(x)", gt=0, lt=1)
-    eps_max: float = Field(0.1, description="upper bound of a component's impact eps_m(x)", gt=0, lt=1)
-    kl_max: float = Field(500.0, description="bound on KL(q_m || Q_{m-1}) in the objective, nats", ge=0)
-    options: dict[str, float] = Field({}, description="hyperparameters that the method itself declares")
+    eps_min: float = Field(default=0.001, description="lower bound of a component's impact eps_m(x)", gt=0, lt=1)
+    eps_max: float = Field(default=0.1, description="upper bound of a component's impact eps_m(x)", gt=0, lt=1)
+    kl_max: float = Field(default=500.0, description="bound on KL(q_m || Q_{m-1}) in the objective, nats", ge=0)
+    options: dict[str, float] = Field(default={}, description="hyperparameters that the method itself declares")
     variant: str | None = Field(
-        None, description="a name for settings that differ from the row's usual ones; no part of the key"
+        default=None, description="a name for settings that differ from the row's usual ones; not part of the key"
     )
 
     # ------------------------------------------------------------------ validation
     @field_validator("*", mode="before")
     @classmethod
     def _true_is_no_number(cls, value: object) -> object:
-        # pydantic would take it for 1, as YAML takes `yes` for it
+        # pydantic would accept it as 1; YAML reads `yes` as true
         for each in value.values() if isinstance(value, dict) else (value,):
             if isinstance(each, bool):
                 raise ValueError("no field is true or false (as YAML reads yes, no, on and off)")
@@ -115,10 +128,10 @@ class RunSpec(BaseModel):
             return None
         if not value.strip() or value != value.strip() or not value.isprintable() or len(value) > _LONGEST_VARIANT:
             raise ValueError(
-                f"a variant is a name such as 'kl 20', of at most {_LONGEST_VARIANT} characters and no spaces around it"
+                f"a variant is a name such as 'kl 20': at most {_LONGEST_VARIANT} characters, no spaces around it"
             )
         if value.lower() in ("none", "null"):
-            raise ValueError("that is what a row without a variant is called; leave it out, or choose another name")
+            raise ValueError("that is how a row without a variant is named; leave it out, or choose another name")
         return value
 
     @model_validator(mode="after")

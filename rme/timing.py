@@ -33,8 +33,8 @@ class TimingSpec(RunSpec):
         "method", "order", "dataset", "dim", "decoder", "seed", "batch_size", "precision", "options", "repeats",
     )  # fmt: skip
 
-    restarts: int = Field(1, description="one model is timed", ge=1, le=1)
-    repeats: int = Field(5, description="passes over the whole test set", ge=2)
+    restarts: int = Field(default=1, description="one model is timed", ge=1, le=1)
+    repeats: int = Field(default=5, description="passes over the whole test set", ge=2)
 
     @property
     def parent(self) -> None:
