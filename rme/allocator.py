@@ -1,4 +1,4 @@
-"""Ask glibc's allocator to keep freed memory: a training step asks for the same blocks again and again."""
+"""Make glibc's allocator keep freed memory, since each training step allocates the same blocks again."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # <malloc.h>
 
 
 def keep_freed_memory() -> bool:
-    """Stop giving freed buffers back to the kernel, which page-faults them in again at each step.
+    """Stop returning freed buffers to the kernel, which would page-fault them in again at each step.
 
-    Saves a quarter of a step's CPU time at the price of resident memory. Returns whether it took effect: only on
-    Linux with glibc.
+    Saves a quarter of a step's CPU time, at the cost of resident memory. Returns whether it took effect: only on Linux
+    with glibc.
     """
     if sys.platform != "linux":
         return False

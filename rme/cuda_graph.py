@@ -1,4 +1,4 @@
-"""Work on a GPU, such as a training step, as one CUDA graph: recorded once, then launched whole."""
+"""Runs repeated GPU work, such as a training step, as a CUDA graph: captured once, then replayed as one launch."""
 
 from __future__ import annotations
 
@@ -19,19 +19,18 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 WARM_UP = 3
-"""Calls before one is captured: in them kernels are chosen, and libraries allocate what they keep."""
+"""Calls before the capture, in which the fastest kernels are chosen and libraries allocate their workspaces."""
 
 
 class Graphed(Generic[T]):
-    """`work`, launched as a CUDA graph once it has been done `WARM_UP` times on an input of the same shape.
+    """`work`, replayed as a CUDA graph after `WARM_UP` ordinary calls with an input of the same shape.
 
-    The first times, and all of them where capture is impossible, which is logged once, go launch by launch. What is
-    returned is overwritten by the next call. Raises what the work raises, and what says that memory is used up, also
-    where that happens in a capture.
+    If the capture fails, a warning is logged once and all calls stay ordinary. The next call overwrites the returned
+    tensors. Raises what `work` raises, including an out-of-memory error during capture.
 
     Args:
-        work: from a tensor on the device to a result; everything else that it reads or changes stays in place.
-        generators: all that it draws from, on the device.
+        work: from a tensor on the device to a result; all else that it reads or changes must stay at its address.
+        generators: all generators that it draws from, on the device.
     """
 
     def __init__(self, work: Callable[[Tensor], T], generators: Sequence[torch.Generator]) -> None:
@@ -49,23 +48,23 @@ class Graphed(Generic[T]):
             self._capture(x)
         if shape not in self.graphs:
             self.calls[shape] += 1
-            return self._aside(x)
+            return self._without_graph(x)
         graph, static_x, result = self.graphs[shape]
         static_x.copy_(x)
         graph.replay()
         return result
 
     def _side(self, device: torch.device) -> torch.cuda.Stream:
-        """The one stream of all warm-ups and captures, since torch keeps freed memory and workspaces by stream.
+        """The stream of this object's warm-ups and captures; torch reuses freed memory and workspaces per stream.
 
-        No other graph has it: destroying one frees the workspaces of its stream.
+        Other `Graphed` objects must not share it: destroying a graph frees the workspaces of its stream.
         """
         if self._stream is None:
             self._stream = torch.cuda.Stream(device)
         return self._stream
 
-    def _aside(self, x: Tensor) -> T:
-        """Once on the stream that a capture will have."""
+    def _without_graph(self, x: Tensor) -> T:
+        """An ordinary call, on the stream of the later capture."""
         here, side = torch.cuda.current_stream(x.device), self._side(x.device)
         side.wait_stream(here)
         with torch.cuda.stream(side):
@@ -76,20 +75,20 @@ class Graphed(Generic[T]):
     def _capture(self, x: Tensor) -> None:
         graph = torch.cuda.CUDAGraph()
         static_x = x.clone()
-        # an epoch's last batch shares its memory with the whole ones: they never run at the same time
+        # graphs of full batches and of an epoch's last one share a memory pool: they never run at the same time
         self._pool = self._pool or torch.cuda.graph_pool_handle()
         side = self._side(x.device)
         torch.cuda.synchronize(x.device)
         try:
-            with _undone_if_broken(x.device, self._pool, self.generators), _no_garbage_collection():
-                # without this, a replay would draw the numbers of the capture again
+            with _restored_on_failure(x.device, self._pool, self.generators), _no_garbage_collection():
+                # without this, each replay would repeat the random numbers of the capture
                 for generator in self.generators:
                     graph.register_generator_state(generator)
                 with torch.cuda.graph(graph, pool=self._pool, stream=side):
                     result = self.work(static_x)
         except Exception as error:
             self._pool = None
-            # the first error says why; those after it only that the capture was broken off
+            # the first error is the reason; later ones only say that the capture was interrupted
             first = error
             while isinstance(first.__context__, Exception):
                 first = first.__context__
@@ -97,14 +96,14 @@ class Graphed(Generic[T]):
                 raise first from None
             self.possible = False
             reason = str(first).strip().splitlines()[0]
-            log.warning("what follows runs launch by launch: it cannot be captured in a CUDA graph: %s", reason)
+            log.warning("continuing without a CUDA graph, because the work cannot be captured: %s", reason)
             return
         self.graphs[x.shape] = graph, static_x, result
 
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """A graph that is collected while another is captured invalidates the capture."""
+    """Disable garbage collection: collecting a graph while another is captured would invalidate the capture."""
     enabled = gc.isenabled()
     gc.collect()
     gc.disable()
@@ -116,8 +115,8 @@ def _no_garbage_collection() -> Iterator[None]:
 
 
 @contextmanager
-def _undone_if_broken(device: torch.device, pool: Any, generators: Sequence[torch.Generator]) -> Iterator[None]:
-    """After a capture that broke off, puts right what torch leaves: the stream, the generators, the allocator."""
+def _restored_on_failure(device: torch.device, pool: Any, generators: Sequence[torch.Generator]) -> Iterator[None]:
+    """If the capture fails, restore what torch does not: the current stream, the generators and the allocator."""
     here = torch.cuda.current_stream(device)
     drawn_from = [torch.cuda.default_generators[here.device_index], *generators]
     states = [generator.clone_state() for generator in drawn_from]
@@ -125,10 +124,10 @@ def _undone_if_broken(device: torch.device, pool: Any, generators: Sequence[torc
         yield
     except Exception:
         torch.cuda.set_stream(here)
-        # states that the capture registered are never released, and would refuse to be drawn from
+        # torch never releases the states that the capture registered, and drawing from them would raise
         for generator, state in zip(drawn_from, states, strict=True):
             generator.graphsafe_set_state(state)
-        # where torch did not get so far itself: else the allocator takes it that the capture goes on
+        # without this the allocator may treat the capture as still running; raises if torch has already ended it
         with suppress(RuntimeError):
             torch._C._cuda_endAllocateToPool(here.device_index, pool)
             torch._C._cuda_releasePool(here.device_index, pool)

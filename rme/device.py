@@ -1,4 +1,4 @@
-"""The device that work is done on."""
+"""The device that computes, and its name."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ import torch
 
 
 def pick_device(name: str) -> torch.device:
-    """'auto' is the first CUDA device, else the CPU. Raises ValueError for one that is not there.
+    """The device called `name`; 'auto' is the first CUDA device, else the CPU. ValueError if it is not available.
 
-    A CUDA device with a number becomes the process's current one, on which graphs are captured and Triton launches.
+    A CUDA device with a number becomes the process's current device, which CUDA graphs and Triton use.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ValueError(f"device={name!r} is no device; say auto, cpu, cuda or cuda:N") from None
+        raise ValueError(f"device={name!r} is no device; valid values are auto, cpu, cuda, cuda:N") from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device={name!r}: torch sees no CUDA device here; say cpu")
+        raise ValueError(f"device={name!r}: torch sees no CUDA device here; use cpu")
     if device.type == "cuda" and device.index is not None:
         if device.index >= torch.cuda.device_count():
-            raise ValueError(f"device={name!r}: torch sees {torch.cuda.device_count()} CUDA devices here")
+            raise ValueError(f"device={name!r}: torch sees only {torch.cuda.device_count()} CUDA devices here")
         torch.cuda.set_device(device)
     return device
 
 
 def environment(device: torch.device) -> dict[str, str]:
-    """What a result was made with, as plain strings."""
+    """The device and software versions that produce a result, as strings."""
     return {
         "device": device_name(device),
         "torch": torch.__version__,
@@ -39,12 +39,12 @@ def environment(device: torch.device) -> dict[str, str]:
 
 
 def device_name(device: torch.device) -> str:
-    """What a reader calls it: the GPU's or the processor's name."""
+    """The GPU's or the processor's model name."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         model = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):  # not Linux, or a processor that does not say
+    except (OSError, StopIteration):  # not Linux, or no model name listed
         model = platform.processor() or platform.machine()
     return f"{model} ({torch.backends.cpu.get_cpu_capability()})"

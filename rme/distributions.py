@@ -1,7 +1,7 @@
 """Distributions over latents: reparametrised samples and log-densities, in nats.
 
-Everything works on trailing axes: a batch shape (*, N) and an event z of shape (p,). Samples put their axis S before
-N, (*, S, N, p), which for an array of B members is (B, S, N, p).
+Everything works on trailing axes: batch shape (*, N), event z of shape (p,). The sample axis S comes before N:
+(*, S, N, p), for an array of B members (B, S, N, p).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LOG_2PI = math.log(2 * math.pi)
 
 
 class Posterior(ABC):
-    """What a method returns as q(z|x)."""
+    """A method's q(z|x)."""
 
     @abstractmethod
     def sample(self, noise: Noise, samples: int) -> Tensor:
@@ -32,13 +32,13 @@ class Posterior(ABC):
         """log q(z|x): z (*, N, p) -> (*, N), or (*, S, N, p) -> (*, S, N)."""
 
     def sample_with_log_prob(self, noise: Noise, samples: int) -> tuple[Tensor, Tensor]:
-        """Draws (*, S, N, p) and their log q(z|x), (*, S, N). A flow, whose inverse is slow, knows both at once."""
+        """Draws (*, S, N, p) and their log q(z|x), (*, S, N). A flow overrides it, to avoid its slow inverse."""
         z = self.sample(noise, samples)
         return z, self.log_prob(z)
 
 
 def gaussian_log_prob(squared_distance: Tensor, logvar: Tensor, size: int) -> Tensor:
-    """log N(x; m, exp(logvar) I) from |x - m|^2, for an x of `size` entries. Shapes broadcast."""
+    """log N(x; m, exp(logvar) I) from |x - m|^2, for x of `size` entries. Shapes broadcast."""
     return -0.5 * (squared_distance * torch.exp(-logvar) + size * (logvar + LOG_2PI))
 
 
@@ -49,10 +49,7 @@ def standard_normal_log_prob(z: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class DiagonalGaussian(Posterior):
-    """N(mu, diag exp logvar).
-
-    Shapes: mu and logvar (*, N, p).
-    """
+    """N(mu, diag exp logvar), with mu and logvar (*, N, p)."""
 
     mu: Tensor
     logvar: Tensor
@@ -67,13 +64,13 @@ class DiagonalGaussian(Posterior):
         return self.unsqueeze(-3).rsample(noise.normal(shape))
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """Z (*, N, p) -> (*, N), or with samples (*, S, N, p) -> (*, S, N)."""
+        """log q(z|x): z (*, N, p) -> (*, N), or with samples (*, S, N, p) -> (*, S, N)."""
         q = self.unsqueeze(-3) if z.dim() > self.mu.dim() else self
         scaled = (z - q.mu).square() * torch.exp(-q.logvar)
         return -0.5 * (scaled + q.logvar + LOG_2PI).sum(-1)
 
     def unsqueeze(self, axis: int) -> DiagonalGaussian:
-        """The same distributions with a new axis of size 1 in their parameters."""
+        """The same distribution with a new batch axis of size 1."""
         return DiagonalGaussian(self.mu.unsqueeze(axis), self.logvar.unsqueeze(axis))
 
 
@@ -86,10 +83,7 @@ def stack(components: Sequence[DiagonalGaussian]) -> DiagonalGaussian:
 
 @dataclass(frozen=True)
 class Mixture(Posterior):
-    """sum_k alpha_k N(mu_k, diag exp logvar_k).
-
-    Shapes: log_alpha (*, K, N); components hold (*, K, N, p).
-    """
+    """sum_k alpha_k N(mu_k, diag exp logvar_k), with log_alpha (*, K, N) and components' parameters (*, K, N, p)."""
 
     log_alpha: Tensor
     components: DiagonalGaussian
@@ -99,9 +93,9 @@ class Mixture(Posterior):
         return self.components.rsample(eps)
 
     def sample(self, noise: Noise, samples: int) -> Tensor:
-        """Draws of the mixture: a component by its weight, then its Gaussian: (*, S, N, p). No gradient by alpha."""
+        """Draws (*, S, N, p): choose a component by its weight, then draw from it. No gradient w.r.t. alpha."""
         *batch, _, n, p = self.components.mu.shape
-        # the inverse of the weights' cumulative sum; the last component takes what rounding leaves over
+        # invert the weights' cumulative sum; the last component takes what rounding leaves over
         edges = self.log_alpha.exp().cumsum(-2)[..., :-1, :]
         uniform = noise.uniform((*batch, samples, n)) * self.log_alpha.exp().sum(-2, keepdim=True)
         chosen = (uniform.unsqueeze(-2) >= edges.unsqueeze(-3)).sum(-2)  # (*, S, N)
@@ -110,37 +104,34 @@ class Mixture(Posterior):
         return drawn.rsample(noise.normal((*batch, samples, n, p)))
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """Z (*, N, p) -> (*, N), or with samples (*, S, N, p) -> (*, S, N)."""
+        """log q(z|x): z (*, N, p) -> (*, N), or with samples (*, S, N, p) -> (*, S, N)."""
         if z.dim() == self.components.mu.dim() - 1:
             each = self.components.log_prob(z.unsqueeze(-3))  # (*, K, N)
             return torch.logsumexp(self.log_alpha + each, -2)
-        # samples stand on the component axis of the parameters: (*, S, 1, N, p) against (*, 1, K, N, p)
+        # broadcast samples against components: (*, S, 1, N, p) against (*, 1, K, N, p)
         each = self.components.unsqueeze(-4).log_prob(z.unsqueeze(-3))
         return torch.logsumexp(self.log_alpha.unsqueeze(-3) + each, -2)
 
 
 @dataclass(frozen=True)
 class FullGaussian(Posterior):
-    """N(mu, (L L')^-1), by the Cholesky factor L of its precision.
-
-    Shapes: mu (*, N, p); L lower triangular, (*, N, p, p).
-    """
+    """N(mu, (L L')^-1), with mu (*, N, p) and L, the lower Cholesky factor of the precision, (*, N, p, p)."""
 
     mu: Tensor
     precision_cholesky: Tensor
 
     def rsample(self, eps: Tensor) -> Tensor:
         """mu + L'^-1 eps, with eps (*, N, p)."""
-        return self.mu + self._whitened_inverse(eps.unsqueeze(-1)).squeeze(-1)
+        return self.mu + self._solve(eps.unsqueeze(-1)).squeeze(-1)
 
     def sample(self, noise: Noise, samples: int) -> Tensor:
         """Reparametrised draws: (*, S, N, p)."""
         eps = noise.normal((*self.mu.shape[:-2], samples, *self.mu.shape[-2:]))
-        # the draws are the columns of one solve for each image: (*, S, N, p) to (*, N, p, S) and back
-        return self.mu.unsqueeze(-3) + self._whitened_inverse(eps.movedim(-3, -1)).movedim(-1, -3)
+        # one triangular solve per image, with the draws as columns: (*, S, N, p) to (*, N, p, S) and back
+        return self.mu.unsqueeze(-3) + self._solve(eps.movedim(-3, -1)).movedim(-1, -3)
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """Z (*, N, p) -> (*, N), or with samples (*, S, N, p) -> (*, S, N)."""
+        """log q(z|x): z (*, N, p) -> (*, N), or with samples (*, S, N, p) -> (*, S, N)."""
         if z.dim() == self.mu.dim():
             columns = (z - self.mu).unsqueeze(-1)
         else:
@@ -156,21 +147,22 @@ class FullGaussian(Posterior):
     def variance(self) -> Tensor:
         """The diagonal of (L L')^-1: (*, N, p)."""
         identity = torch.eye(self.mu.shape[-1], dtype=self.mu.dtype, device=self.mu.device)
-        return self._whitened_inverse(identity.expand_as(self.precision_cholesky)).square().sum(-1)
+        return self._solve(identity.expand_as(self.precision_cholesky)).square().sum(-1)
 
-    def _whitened_inverse(self, columns: Tensor) -> Tensor:
+    def _solve(self, columns: Tensor) -> Tensor:
+        """L'^-1 columns: (*, N, p, k) -> (*, N, p, k)."""
         return torch.linalg.solve_triangular(self.precision_cholesky.mT, columns, upper=True)
 
 
 class Flow(Protocol):
-    """An invertible map f of latents. Both ways give the result and log |det df/dz|, whose shape is z's but for p."""
+    """An invertible map f of latents. Both directions also return log |det df/dz|: z's shape without its last axis."""
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """f(z): z (*, N, p), or with samples (*, S, N, p)."""
         ...
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """The z0 with f(z0) = z, and log |det df/dz| at z0."""
+        """The z_0 with f(z_0) = z, and log |det df/dz| at z_0."""
         ...
 
 
@@ -182,7 +174,7 @@ class PushForward(Posterior):
     flows: Sequence[Flow]
 
     def push(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Base draws z_0 (*, N, p) or (*, S, N, p) carried through the flows, and their log q(z|x)."""
+        """Map base draws z_0 (*, N, p) or (*, S, N, p) through the flows; also returns their log q(z|x)."""
         log_q = self.base.log_prob(z)
         for flow in self.flows:
             z, log_det = flow.forward(z)
@@ -198,7 +190,7 @@ class PushForward(Posterior):
         return self.push(self.base.sample(noise, samples))
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """By the inverse, z (*, N, p) -> (*, N), or with samples (*, S, N, p) -> (*, S, N)."""
+        """By inverting the flows: z (*, N, p) -> (*, N), or with samples (*, S, N, p) -> (*, S, N)."""
         total = torch.zeros_like(z[..., 0])
         for flow in reversed(self.flows):
             z, log_det = flow.inverse(z)

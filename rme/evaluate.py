@@ -1,4 +1,4 @@
-"""Scores and timings of trained models: IWAE and ELBO per image, and inference time."""
+"""Evaluation of trained models: IWAE and ELBO per image, diagnostics, inference time, and pictures."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from rme.methods.base import Method
 from rme.noise import Noise
 
 BLOCK = 64
-"""Images whose noise is drawn at once. Fixed, so that a score does not depend on the memory at hand."""
+"""Images whose noise is drawn at once. Fixed, so that a score does not depend on the available memory."""
 
 CPU_CHUNK_BYTES = 32 << 20
-"""Activations of a decoder pass on a CPU: more no longer helps (128 MB took as long, 4 MB a fifth more)."""
+"""Activations of a decoder pass on a CPU: more is no faster (128 MB took as long, 4 MB a fifth longer)."""
 
 GPU_CHUNK_BYTES = 1 << 30
-"""The same on a GPU, where more no longer helps; a part of the memory at hand would starve those who share the GPU."""
+"""The same on a GPU: more is no faster, and would leave less to other processes that share the GPU."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def scores(
         pixels: uint8 images (n, C, H, W).
         index: which of them each member is scored on, (B, n).
         samples: K.
-        generators: one for each member; the result depends on their state and on nothing else that is random.
+        generators: one per member, the only source of randomness.
     """
     noise = Noise(generators, method.pixel_mean.dtype)
     parts = []
@@ -64,7 +64,7 @@ def scores(
 def diagnostics(
     method: Method, pixels: Tensor, index: Tensor, *, generators: Sequence[torch.Generator]
 ) -> dict[str, Tensor]:
-    """The method's diagnostics, by name their means over images: (B,) each. Arguments as for `scores`."""
+    """The method's diagnostics by name, averaged over images: (B,) each. Arguments as for `scores`."""
     noise = Noise(generators, method.pixel_mean.dtype)
     totals: dict[str, Tensor] = {}
     for block in index.split(BLOCK, dim=1):
@@ -74,13 +74,13 @@ def diagnostics(
 
 
 def log_joint(method: Method, x: Tensor, z: Tensor) -> Tensor:
-    """`objective.log_joint` at samples z (B, S, N, p) in parts that the memory holds: (B, S, N)."""
+    """`objective.log_joint` at samples z (B, S, N, p), in chunks that fit into memory: (B, S, N)."""
     size = max(1, images_at_once(method) // x.shape[:2].numel())
     return torch.cat([objective.log_joint(method.decoder, x, part) for part in z.split(size, dim=1)], 1)
 
 
 def log_joint_everywhere(method: Method, x: Tensor, z: Tensor) -> Tensor:
-    """log p(x, z) of every image at the same points z (B, G, p): (B, G, N). Each point is decoded once."""
+    """log p(x, z) of every image at the same G points z (B, G, p): (B, G, N). Each point is decoded once."""
     parts = []
     for part in z.split(images_at_once(method), 1):
         squared = torch.cdist(method.decoder(part).flatten(2), x.flatten(2)).square()
@@ -89,7 +89,7 @@ def log_joint_everywhere(method: Method, x: Tensor, z: Tensor) -> Tensor:
 
 
 def images_at_once(method: Method) -> int:
-    """How many images a decoder pass may hold: on a GPU `GPU_CHUNK_BYTES`, or a quarter of its free memory if less."""
+    """Images per decoder pass that fit into `CPU_CHUNK_BYTES`, or `_gpu_chunk_bytes` on a GPU; at least 1."""
     weight = method.decoder.logvar
     budget = _gpu_chunk_bytes(weight.device) if weight.device.type == "cuda" else CPU_CHUNK_BYTES
     image = weight.element_size() * decoder_activations(
@@ -99,7 +99,10 @@ def images_at_once(method: Method) -> int:
 
 
 def _gpu_chunk_bytes(device: torch.device) -> int:
-    """What torch holds unused counts as free, and a power of two is wanted, so that the parts' size seldom changes."""
+    """A quarter of the free memory, rounded down to a power of two so that it seldom changes; at most GPU_CHUNK_BYTES.
+
+    Memory that torch has reserved but does not use counts as free.
+    """
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     quarter = max(1, (torch.cuda.mem_get_info(device)[0] + unused) // 4)
     return min(GPU_CHUNK_BYTES, 2 ** (quarter.bit_length() - 1))
@@ -107,8 +110,8 @@ def _gpu_chunk_bytes(device: torch.device) -> int:
 
 @lru_cache
 def decoder_activations(image_shape: nets.ImageShape, dim: int, kind: str) -> int:
-    """Entries that are alive at once in a decoder pass of one image: the largest layer's input and output, twice."""
-    with torch.no_grad(), torch.device("cpu"):  # on "meta" nothing is computed, but PyTorch's compiler imported
+    """Entries in memory at once in a decoder pass of one image: the largest layer's input and output, times two."""
+    with torch.no_grad(), torch.device("cpu"):  # "meta" would compute nothing, but import PyTorch's compiler
         h = torch.zeros(1, 1, dim)
         largest = 0
         for layer in nets.Decoder(1, dim, image_shape, kind).mean:
@@ -120,9 +123,9 @@ def decoder_activations(image_shape: nets.ImageShape, dim: int, kind: str) -> in
 def inference_ms(
     method: Method, pixels: Tensor, generator: torch.Generator, *, batch_size: int = 128, repeats: int = 5
 ) -> float:
-    """Milliseconds to infer one batch (section 2.1): the whole set in batches, the median repeat's mean.
+    """Milliseconds of inference per batch (section 2.1): the mean over all batches, in the median repeat.
 
-    The images are brought to the model's units beforehand, so that what is timed is inference alone.
+    The images are centred beforehand, so that only inference is timed.
     """
     batches = [method.centred(part.unsqueeze(0)) for part in pixels.split(batch_size)]
     inference = Inference(method, [generator])
@@ -131,13 +134,13 @@ def inference_ms(
 
 
 class Inference:
-    """q(z|x) and one draw from it, to be timed. The draw belongs to it: a flow is only computed by drawing.
+    """Inference to be timed: q(z|x) and one draw from it. The draw is included because a flow is computed by drawing.
 
-    On a GPU it is launched as a CUDA graph, as a step of training is: else the launches would be timed.
+    On a GPU it is a CUDA graph, like a training step; otherwise kernel launches would dominate the time.
 
     Args:
-        method: one model.
-        generators: one.
+        method: an array of one model.
+        generators: its generator.
     """
 
     def __init__(self, method: Method, generators: Sequence[torch.Generator]) -> None:
@@ -150,13 +153,13 @@ class Inference:
         self.infer: Callable[[Tensor], Tensor] = Graphed(infer, noise.generators) if on_gpu else infer
 
     def warm_up(self, batches: Sequence[Tensor]) -> None:
-        """Until kernels are chosen and graphs captured for a whole batch and for the last."""
+        """Choose kernels and capture graphs, for a full batch and for the last one."""
         self.ms([batches[0], batches[-1]] * (WARM_UP + 1 if isinstance(self.infer, Graphed) else 1))
 
     @torch.no_grad()
     @precision.scoring()
     def ms(self, batches: Sequence[Tensor]) -> float:
-        """Milliseconds for a batch of centred images (1, N, C, H, W), a mean over `batches`."""
+        """Milliseconds per batch of centred images (1, N, C, H, W), averaged over `batches`."""
         device = batches[0].device
         synchronise(device)
         began = time.perf_counter()
@@ -167,14 +170,14 @@ class Inference:
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait until the device has done what it was asked; before reading a clock."""
+    """Wait until the device has finished all work; needed before reading a clock."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 @torch.no_grad()
 def reconstructions(method: Method, pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Images (n, C, H, W) and, below, their reconstructions from one draw of q(z|x): uint8 (2, n, C, H, W)."""
+    """Images (n, C, H, W), then their reconstructions from one draw of q(z|x): uint8 (2, n, C, H, W)."""
     x = method.centred(pixels.unsqueeze(0))
     noise = Noise([generator], x.dtype)
     z = method.posterior(x, noise).sample(noise, 1)[:, 0]
@@ -183,7 +186,7 @@ def reconstructions(method: Method, pixels: Tensor, generator: torch.Generator) 
 
 @torch.no_grad()
 def prior_samples(method: Method, count: int, generator: torch.Generator) -> Tensor:
-    """Means g(z) at draws of the prior: uint8 (count, C, H, W)."""
+    """Decoder means g(z) at draws z of the prior: uint8 (count, C, H, W)."""
     noise = Noise([generator], method.pixel_mean.dtype)
     return _as_pixels(method, method.decoder(noise.normal((1, count, method.spec.dim))))
 

@@ -1,4 +1,4 @@
-"""A function of one's own that is called after each epoch of every training: `RME_ON_EPOCH=module:function`."""
+"""A user's function, called after each epoch of every training: `RME_ON_EPOCH=module:function`."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ ON_EPOCH = "RME_ON_EPOCH"
 
 
 class HookError(ValueError):
-    """RME_ON_EPOCH names no function that can be called."""
+    """RME_ON_EPOCH does not name a callable that can be imported."""
 
 
 def on_epoch() -> Callable[[Engine], None] | None:
-    """The function that RME_ON_EPOCH names, which takes the engine; None where it is not set.
+    """The function that RME_ON_EPOCH names, which takes the engine; None if the variable is not set.
 
-    It may look at the engine and take its time; what it changes there changes the training. It is called once the
-    epoch's checkpoint is written, and what it raises ends the training.
+    It is called after the epoch's checkpoint is written. It may read the engine; changes to the engine change the
+    training. An exception that it raises ends the training.
 
     Raises:
-        HookError: it is not module:function, or there is no such module or function.
+        HookError: the value is not module:function, or the module or function cannot be imported.
     """
     name = os.environ.get(ON_EPOCH)
     if not name:
         return None
     module, _, function = name.partition(":")
     if not module or not function:
-        raise HookError(f"{ON_EPOCH}={name}: say module:function")
+        raise HookError(f"{ON_EPOCH}={name}: expected module:function")
     try:
         found = getattr(importlib.import_module(module), function)
-    except Exception as error:  # whatever a module raises when it is imported
+    except Exception as error:  # importing a module may raise anything
         raise HookError(f"{ON_EPOCH}={name}: {type(error).__name__}: {error}") from error
     if not callable(found):
-        raise HookError(f"{ON_EPOCH}={name}: {function} is a {type(found).__name__}, which cannot be called")
+        raise HookError(f"{ON_EPOCH}={name}: {function} is a {type(found).__name__}, which is not callable")
     return found

@@ -1,7 +1,7 @@
-"""Ways to compute the layers' convolutions: for one model on a CPU, and for all members of an array at once.
+"""Implementations of the layers' convolutions: for one model on a CPU, and for all members of an array at once.
 
-For an array there are several: which is fastest depends on the device, the layer's shape and the number of members, so
-`fastest` measures. Shapes: x (B, N, C, H, W); a convolution's weights (B, outputs, C, 4, 4), a transposed one's
+For an array there are several. Which is fastest depends on the device, the layer's shape and the number of members, so
+`fastest` times them. Shapes: x (B, N, C, H, W); weights of a convolution (B, outputs, C, 4, 4), of a transposed one
 (B, C, outputs, 4, 4); biases (B, outputs).
 """
 
@@ -17,16 +17,16 @@ from torch import Tensor
 log = logging.getLogger(__name__)
 
 KERNEL, STRIDE, PADDING = 4, 2, 1
-"""Every convolution: 4x4, stride 2, and the padding that halves (or doubles) the side."""
+"""Of every convolution: kernel 4x4, stride 2, and the padding with which it halves (transposed: doubles) the side."""
 
 Kernel = Callable[..., Tensor]
 
 
 # ---------------------------------------------------------------------- one model on a CPU
 def channels_last(x: Tensor) -> Tensor:
-    """The same values (N, C, H, W) with C's stride 1, also where C = 1 lets torch take either layout for it.
+    """x (N, C, H, W) in channels-last memory layout, also for C = 1, where torch accepts either layout as such.
 
-    Else the convolution answers in the other layout, and each gradient that meets it costs as much as a layer.
+    Otherwise the convolution returns the other layout, and converting each gradient costs as much as a layer.
     """
     if x.shape[1] == 1:
         return x.contiguous().squeeze(1).unsqueeze(-1).movedim(-1, 1)
@@ -36,8 +36,8 @@ def channels_last(x: Tensor) -> Tensor:
 class TransposedConvolution(torch.autograd.Function):
     """One model's transposed convolution: (N, C, H, W) -> (N, outputs, 2H + extra, 2W + extra), channels last.
 
-    To an image's 1 or 3 channels it is a matrix product and a fold, several times faster than the library's kernel. Its
-    gradient by x is the convolution whose adjoint it is, so that what goes through gradients (SA's steps) is made of
+    With few output channels (an image's 1 or 3) it is a matrix product and a fold, several times faster than the
+    library's kernel. The gradient by x is a plain convolution, so second derivatives (through SA's steps) consist of
     convolutions too; torch's own second derivatives of a convolution copy all their inputs.
     """
 
@@ -46,7 +46,7 @@ class TransposedConvolution(torch.autograd.Function):
         ctx.save_for_backward(x, weight)
         ctx.extra = extra
         y = _folded(x, weight, extra) if weight.shape[1] <= FOLDED_CHANNELS else _transposed(x, weight, extra)
-        # added here, because the library's kernel takes up to twice as long with a bias, forward and backward
+        # added here because the library's kernel takes up to twice as long with a bias, forward and backward
         return y.add_(bias.view(1, -1, 1, 1))
 
     @staticmethod
@@ -67,7 +67,7 @@ class TransposedConvolution(torch.autograd.Function):
 
 
 FOLDED_CHANNELS = 4
-"""Up to so many output channels a product and a fold is the faster way."""
+"""Up to this many output channels, a matrix product and a fold is faster."""
 
 
 def _transposed(x: Tensor, weight: Tensor, extra: int) -> Tensor:
@@ -79,7 +79,7 @@ def _folded(x: Tensor, weight: Tensor, extra: int) -> Tensor:
     pixels = x.permute(0, 2, 3, 1).reshape(n, height * width, inputs)
     columns = torch.bmm(weight.reshape(1, inputs, -1).mT.expand(n, -1, -1), pixels.mT)
     side = (STRIDE * height + extra, STRIDE * width + extra)
-    # images as channels of one image: folding is per channel, and each image by itself costs a few calls
+    # all images as the channels of one: folding works per channel, and separate images would cost a few calls each
     y = F.fold(columns.view(1, -1, height * width), side, KERNEL, padding=PADDING, stride=STRIDE)
     return y.view(n, -1, *side)
 
@@ -92,13 +92,13 @@ def grouped(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def one_by_one(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """A convolution for each member."""
+    """One convolution per member."""
     each = zip(x.unbind(), weight.unbind(), bias.unbind(), strict=True)
     return torch.stack([F.conv2d(channels_last(h), w, b, STRIDE, PADDING) for h, w, b in each])
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Patches of the images times the weights, as one batched matrix product."""
+    """The images' patches times the weights, as one batched matrix product (im2col)."""
     members, n = x.shape[:2]
     padded = F.pad(x, [PADDING] * 4)
     windows = padded.unfold(-2, KERNEL, STRIDE).unfold(-2, KERNEL, STRIDE)  # (B, N, C, H', W', 4, 4)
@@ -118,13 +118,13 @@ def transposed_grouped(x: Tensor, weight: Tensor, bias: Tensor, extra: int) -> T
 
 
 def transposed_one_by_one(x: Tensor, weight: Tensor, bias: Tensor, extra: int) -> Tensor:
-    """A transposed convolution for each member."""
+    """One transposed convolution per member."""
     each = zip(x.unbind(), weight.unbind(), bias.unbind(), strict=True)
     return torch.stack([F.conv_transpose2d(channels_last(h), w, b, STRIDE, PADDING, extra) for h, w, b in each])
 
 
 def transposed_product(x: Tensor, weight: Tensor, bias: Tensor, extra: int) -> Tensor:
-    """What each pixel adds to its patch, as one batched matrix product, and the sum of the patches."""
+    """Each pixel's contribution to its output patch, by one batched matrix product; then the patches are summed."""
     members, n, inputs, height, width = x.shape
     pixels = x.permute(0, 1, 3, 4, 2).reshape(members, n * height * width, inputs)
     columns = torch.bmm(pixels, weight.flatten(2)).view(members * n, height * width, -1).mT
@@ -135,14 +135,14 @@ def transposed_product(x: Tensor, weight: Tensor, bias: Tensor, extra: int) -> T
 
 # ---------------------------------------------------------------------- both in Triton
 def in_triton(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """`product` without its patches in memory, as a Triton kernel."""
-    from rme.triton_kernels import convolution  # not at the top: Triton need not be there
+    """`product` without storing the patches, as a Triton kernel."""
+    from rme.triton_kernels import convolution  # not at the top: Triton is optional
 
     return convolution(x, weight, bias)
 
 
 def transposed_in_triton(x: Tensor, weight: Tensor, bias: Tensor, extra: int) -> Tensor:
-    """Each pixel of the result from the four of x that reach it, as a Triton kernel."""
+    """Each output pixel from the four pixels of x that contribute to it, as a Triton kernel."""
     from rme.triton_kernels import transposed_convolution
 
     return transposed_convolution(x, weight, bias, extra)
@@ -164,68 +164,68 @@ def _channels_as_members(x: Tensor, members: int) -> Tensor:
 
 # ---------------------------------------------------------------------- the choice
 _chosen: dict[tuple, Kernel] = {}
-_left_out: set[tuple[Kernel, torch.dtype, torch.device]] = set()
+_excluded: set[tuple[Kernel, torch.dtype, torch.device]] = set()
 
 TRIALS = 5
-"""How often each way is timed; the shortest counts."""
+"""How often each kernel is timed; the shortest time counts."""
 
 HEAD_START = 10_000_000
-"""Cycles, some ms, that a GPU waits while a way's work is launched: a CUDA graph, too, has its launches behind it."""
+"""Cycles (some ms) that the GPU waits first, so that launch overhead is not timed: in a CUDA graph there is none."""
 
 
-def fastest(ways: Sequence[Kernel], x: Tensor, weight: Tensor, *rest) -> Kernel:
-    """The way that takes the least time on x's device for these shapes, forward and, where gradients are on, backward.
+def fastest(candidates: Sequence[Kernel], x: Tensor, weight: Tensor, *rest) -> Kernel:
+    """The fastest kernel on x's device for these shapes: forward and, if gradients are needed, backward.
 
-    Measured at the first call with such shapes and remembered in this process; while a CUDA graph is captured nothing
-    can be measured, so a shape not met before takes the first way, as everything does on a CPU. A way that fails is
-    left out: for these shapes when memory was short, else from then on for tensors of that type on that device.
+    Timed at the first call with these shapes, then remembered in this process. The first candidate is returned untimed
+    on a CPU, and for a new shape during a CUDA graph capture, when nothing can be timed. A kernel that fails is
+    excluded: if out of memory, for these shapes; otherwise for all tensors of that dtype on that device.
     """
     if x.device.type != "cuda":
-        return ways[0]
+        return candidates[0]
     learning = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
     tf32 = torch.backends.cudnn.allow_tf32
-    key = (ways[0].__name__, x.device, x.dtype, tuple(x.shape), tuple(weight.shape), rest[1:], learning, tf32)
+    key = (candidates[0].__name__, x.device, x.dtype, tuple(x.shape), tuple(weight.shape), rest[1:], learning, tf32)
     if key not in _chosen:
         if torch.cuda.is_current_stream_capturing():
-            return ways[0]
-        times = measured(ways, x.dtype, x.device, lambda way: _milliseconds(way, learning, x, weight, *rest))
-        _chosen[key] = min(times, key=lambda way: times[way])
-        said = ", ".join(f"{way.__name__} {ms:.3f} ms" for way, ms in times.items())
-        log.debug("%s by %s: %s", tuple(x.shape), tuple(weight.shape), said)
+            return candidates[0]
+        times = measured(candidates, x.dtype, x.device, lambda k: _milliseconds(k, learning, x, weight, *rest))
+        _chosen[key] = min(times, key=lambda kernel: times[kernel])
+        each = ", ".join(f"{kernel.__name__} {ms:.3f} ms" for kernel, ms in times.items())
+        log.debug("%s by %s: %s", tuple(x.shape), tuple(weight.shape), each)
     return _chosen[key]
 
 
 def measured(
-    ways: Sequence[Kernel], dtype: torch.dtype, device: torch.device, milliseconds: Callable[[Kernel], float]
+    candidates: Sequence[Kernel], dtype: torch.dtype, device: torch.device, milliseconds: Callable[[Kernel], float]
 ) -> dict[Kernel, float]:
-    """How long each way takes, but for those that fail. Raises the first's error where all do."""
+    """The time of each kernel that runs, in ms. If all fail, raises the first error."""
     times: dict[Kernel, float] = {}
     errors: list[Exception] = []
-    for way in ways:
-        if (way, dtype, device) in _left_out:
+    for kernel in candidates:
+        if (kernel, dtype, device) in _excluded:
             continue
         try:
-            times[way] = milliseconds(way)
+            times[kernel] = milliseconds(kernel)
         except Exception as error:
             errors.append(error)
             if not isinstance(error, torch.OutOfMemoryError):
-                _left_out.add((way, dtype, device))
-                said = (way.__name__, dtype, device, type(error).__name__, error)
-                log.info("the kernel %s is left out for %s on %s: %s: %s", *said)
+                _excluded.add((kernel, dtype, device))
+                reason = (kernel.__name__, dtype, device, type(error).__name__, error)
+                log.info("the kernel %s failed and is no longer used for %s on %s: %s: %s", *reason)
     if not times and errors:
-        _left_out.difference_update((way, dtype, device) for way in ways)
+        _excluded.difference_update((kernel, dtype, device) for kernel in candidates)
         raise errors[0]
     return times
 
 
-def _milliseconds(way: Kernel, learning: bool, x: Tensor, weight: Tensor, *rest) -> float:
+def _milliseconds(kernel: Kernel, learning: bool, x: Tensor, weight: Tensor, *rest) -> float:
     arguments = [x.detach(), weight.detach()]
     rest = tuple(r.detach() if isinstance(r, Tensor) else r for r in rest)
     if learning:
         arguments = [a.requires_grad_(like.requires_grad) for a, like in zip(arguments, (x, weight), strict=True)]
 
     def once() -> None:
-        y = way(*arguments, *rest)
+        y = kernel(*arguments, *rest)
         if learning:
             torch.autograd.grad(y, [a for a in arguments if a.requires_grad], torch.ones_like(y))
 

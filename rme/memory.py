@@ -1,4 +1,4 @@
-"""Whether an error says that memory is used up."""
+"""Recognises errors that mean out of memory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _SIGNS = ("can't allocate memory", "not enough memory", "out of memory", "CUBLAS
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether it says that a GPU's memory, or the process's, is used up."""
+    """Whether the error means that a GPU or the process is out of memory."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)

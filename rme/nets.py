@@ -1,8 +1,7 @@
 """The networks of Tables 1-3 and 5, for B members at once: parameters (B, ...), inputs (B, N, ...).
 
-The layers are the only code that treats the member axis specially, and `Network.forward` is the one place that
-chooses how: on a CPU one kernel call for each member, in the memory layout that is fastest there; on an accelerator
-one batched kernel for all members.
+Only the layers treat the member axis specially. `Network.forward` chooses how: on a CPU one kernel call per member, in
+the fastest memory layout there; on a GPU one batched kernel for all members.
 """
 
 from __future__ import annotations
@@ -23,13 +22,13 @@ ImageShape = tuple[int, int, int]
 
 
 class Layer(nn.Module):
-    """A layer with weights (B, ...) and biases (B, out), which knows the two ways of applying itself."""
+    """A layer with weights (B, ...) and biases (B, out), applied to all members at once or to a single one."""
 
     weight: nn.Parameter
     bias: nn.Parameter
 
     def initialise(self, generators: Sequence[torch.Generator]) -> None:
-        """PyTorch's default initialisation, member i's from generator i (on the CPU, whatever the device)."""
+        """PyTorch's default initialisation; member i draws from generator i, on the CPU whatever the device."""
         with torch.no_grad():
             for weight, bias, g in zip(self.weight, self.bias, generators, strict=True):
                 w = torch.empty(weight.shape, dtype=weight.dtype)
@@ -45,11 +44,11 @@ class Layer(nn.Module):
         return self.array(x, self.weight.to(x.dtype), self.bias.to(x.dtype))
 
     def array(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """All members at once, with their weights (B, ...) and biases (B, out): (B, N, ...) -> (B, N, ...)."""
+        """All members at once, with the given weights (B, ...) and biases (B, out): (B, N, ...) -> (B, N, ...)."""
         raise NotImplementedError
 
     def single(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """One member, with that member's weight and bias: (N, ...) -> (N, ...)."""
+        """One member, with its weight and bias: (N, ...) -> (N, ...)."""
         raise NotImplementedError
 
 
@@ -73,7 +72,7 @@ class MaskedLinear(Linear):
 
     def __init__(self, members: int, mask: Tensor) -> None:
         super().__init__(members, mask.shape[1], mask.shape[0])
-        # not in the state: it has no member axis, and follows from the sizes
+        # not in the state dict: it has no member axis and follows from the sizes
         self.register_buffer("mask", mask.to(self.weight.dtype), persistent=False)
 
     mask: Tensor
@@ -104,7 +103,7 @@ class TransposedConv(Layer):
     """4x4 transposed convolution of stride 2. (B, N, C, H, W) -> (B, N, outputs, 2H + extra, 2W + extra).
 
     Args:
-        extra: output padding, 1 where the encoder's convolution had an odd side to halve.
+        extra: output padding; 1 where the encoder's matching convolution has an input of odd side.
     """
 
     def __init__(self, members: int, inputs: int, outputs: int, extra: int = 0) -> None:
@@ -114,8 +113,8 @@ class TransposedConv(Layer):
         self.extra = extra
 
     def array(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        way = kernels.fastest(kernels.TRANSPOSED_CONVOLUTIONS, x, weight, bias, self.extra)
-        return way(x, weight, bias, self.extra)
+        kernel = kernels.fastest(kernels.TRANSPOSED_CONVOLUTIONS, x, weight, bias, self.extra)
+        return kernel(x, weight, bias, self.extra)
 
     def single(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return kernels.TransposedConvolution.apply(kernels.channels_last(x), weight, bias, self.extra)
@@ -140,21 +139,21 @@ class Unflatten(nn.Module):
 
 
 class ReLU(nn.Module):
-    """max(0, x), in x's place unless x is a view: autograd answers a change of a view with copies of the whole."""
+    """max(0, x), in place unless x is a view: after an in-place change of a view, autograd copies the whole tensor."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(x, inplace=not x._is_view())
 
 
 class LeakyReLU(nn.Module):
-    """x, and 0.01 x where it is negative; in x's place unless x is a view."""
+    """max(0.01 x, x), in place unless x is a view."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.leaky_relu(x, 0.01, inplace=not x._is_view())
 
 
 class Network(nn.Sequential):
-    """Layers one after another, for B members: (B, N, ...) -> (B, N, ...)."""
+    """A sequence of layers for B members: (B, N, ...) -> (B, N, ...)."""
 
     def forward(self, x: Tensor) -> Tensor:
         dtype = x.dtype
@@ -162,9 +161,9 @@ class Network(nn.Sequential):
         return (self._one_by_one(x) if x.device.type == "cpu" else super().forward(x)).to(dtype)
 
     def _one_by_one(self, x: Tensor) -> Tensor:
-        """Member by member through all layers: on a CPU these networks are bound by arithmetic, not by launches."""
+        """Each member in turn through all layers: on a CPU arithmetic is the bottleneck, not kernel launches."""
         weights: list[tuple[Any, Any]] = [
-            # unbind once: indexing member by member would cost a gradient of the whole array for each
+            # unbind once: indexing would make the backward pass fill a gradient of the whole array for each member
             (layer.weight.to(x.dtype).unbind(), layer.bias.to(x.dtype).unbind()) if isinstance(layer, Layer)
             else (None, None)
             for layer in self
@@ -178,7 +177,7 @@ class Network(nn.Sequential):
 
 
 def initialise(module: nn.Module, generators: Sequence[torch.Generator]) -> None:
-    """Initialise every layer below `module`, in the order in which they were made, member i from generator i."""
+    """Initialise every layer in `module`, in order of construction; member i draws from generator i."""
     for layer in module.modules():
         if isinstance(layer, Layer):
             layer.initialise(generators)
@@ -186,11 +185,11 @@ def initialise(module: nn.Module, generators: Sequence[torch.Generator]) -> None
 
 # ---------------------------------------------------------------------- Tables 1-3
 def convolutions(image_shape: ImageShape) -> tuple[list[int], list[int], int]:
-    """What Tables 1-3 say for images of this shape (C, H, W).
+    """The sizes in Tables 1-3 for images of shape (C, H, W).
 
     Returns:
-        the sides before each convolution and after the last (28 -> [28, 14, 7, 3]), the encoder's channels, and
-        the width h of the fully connected layers.
+        the side before each convolution and after the last (28 -> [28, 14, 7, 3]); the encoder's channels; the width
+        h of the fully connected layers.
     """
     side = image_shape[1]
     count = 4 if side >= 64 else 3
@@ -201,7 +200,7 @@ def convolutions(image_shape: ImageShape) -> tuple[list[int], list[int], int]:
 
 
 def encoder_trunk(members: int, image_shape: ImageShape) -> tuple[Network, int]:
-    """The encoder of Tables 1-3 up to its last hidden layer, (B, N, C, H, W) -> (B, N, h), and h."""
+    """The encoder of Tables 1-3 up to its last hidden layer, (B, N, C, H, W) -> (B, N, h); and the width h."""
     sides, channels, width = convolutions(image_shape)
     layers: list[nn.Module] = []
     inputs = image_shape[0]
@@ -213,7 +212,7 @@ def encoder_trunk(members: int, image_shape: ImageShape) -> tuple[Network, int]:
 
 
 class Encoder(nn.Module):
-    """q(z|x) = N(mu(x), diag exp logvar(x)): convolutions, a hidden layer of h, and the two heads (Tables 1-3)."""
+    """q(z|x) = N(mu(x), diag exp logvar(x)): convolutions, a hidden layer of width h, two heads (Tables 1-3)."""
 
     def __init__(self, members: int, dim: int, image_shape: ImageShape) -> None:
         super().__init__()
@@ -225,24 +224,24 @@ class Encoder(nn.Module):
         return self.trunk(x)
 
     def forward(self, x: Tensor) -> DiagonalGaussian:
-        """(B, N, C, H, W) -> a distribution of batch shape (B, N) over z (p,)."""
+        """q(z|x) of images (B, N, C, H, W): batch shape (B, N), event shape (p,)."""
         return self.gaussian(self.features(x))
 
     def gaussian(self, features: Tensor) -> DiagonalGaussian:
-        """The two heads on the last hidden layer (B, N, h)."""
+        """q(z|x) from the last hidden layer (B, N, h), by the two heads."""
         return DiagonalGaussian(*self.head(features).chunk(2, dim=-1))
 
 
 def side_by_side(encoders: Iterable[nn.Module], x: Tensor) -> DiagonalGaussian:
-    """K Encoders on the same images (B, N, C, H, W): distributions of shape (B, K, N) over z (p,).
+    """q_k(z|x) of K Encoders for the same images (B, N, C, H, W): batch shape (B, K, N), event shape (p,).
 
-    On a GPU, where one of them is bound by launches, they are the members of one array of B * K.
+    On a GPU, where kernel launches are the bottleneck, the K encoders are computed as one array of B * K members.
     """
     return stack([q(x) for q in encoders]) if x.device.type == "cpu" else as_one_array(encoders, x)
 
 
 def as_one_array(encoders: Iterable[nn.Module], x: Tensor) -> DiagonalGaussian:
-    """As `side_by_side`, layer by layer with the K encoders' weights stacked."""
+    """As `side_by_side`, by stacking the K encoders' weights layer by layer."""
     networks = [[*q.trunk, *q.head] for q in cast(Iterable[Encoder], encoders)]
     members, count = len(x), len(networks)
     h = x.to(precision.of_networks() or x.dtype).repeat_interleave(count, 0)
@@ -257,7 +256,7 @@ def as_one_array(encoders: Iterable[nn.Module], x: Tensor) -> DiagonalGaussian:
 
 
 class PointEncoder(nn.Module):
-    """mu(x) alone: the encoder of Tables 1-3 without the head of the variances."""
+    """mu(x) alone: the encoder of Tables 1-3 without the variance head."""
 
     def __init__(self, members: int, dim: int, image_shape: ImageShape) -> None:
         super().__init__()
@@ -270,10 +269,10 @@ class PointEncoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """p(x|z) = N(g(z), s^2 I): the mean g is transposed convolutions or fully connected, s^2 is one learnt scalar.
+    """p(x|z) = N(g(z), s^2 I): g is a convolutional or fully connected network, s^2 one learnt scalar per member.
 
     Args:
-        kind: 'conv' (Tables 1-3) or 'fc' (Table 5: two hidden layers of the width whose parameter count is nearest).
+        kind: 'conv' (Tables 1-3), or 'fc' (Table 5: two hidden layers of width `fc_decoder_width`).
     """
 
     def __init__(self, members: int, dim: int, image_shape: ImageShape, kind: str = "conv") -> None:
@@ -283,7 +282,7 @@ class Decoder(nn.Module):
         self.logvar = nn.Parameter(torch.zeros(members))
 
     def forward(self, z: Tensor) -> Tensor:
-        """Means g(z): (B, N, p) -> (B, N, C, H, W), or with samples (B, S, N, p) -> (B, S, N, C, H, W)."""
+        """The means g(z): (B, N, p) -> (B, N, C, H, W), or with samples (B, S, N, p) -> (B, S, N, C, H, W)."""
         if z.dim() == 3:
             return self.mean(z)
         return self.mean(z.flatten(1, 2)).unflatten(1, z.shape[1:3])
@@ -305,7 +304,7 @@ def _conv_decoder(members: int, dim: int, image_shape: ImageShape) -> list[nn.Mo
         Linear(members, width, math.prod(small)), ReLU(),
         Unflatten(small),
     ]  # fmt: skip
-    # the encoder's channels backwards, and the image's last: 32, 32, C or 64, 32, 32, C
+    # the encoder's channels in reverse, then the image's: 32, 32, C or 64, 32, 32, C
     outputs = [*channels[-2::-1], image_shape[0]]
     inputs = small[0]
     for output, smaller, larger in zip(outputs, sides[:0:-1], sides[-2::-1], strict=True):
@@ -324,7 +323,7 @@ def _fc_decoder(members: int, dim: int, image_shape: ImageShape) -> list[nn.Modu
 
 
 def fc_decoder_width(dim: int, image_shape: ImageShape) -> int:
-    """The hidden width with which two hidden layers have nearest the convolutional decoder's parameter count."""
+    """The hidden width that brings the parameter count closest to the convolutional decoder's."""
     with torch.device("meta"):
         target = sum(p.numel() for p in Network(*_conv_decoder(1, dim, image_shape)).parameters())
     pixels = math.prod(image_shape)
@@ -339,7 +338,7 @@ def fc_decoder_width(dim: int, image_shape: ImageShape) -> int:
 
 
 class BoundedRegressor(nn.Module):
-    """eps(x) = eps_min + (eps_max - eps_min) sigmoid(MLP(x)), one hidden layer of 10 (supplement 1.3, section 4)."""
+    """eps(x) = eps_min + (eps_max - eps_min) sigmoid(MLP(x)) with one hidden layer (supplement 1.3 and 4)."""
 
     def __init__(self, members: int, image_shape: ImageShape, low: float, high: float, hidden: int = 10) -> None:
         super().__init__()
@@ -359,12 +358,12 @@ class BoundedRegressor(nn.Module):
 class MADE(nn.Module):
     """A two-layer masked autoencoder (Germain et al. 2015): m_i and s_i depend on z_1..z_{i-1} and on a context.
 
-    Hidden unit j has a degree d_j of 0..p-1, and sees z_1..z_{d_j}; the outputs i see the units with d_j < i. The
-    context joins the hidden layer without a mask, so through the units of degree 0 it reaches the first output too.
+    Hidden unit j has a degree d_j in 0..p-1 and sees z_1..z_{d_j}; outputs i see the units with d_j < i. The context
+    enters the hidden layer unmasked, so it reaches the first outputs too, through the units of degree 0.
 
     Args:
         context: width of the context.
-        backwards: whether the order is z_p..z_1.
+        backwards: whether the autoregressive order is z_p..z_1.
     """
 
     def __init__(self, members: int, dim: int, context: int, hidden: int = 500, backwards: bool = False) -> None:
@@ -381,7 +380,7 @@ class MADE(nn.Module):
         self.outputs = Network(MaskedLinear(members, torch.cat([seen_by, seen_by])))
 
     def forward(self, z: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Contexts (B, N, h) and z (B, N, p) or (B, S, N, p) -> m and s, of z's shape."""
+        """m and s, of z's shape, from z (B, N, p) or (B, S, N, p) and a context (B, N, h)."""
         h = self.context(context)
         if z.dim() == 3:
             h = torch.relu(self.inputs(z) + h)

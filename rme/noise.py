@@ -1,4 +1,4 @@
-"""Random streams: one generator for each member, so a member draws the same alone and in an array."""
+"""Random streams: one generator per member, so that a member draws the same noise alone and in an array."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import torch
 from torch import Tensor
 
 INIT, ORDER, TRAIN, EVALUATE, PICTURES, GAPS = range(1, 7)
-"""What a stream is for. Streams of different purposes are independent."""
+"""Purposes of streams. Streams of different purposes are independent."""
 
 
 def generator(seed: int, restart: int, purpose: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """The stream of one member (seed, restart) for one purpose, at its start."""
+    """A new generator for the member (seed, restart) and purpose, at the start of its stream."""
     state = np.random.SeedSequence([seed, restart, purpose]).generate_state(1, np.uint64)
     return torch.Generator(device).manual_seed(int(state[0]))
 
 
 class Noise:
-    """Standard noise for an array of B members, member i's from generator i alone.
+    """Standard noise for an array of B members; member i draws from generator i alone.
 
     Args:
-        generators: one for each member, on the device on which the noise is wanted.
-        dtype: of the noise; draws in float64 are other numbers than draws in float32.
+        generators: one per member, on the device where the noise is needed.
+        dtype: of the noise; float64 draws differ from float32 draws of the same stream.
     """
 
     def __init__(self, generators: Sequence[torch.Generator], dtype: torch.dtype = torch.float32) -> None:
@@ -40,7 +40,7 @@ class Noise:
 
     def _fill(self, shape: Sequence[int], draw) -> Tensor:
         if shape[0] != len(self.generators):
-            raise ValueError(f"noise of shape {tuple(shape)} wanted, but there are {len(self.generators)} members")
+            raise ValueError(f"noise of shape {tuple(shape)}: expected a first axis of {len(self.generators)} members")
         out = torch.empty(tuple(shape), dtype=self.dtype, device=self.generators[0].device)
         for row, g in zip(out, self.generators, strict=True):
             draw(row, generator=g)

@@ -1,9 +1,9 @@
 """The true posterior of a model with two latents, on a grid: p(z|x) = p(x, z) / p(x), normalised by summing.
 
-Where there are two latents nothing has to be believed: p(x, z) is known at any z. A coarse grid over the prior finds
-where p(z|x) has its mass, a fine one there shows its shape. The sums also give log p(x).
+p(x, z) is known at any z, so with two latents the posterior needs no approximation beyond the grid. A coarse grid over
+the prior finds where p(z|x) has its mass, and a fine grid there shows its shape. The sums also give log p(x).
 
-Shapes: images x (B, N, C, H, W); grids (B, N, side, side), the first latent along the first of the two.
+Shapes: images x (B, N, C, H, W); grids (B, N, side, side), the first latent along the first `side`.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ from rme.methods.base import Method
 from rme.noise import Noise
 
 REACH = 5.0
-"""Half width of the coarse grid: the prior has all but 1e-6 of its mass within."""
+"""Half width of the coarse grid: all but about 1e-6 of the prior's mass lies within."""
 
 COARSE, FINE = 101, 81
-"""Points along a side."""
+"""Points per side of the two grids."""
 
 DEPTH = 16.0
-"""Nats below the highest density down to which the coarse grid's points count: a narrow peak may lie between them."""
+"""A window contains the coarse points within this many nats of the highest: a narrow peak may lie between them."""
 
 MARGIN = 0.15
-"""What a window leaves free on each side, a part of its width."""
+"""Empty margin of a window on each side, as a fraction of the width it encloses."""
 
 DRAWS = 200
-"""Draws of q(z|x) of which the middle 98% are to be seen as well."""
+"""Draws of q(z|x); a window also contains the middle 98% of them."""
 
 
 @dataclass(frozen=True)
 class Grids:
-    """Densities of each image's window.
+    """Densities on each image's window, in nats.
 
     Attributes:
         axes: (B, N, 2, side), the coordinates.
         log_posterior: (B, N, side, side), log p(z|x).
         log_q: (B, N, side, side), log q(z|x).
-        log_p: (B, N), log p(x), up to what lies outside the window.
+        log_p: (B, N), log p(x), without the mass outside the window.
     """
 
     axes: Tensor
@@ -55,13 +55,13 @@ class Grids:
 @torch.no_grad()
 @precision.scoring()
 def grids(method: Method, x: Tensor, q: Posterior, noise: Noise, side: int = FINE) -> Grids:
-    """The true posterior and q of each image, on a window that shows both.
+    """The true posterior and q of each image, on a window that contains both.
 
     Raises:
-        ValueError: the model has not two latents.
+        ValueError: the model does not have two latents.
     """
     if method.spec.dim != 2:
-        raise ValueError(f"dim={method.spec.dim}: a grid needs a model of two latents")
+        raise ValueError(f"dim={method.spec.dim}: a posterior grid needs dim=2")
     axes = _axes(windows(method, x, q, noise), side)
     z = _points(axes).transpose(1, 2).contiguous()  # (B, side * side, N, 2)
     log_joint = evaluate.log_joint(method, x, z).double()  # (B, side * side, N)
@@ -78,31 +78,31 @@ def grids(method: Method, x: Tensor, q: Posterior, noise: Noise, side: int = FIN
 
 @torch.no_grad()
 def windows(method: Method, x: Tensor, q: Posterior, noise: Noise) -> Tensor:
-    """A square for each image, (B, N, 2, 2): of each latent the lowest and the highest value."""
+    """A square window for each image, (B, N, 2, 2): the lowest and highest value of each latent."""
     members, n = x.shape[:2]
     line = torch.linspace(-REACH, REACH, COARSE, dtype=x.dtype, device=x.device)
     z = torch.cartesian_prod(line, line).expand(members, -1, -1)  # the same for all images: decoded once
     log_joint = evaluate.log_joint_everywhere(method, x, z)  # (B, G, N)
-    deep = log_joint < log_joint.amax(1, keepdim=True) - DEPTH
-    place = z.unsqueeze(2)  # (B, G, 1, 2)
-    low = place.masked_fill(deep.unsqueeze(-1), math.inf).amin(1)
-    high = place.masked_fill(deep.unsqueeze(-1), -math.inf).amax(1)
-    # where the coarse grid sees one point, the peak may be anywhere about it
+    negligible = log_joint < log_joint.amax(1, keepdim=True) - DEPTH
+    points = z.unsqueeze(2)  # (B, G, 1, 2)
+    low = points.masked_fill(negligible.unsqueeze(-1), math.inf).amin(1)
+    high = points.masked_fill(negligible.unsqueeze(-1), -math.inf).amax(1)
+    # the true peak may lie up to half a step from the nearest coarse point
     step = 2 * REACH / (COARSE - 1)
-    peaked = torch.stack([low - step / 2, high + step / 2], -1)
+    of_p = torch.stack([low - step / 2, high + step / 2], -1)
     quantiles = torch.tensor([0.01, 0.99], dtype=x.dtype, device=x.device)
-    seen = torch.quantile(q.sample(noise, DRAWS), quantiles, dim=1).movedim(0, -1)  # (B, N, 2, 2)
-    low = torch.minimum(peaked[..., 0], seen[..., 0])
-    high = torch.maximum(peaked[..., 1], seen[..., 1])
+    of_q = torch.quantile(q.sample(noise, DRAWS), quantiles, dim=1).movedim(0, -1)  # (B, N, 2, 2)
+    low = torch.minimum(of_p[..., 0], of_q[..., 0])
+    high = torch.maximum(of_p[..., 1], of_q[..., 1])
     half = (0.5 + MARGIN) * (high - low).amax(-1, keepdim=True)
     middle = (low + high) / 2
     return torch.stack([middle - half, middle + half], -1).view(members, n, 2, 2)
 
 
 def _axes(window: Tensor, side: int) -> Tensor:
-    """The middles of `side` cells along each latent: (B, N, 2, side)."""
-    part = (torch.arange(side, dtype=window.dtype, device=window.device) + 0.5) / side
-    return window[..., :1] + (window[..., 1:] - window[..., :1]) * part
+    """The centres of `side` cells along each latent: (B, N, 2, side)."""
+    centres = (torch.arange(side, dtype=window.dtype, device=window.device) + 0.5) / side
+    return window[..., :1] + (window[..., 1:] - window[..., :1]) * centres
 
 
 def _points(axes: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The arithmetic of training, which may be rough, and of scoring, which may not."""
+"""Floating-point precision: training may use bfloat16 and TF32, scoring never does."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from contextvars import ContextVar
 import torch
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bf16": torch.float32}
-"""What parameters, losses and scores are held in, for each `RunSpec.precision`."""
+"""The dtype of parameters, losses and scores, for each `RunSpec.precision`."""
 
 _networks: ContextVar[torch.dtype | None] = ContextVar("networks", default=None)
 
 
 def of_networks() -> torch.dtype | None:
-    """In what the networks' layers compute at present; None for the dtype of their parameters."""
+    """The dtype in which the networks' layers currently compute; None for that of their input."""
     return _networks.get()
 
 
 @contextmanager
 def training(name: str) -> Iterator[None]:
-    """As `RunSpec.precision` says: 'bf16' has the networks' layers compute in bfloat16; float32 may be TF32 on a GPU.
+    """Training with this `RunSpec.precision`: for 'bf16', network layers compute in bfloat16. Allows TF32 on a GPU.
 
     Distributions, losses, gradients of parameters and Adam stay in the dtype of `DTYPES`.
     """
@@ -31,7 +31,7 @@ def training(name: str) -> Iterator[None]:
 
 @contextmanager
 def scoring() -> Iterator[None]:
-    """No TF32 and no bfloat16 meanwhile: what is reported is float32 (or float64) throughout."""
+    """Disable TF32 and bfloat16, so that reported values are float32 (or float64) throughout."""
     with _arithmetic(tf32=False, networks=None):
         yield
 

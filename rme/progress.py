@@ -1,4 +1,4 @@
-"""A progress bar for a run on its own in a terminal."""
+"""A progress bar in the terminal for a single run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from rme.engine import Engine
 
 @contextmanager
 def epoch_bar(spec: RunSpec) -> Iterator[Callable[[Engine], None]]:
-    """Epochs done and to go, and the best validation ELBO so far, on standard error."""
+    """A bar on standard error with the epochs done and the latest validation ELBO, of the best member.
+
+    Yields the function to call after each epoch.
+    """
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("epochs"),
         TimeRemainingColumn(), TextColumn("{task.fields[elbo]}"),

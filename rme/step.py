@@ -1,4 +1,4 @@
-"""One training step as a method's losses see it."""
+"""One training step: the argument of a method's losses."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ T = TypeVar("T")
 
 
 class Step:
-    """A batch and what goes with it; made anew for each training step.
+    """A batch, its noise and its iteration; a new object for each training step.
 
     Attributes:
         x: centred images, (B, N, C, H, W).
         noise: the members' training streams.
-        iteration: steps already made in this training, 0 in the first; the engine's is a tensor (), on the device.
+        iteration: number of steps before this one in this training; from the engine, a tensor () on the device.
     """
 
     def __init__(self, x: Tensor, noise: Noise, iteration: int | Tensor) -> None:
         self.x = x
         self.noise = noise
         self.iteration = iteration
-        self._kept: dict[Hashable, object] = {}
+        self._cache: dict[Hashable, object] = {}
 
     def normal(self, *shape: int) -> Tensor:
         """N(0, 1) noise of shape (B, *shape)."""
         return self.noise.normal((self.x.shape[0], *shape))
 
     def frozen(self, key: Hashable, compute: Callable[[], T]) -> T:
-        """`compute()` without gradients, once in this step.
+        """`compute()` without gradients, cached under `key` for the rest of this step.
 
-        For what no later update of the step changes, such as a component after its own update.
+        For values that no later update of the step changes, such as a component's posterior after its own update.
         """
-        if key not in self._kept:
+        if key not in self._cache:
             with torch.no_grad():
-                self._kept[key] = compute()
-        return self._kept[key]  # type: ignore[return-value]
+                self._cache[key] = compute()
+        return self._cache[key]  # type: ignore[return-value]

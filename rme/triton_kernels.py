@@ -1,8 +1,8 @@
-"""An array's convolutions as Triton kernels: each a matrix product whose patches are read straight from the images.
+"""Triton kernels for an array's convolutions: matrix products that read the patches directly from the images.
 
-One way among those that `kernels.fastest` times on a GPU. Importing this needs Triton, which torch for CUDA brings.
-Shapes as in `rme.kernels`; results are channels last. Gradients by x are the other kernel's, those by the weights a
-batched product with the patches; so they can be differentiated again.
+They are candidates of `kernels.fastest` on a GPU. Importing this needs Triton, which comes with torch for CUDA.
+Shapes as in `rme.kernels`; results are channels last. The gradient by x uses the other kernel, the gradient by the
+weights a batched product with the patches, so both can be differentiated again.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 PIXELS, CHANNELS, INNER = 64, 32, 32
-"""A program computes so many channels of so many pixels, and sums over so many products at a time."""
+"""Block sizes: each program computes PIXELS x CHANNELS outputs, and sums over INNER products at a time."""
 
 
 @triton.jit
@@ -52,9 +52,9 @@ def _transposed(
     x_member, x_image, x_channel, x_row, x_column,
     precision: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr, INNER: tl.constexpr,
 ):  # fmt: skip
-    """y[b, n, 2i + p, 2j + q, o] for one parity (p, q): 2x2 pixels of x and as many entries of the 4x4 weights.
+    """y[b, n, 2i + p, 2j + q, o] for one parity (p, q), from 2x2 pixels of x and 2x2 of the 4x4 weights.
 
-    Row r of y meets row (r + 1) // 2 - s of x by the weights' row (r + 1) % 2 + 2s, s = 0, 1; columns alike.
+    Row r of y sums over s = 0, 1: row (r + 1) // 2 - s of x times row (r + 1) % 2 + 2s of the weights; columns alike.
     """
     plane = tl.program_id(2)
     member = (plane // 4).to(tl.int64)
@@ -109,7 +109,7 @@ def _down(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def _up(x: Tensor, weight: Tensor, extra: tuple[int, int]) -> Tensor:
-    """The transposed convolution without a bias; by how much its sides exceed twice those of x, each 0 or 1."""
+    """The transposed convolution without a bias. `extra`, each 0 or 1: its height and width beyond twice those of x."""
     members, n, inputs, height, width = x.shape
     outputs, out_height, out_width = weight.shape[2], 2 * height + extra[0], 2 * width + extra[1]
     y = x.new_empty(members, n, out_height, out_width, outputs)
@@ -124,7 +124,7 @@ def _up(x: Tensor, weight: Tensor, extra: tuple[int, int]) -> Tensor:
 
 
 def _by_weight(large: Tensor, small: Tensor) -> Tensor:
-    """For each member sum of small[n, o, i, j] large[n, c, 2i - 1 + u, 2j - 1 + v]: (B, o, c, 4, 4)."""
+    """Gradient by the weights: sum_{n,i,j} small[n, o, i, j] large[n, c, 2i - 1 + u, 2j - 1 + v], (B, o, c, 4, 4)."""
     windows = torch.nn.functional.pad(large, [1] * 4).unfold(-2, 4, 2).unfold(-2, 4, 2)
     windows = windows[..., : small.shape[-2], : small.shape[-1], :, :]
     patches = windows.permute(0, 1, 3, 4, 2, 5, 6).flatten(4).flatten(1, 3)
@@ -173,4 +173,4 @@ def transposed_convolution(x: Tensor, weight: Tensor, bias: Tensor, extra: int) 
 
 def _check(x: Tensor) -> None:
     if x.dtype == torch.float64:
-        raise TypeError("the sums of these kernels are in float32")
+        raise TypeError("the Triton kernels accumulate in float32: float64 is not supported")

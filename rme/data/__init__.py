@@ -1,6 +1,6 @@
-"""The registry of data sets: every file of this folder whose name does not start with `_` adds its own.
+"""The registry of data sets: every `Dataset` subclass in any file of this folder not starting with `_`.
 
-An .npz file of one's own needs no registration: its path is a data set's name too.
+A user's .npz file needs no registration: its path is its name.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _registry: dict[str, Dataset] | None = None
 
 
 def registry() -> dict[str, Dataset]:
-    """All data sets by name. Raises ImportError naming the file when one cannot be imported or is incomplete."""
+    """All data sets by name. ImportError names a file that cannot be imported or whose class is incomplete."""
     global _registry
     if _registry is None:
         found: dict[str, Dataset] = {}
@@ -38,7 +38,7 @@ def registry() -> dict[str, Dataset]:
             items = [item for item in vars(module).values() if isinstance(item, type) and issubclass(item, Dataset)]
             items = [item for item in items if item.__module__ == module.__name__ and not inspect.isabstract(item)]
             if not items:
-                raise ImportError(f"{where}: no data set in it, or no load(); a helper file's name starts with _")
+                raise ImportError(f"{where}: no Dataset subclass with a load(); start a helper file's name with _")
             for item in items:
                 missing = [attribute for attribute in _DECLARED if not hasattr(item, attribute)]
                 if missing:
@@ -46,8 +46,8 @@ def registry() -> dict[str, Dataset]:
                 if item.name != item.name.lower():
                     raise ImportError(f"{where}: name={item.name!r} must be lower case")
                 if item.name in found:
-                    taken = type(found[item.name]).__module__
-                    raise ImportError(f"{where}: the name {item.name!r} is taken by {taken}")
+                    other = type(found[item.name]).__module__
+                    raise ImportError(f"{where}: name={item.name!r} is already used by {other}")
                 found[item.name] = item()
         _registry = dict(sorted(found.items()))
     return _registry
@@ -58,17 +58,17 @@ def names() -> list[str]:
 
 
 def get(name: str) -> Dataset:
-    """The data set called `name` (case does not matter), or the .npz file at that path, which need not exist yet.
+    """The data set called `name`, in any case, or the .npz file at that path, which need not exist yet.
 
-    Raises ValueError naming the choices.
+    ValueError lists the valid names.
     """
     if name.lower().endswith(".npz"):
         return Npz(name)
     try:
         return registry()[name.lower()]
     except KeyError:
-        choices = ", ".join(names())
-        raise ValueError(f"there is no data set {name!r}; there are {choices}; or the path of an .npz file") from None
+        valid = ", ".join(names())
+        raise ValueError(f"unknown data set {name!r}; valid values are {valid}, or the path of an .npz file") from None
 
 
 def canonical_name(name: str) -> str:
@@ -77,9 +77,9 @@ def canonical_name(name: str) -> str:
 
 
 def identity(name: str) -> str:
-    """What stands for the data in a run's key: `mnist-1`, or `npz-1-<hash of the file's content>`.
+    """The data set's part of a run's key: `mnist-1`, or `npz-1-<hash of the file's content>`.
 
-    Raises ValueError as `get` does, and DataError naming an .npz file that is not there.
+    Raises ValueError as `get` does, and DataError naming an .npz file that does not exist.
     """
     return get(name).identity
 

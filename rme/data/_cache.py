@@ -1,4 +1,4 @@
-"""Images that took long to make, in a file that many trainings map into memory."""
+"""A cache of images that are slow to make, as a file that many trainings map into memory."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ import torch
 from torch import Tensor
 
 BLOCK = 1024
-"""Images that are made, written and hashed together: what an interruption can cost."""
+"""Images that are made, written and hashed together: an interruption loses at most this many."""
 
 
 class ImageCache:
-    """`count` uint8 images of `shape` (C, H, W): their pixels in `folder`/images.u8, a hash of every block beside it.
+    """`count` uint8 images of `shape` (C, H, W): pixels in `folder`/images.u8, hashes of the blocks in manifest.json.
 
-    The manifest holds the recipe, all that the pixels depend on, and the blocks' hashes. A block's hash goes there
-    after its pixels are on the disk, and is taken from there before they are written anew. So a file that is unfinished
-    or of another recipe is always told by the manifest, and an interruption costs a block.
+    The manifest holds the recipe, which is everything that the pixels depend on, and each block's hash. A hash is added
+    after the block's pixels are on disk, and removed before they are overwritten. So the manifest always shows whether
+    the file is unfinished or of another recipe, and an interruption loses one block.
     """
 
     def __init__(self, folder: Path, recipe: Mapping[str, Any], count: int, shape: tuple[int, int, int]) -> None:
@@ -34,7 +34,7 @@ class ImageCache:
         self.blocks = math.ceil(count / BLOCK)
 
     def fault(self) -> str | None:
-        """Why the images cannot be used, judged by the manifest and the file's size; None if they can be."""
+        """Why the images cannot be used, or None; checks the manifest and the file's size."""
         recorded = self._recorded()
         if not recorded:
             return f"{self.manifest} is {'damaged' if self.manifest.exists() else 'missing'}"
@@ -48,34 +48,34 @@ class ImageCache:
         return None
 
     def sound(self) -> bool:
-        """Whether the images can be used and every block is what was written; reads all of the file."""
+        """Whether the images can be used and every block has its recorded hash; reads the whole file."""
         if self.fault() is not None:
             return False
         with self.pixels.open("rb") as file:
             return all(self._hash_in(file, block) == known for block, known in enumerate(self._hashes()))
 
     def open(self) -> Tensor:
-        """The images, (count, C, H, W) uint8: a private map of the file, read when used and shared between processes.
+        """The images, (count, C, H, W) uint8: a private map of the file, read on use, its memory shared by processes.
 
-        Only when `fault` is None.
+        Call only if `fault()` is None.
         """
-        # copy-on-write: torch wants memory that can be written, the file is nobody's to write
+        # copy-on-write, because torch needs writable memory but the file must not change
         return torch.from_numpy(np.memmap(self.pixels, dtype=np.uint8, mode="c", shape=(self.count, *self.shape)))
 
     def fill(self, make: Callable[[range], np.ndarray], on_progress: Callable[[int], object]) -> None:
-        """Make the blocks that are missing or damaged, and leave the others.
+        """Make the blocks that are missing or damaged, and keep the others.
 
         Args:
-            make: images (n, C, H, W) uint8 of a range of n indices; what it raises passes through.
-            on_progress: told how many images are there, after every block.
+            make: the images (n, C, H, W) uint8 of a range of n indices; its exceptions propagate.
+            on_progress: called with the number of finished images, at the start and after every block.
 
         Raises OSError when the folder cannot be written.
         """
-        with self._alone():
+        with self._locked():
             hashes = self._hashes()
             if not any(hashes):
                 self._record(hashes)
-                self.pixels.unlink(missing_ok=True)  # another recipe's: who has it mapped keeps the old one
+                self.pixels.unlink(missing_ok=True)  # of another recipe; a process that has it mapped keeps it
             self.pixels.touch()
             with self.pixels.open("r+b") as file:
                 file.truncate(self._size)
@@ -105,10 +105,11 @@ class ImageCache:
         return range(block * BLOCK, min(self.count, (block + 1) * BLOCK))
 
     def _write(self, file: BinaryIO, block: int, images: np.ndarray) -> str:
-        """Put a block's images on the disk; their hash."""
+        """Write a block's images to disk, and return their hash."""
         content = np.ascontiguousarray(images).tobytes()
         if images.dtype != np.uint8 or len(content) != len(self._images(block)) * self._image_size:
-            raise ValueError(f"block {block} is {images.dtype} of shape {images.shape}")
+            expected = (len(self._images(block)), *self.shape)
+            raise ValueError(f"block {block} is {images.dtype} of shape {images.shape}, expected uint8 of {expected}")
         file.seek(block * BLOCK * self._image_size)
         file.write(content)
         file.flush()
@@ -120,7 +121,7 @@ class ImageCache:
         return hashlib.sha256(file.read(len(self._images(block)) * self._image_size)).hexdigest()
 
     def _recorded(self) -> dict[str, Any]:
-        """The manifest; empty when there is none or it is damaged."""
+        """The manifest; empty if it is missing or damaged."""
         try:
             found = json.loads(self.manifest.read_text())
         except (OSError, ValueError):
@@ -128,7 +129,7 @@ class ImageCache:
         return found if isinstance(found, dict) else {}
 
     def _hashes(self) -> list[str | None]:
-        """Every block's hash in the manifest, None for those still to be made by this recipe."""
+        """Every block's hash in the manifest, None for a block that this recipe has still to make."""
         recorded = self._recorded()
         hashes = recorded.get("sha256")
         if recorded.get("recipe") != self.recipe or not isinstance(hashes, list) or len(hashes) != self.blocks:
@@ -136,19 +137,19 @@ class ImageCache:
         return [known if isinstance(known, str) else None for known in hashes]
 
     def _record(self, hashes: list[str | None]) -> None:
-        from rme.checkpoint import write_atomically  # here, as it brings safetensors, which the registry does without
+        from rme.checkpoint import write_atomically  # not at the top: it imports safetensors, the registry must not
 
         text = json.dumps({"recipe": self.recipe, "sha256": hashes}, indent=1)
         write_atomically(self.manifest, lambda path: path.write_text(text))
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Wait until no other process fills this cache."""
+    def _locked(self) -> Iterator[None]:
+        """Hold a lock, so that one process at a time fills this cache."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "lock").open("w") as file:
-            # where there are no locks, two processes that fill it at once write the same bytes
+            # without lock support two processes may fill it at once, but they write the same bytes
             with suppress(ImportError, OSError):
                 import fcntl
 
-                fcntl.flock(file, fcntl.LOCK_EX)  # let go when the file is closed, however the process ends
+                fcntl.flock(file, fcntl.LOCK_EX)  # released when the file is closed, however the process ends
             yield

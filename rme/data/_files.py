@@ -1,4 +1,4 @@
-"""Files whose content is published: are they there and whole, and what is said when they cannot be had."""
+"""Checks published files by their md5, and reports files that are missing, damaged or not downloadable."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from rme.data.base import DataError
 
 
 def faults(files: Mapping[Path, str]) -> list[str]:
-    """What is wrong with files of known md5 (path -> 32 hex digits), a clause for each; none is wrong if empty."""
+    """A clause for each file (path -> md5, 32 hex digits) that is missing or has another md5."""
     found = [_fault(path, md5) for path, md5 in files.items()]
     return [fault for fault in found if fault is not None]
 
 
 def require(label: str, files: Mapping[Path, str], source: str) -> None:
-    """Raise DataError naming every file (path -> md5) that is missing or another, with both hashes."""
+    """Raise DataError naming every file (path -> md5) that is missing or has another md5."""
     if wrong := faults(files):
         raise DataError(f"{label}: {'; '.join(wrong)}. {source}")
 
 
 def download(label: str, wrong: list[str], get: Callable[[], object], source: str) -> None:
-    """Call `get`; where it fails, raise DataError with what was `wrong` before, why it failed, and the `source`."""
+    """Call `get`. If it fails, raise DataError with the faults `wrong` that led to it, its error, and the `source`."""
     try:
         get()
-    except Exception as error:  # a network fails in many ways
+    except Exception as error:  # a download can raise anything
         failure = f"the download failed ({type(error).__name__}: {error})"
         raise DataError(f"{label}: {'; '.join([*wrong, failure])}. {source}") from error
 
@@ -39,5 +39,5 @@ def _fault(path: Path, md5: str) -> str | None:
     except OSError as error:
         return f"{path} cannot be read ({error})"
     if found != md5:
-        return f"{path} has the md5 {found}, expected {md5}: it is cut short, damaged or another file"
+        return f"{path} has the md5 {found}, expected {md5}: it is truncated, damaged or a different file"
     return None

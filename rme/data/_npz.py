@@ -1,4 +1,4 @@
-"""Images of one's own, in an .npz file."""
+"""A user's own images, in an .npz file."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from torch import Tensor
 from rme.data.base import DataError, Dataset, Images
 
 SIZES = ((28, 28, 1), (32, 32, 3), (64, 64, 3))
-"""Image sizes that the networks take: height x width x channels."""
+"""Image sizes that the networks support: height x width x channels."""
 MIN_TRAIN = 10
-"""Fewest training images of which 10% can be held out."""
+"""Minimum number of training images, so that 10% of them is at least one."""
 
 _hashes: dict[tuple[str, int, int], str] = {}
 
@@ -24,7 +24,7 @@ _hashes: dict[tuple[str, int, int], str] = {}
 class Npz(Dataset):
     """The file at `path`, with uint8 arrays `train` and `test`, N x H x W or N x H x W x C, of a size in `SIZES`.
 
-    Its name is its absolute path. It is opened only when images, shape, counts or identity are asked for.
+    Its name is its absolute path. The file is opened only for images, shape, counts or identity.
     """
 
     version = 1
@@ -36,31 +36,31 @@ class Npz(Dataset):
     def __init__(self, path: str | Path) -> None:
         try:
             self.path = Path(path).expanduser().resolve()
-        except (OSError, RuntimeError, ValueError) as error:  # nobody's home, a link to itself, a zero byte
-            raise DataError(f"{str(path)!r} is no path of a file: {error}") from None
+        except (OSError, RuntimeError, ValueError) as error:  # an unknown user's ~, a symlink loop, a null byte
+            raise DataError(f"{str(path)!r} is not a valid path: {error}") from None
         self.name = str(self.path)
         self.label = self.path.stem
 
     @cached_property
     def shape(self) -> tuple[int, int, int]:  # type: ignore[override]
-        """(C, H, W) of one image; reads the file, DataError as `load`."""
+        """(C, H, W) of one image. Reads the file; DataError as `load`."""
         return self.load(self.path.parent).shape
 
     @cached_property
     def counts(self) -> tuple[int, int]:  # type: ignore[override]
-        """Numbers of training and of test images; reads the file, DataError as `load`."""
+        """Numbers of training and test images. Reads the file; DataError as `load`."""
         images = self.load(self.path.parent)
         return len(images.train), len(images.test)
 
     def load(self, data_dir: Path) -> Images:
-        """Read the file, wherever `data_dir` is. Raises DataError naming the file, the array and what is wrong."""
+        """Read the file; ignores `data_dir`. DataError names the file, the array and what is wrong."""
         arrays = self._arrays()
         for name in ("train", "test"):
             if name not in arrays:
                 raise DataError(f"{self.path}: no array {name!r}; expected train and test. {self.source}")
         train, test = (self._channels_first(name, arrays[name]) for name in ("train", "test"))
         if len(train) < MIN_TRAIN:
-            few = f"train has {len(train)} images, expected at least {MIN_TRAIN}, as 10% are held out for validation"
+            few = f"train has {len(train)} images, expected at least {MIN_TRAIN}, since 10% are held out for validation"
             raise DataError(f"{self.path}: {few}")
         if len(test) == 0:
             raise DataError(f"{self.path}: test has 0 images, expected at least 1")
@@ -71,9 +71,9 @@ class Npz(Dataset):
 
     @property
     def identity(self) -> str:
-        """`npz-<version>-<16 hex digits of the content's sha256>`: where the file lies does not matter.
+        """`npz-<version>-<16 hex digits of the content's sha256>`, whatever the file's path.
 
-        Raises DataError when there is no such file.
+        Raises DataError when the file does not exist.
         """
         self._require_file()
         status = self.path.stat()
@@ -85,17 +85,17 @@ class Npz(Dataset):
 
     def _require_file(self) -> None:
         try:
-            there = self.path.is_file()
-        except OSError as error:  # a name that is too long, a folder that one may not look into
+            exists = self.path.is_file()
+        except OSError as error:  # the name is too long, or the folder is not accessible
             raise DataError(f"{self.path}: {error.strerror}. {self.source}") from None
-        if not there:
-            raise DataError(f"{self.path}: there is no such file. {self.source}")
+        if not exists:
+            raise DataError(f"{self.path}: file not found. {self.source}")
 
     def _arrays(self) -> dict[str, np.ndarray]:
-        """Those of `train` and `test` that the file holds."""
+        """The arrays `train` and `test`, as far as the file has them."""
         self._require_file()
         if not zipfile.is_zipfile(self.path):
-            raise DataError(f"{self.path}: not an .npz file, or cut short. {self.source}")
+            raise DataError(f"{self.path}: not an .npz file, or truncated. {self.source}")
         arrays = {}
         try:
             with zipfile.ZipFile(self.path) as archive:
@@ -103,15 +103,15 @@ class Npz(Dataset):
                     if f"{name}.npy" in archive.namelist():
                         with archive.open(f"{name}.npy") as file:
                             arrays[name] = np.lib.format.read_array(file, allow_pickle=False)
-                            # a header with a smaller shape is found out at the end alone, where the checksum is
+                            # also verifies the checksum at the end, which reading fewer bytes would not
                             if file.read(1):
-                                raise ValueError(f"{name} holds more than its shape {arrays[name].shape} says")
-        except Exception as error:  # what is damaged fails in many ways
+                                raise ValueError(f"{name} has more data than its shape {arrays[name].shape}")
+        except Exception as error:  # a damaged file can raise anything
             raise DataError(f"{self.path}: cannot be read ({error}). {self.source}") from error
         return arrays
 
     def _channels_first(self, name: str, array: np.ndarray) -> Tensor:
-        """An array of the file as a contiguous tensor (N, C, H, W)."""
+        """The array as a contiguous tensor (N, C, H, W)."""
         if array.dtype != np.uint8:
             raise DataError(f"{self.path}: {name} is of dtype {array.dtype}, expected uint8 (pixels 0..255)")
         if array.ndim not in (3, 4):

@@ -1,4 +1,4 @@
-"""What every data set is: two tensors of images, and a split of them that the run's seed fixes."""
+"""The interface of a data set: two tensors of images, and a split of them fixed by the run's seed."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 HOLD_OUT = 1
-"""Purpose of the permutation that chooses the validation images. Not 0: SeedSequence([s, 0]) is SeedSequence(s)."""
+"""Purpose of the permutation that selects the validation images. Not 0: SeedSequence([s, 0]) is SeedSequence(s)."""
 
 
 class DataError(ValueError):
-    """Images that cannot be had; the message names the file, what was expected, and where to get it."""
+    """Images are not available; the message names the file, what was expected, and where to get it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,10 +23,10 @@ class Images:
     """The images of a data set, pixels 0..255.
 
     Attributes:
-        train: uint8, (N, C, H, W), contiguous; the validation images are among them.
+        train: uint8, (N, C, H, W), contiguous; includes the validation images.
         test: uint8, (N', C, H, W), contiguous.
 
-    Raises DataError when a tensor is not that, or when the two differ in (C, H, W).
+    Raises DataError if a tensor is not so, or if the two differ in (C, H, W).
     """
 
     train: Tensor
@@ -49,17 +49,17 @@ class Images:
         return channels, height, width
 
     def without_test(self) -> Images:
-        """The same with an empty `test`, (0, C, H, W): for what must not look at the test set."""
+        """The same with an empty `test`, (0, C, H, W), for callers that must not see the test set."""
         return Images(self.train, self.train.new_empty(0, *self.shape))
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Which images are for what: int64 indices, ascending.
+    """The images of each part: int64 indices, ascending.
 
     Attributes:
         train: (n,), into `Images.train`.
-        validation: (m,), into `Images.train`; none of them is in `train`.
+        validation: (m,), into `Images.train`; disjoint from `train`.
         test: (k,), into `Images.test`.
     """
 
@@ -68,19 +68,19 @@ class Split:
     test: Tensor
 
     def without_test(self) -> Split:
-        """The same with no test index: where training and test images are one pool, none of it is looked at."""
+        """The same without test indices, so that no test image is used even if all images are one pool."""
         return Split(self.train, self.validation, self.test[:0])
 
 
 class Dataset(ABC):
-    """A data set. A subclass in a file of `rme/data/` is registered by being there.
+    """A data set. A subclass in a file of `rme/data/` is registered automatically.
 
-    It declares the attributes below and writes `load`; `prepare`, and `split` with `split_sizes`, are for those that
-    need other ones.
+    It declares the attributes below and defines `load`. It overrides `prepare`, and `split` with `split_sizes`, if the
+    defaults do not suit it.
     """
 
     name: str
-    """The registry's name, lower case: what grids and `--only dataset=` say."""
+    """The name in grids and `--only dataset=`, lower case."""
     label: str
     """The name in tables, as in the paper."""
     version: int
@@ -88,28 +88,28 @@ class Dataset(ABC):
     shape: tuple[int, int, int]
     """(C, H, W) of one image."""
     counts: tuple[int, int]
-    """Lengths of `Images.train` and of `Images.test`; where both are one pool of images, its size twice."""
+    """Lengths of `Images.train` and `Images.test`; if both are one pool of images, its size twice."""
     source: str
     """One sentence: where to get the files, and where under the data directory to put them."""
 
     @abstractmethod
     def load(self, data_dir: Path) -> Images:
-        """Read the images; never downloads. End it with `return self.images(train, test)`.
+        """Read the images; never downloads. Must end with `return self.images(train, test)`, which checks them.
 
-        Raises DataError naming the file, what was expected, and where to get it.
+        DataError names the file, what was expected, and where to get it.
         """
 
     def prepare(self, data_dir: Path) -> None:
-        """Make the data present in `data_dir`, by downloading where that is possible; DataError where it is not.
+        """Make the data available in `data_dir`, by downloading if possible; otherwise raise DataError.
 
-        The sweep calls it once, in the driver, before any worker calls `load`.
+        A sweep calls it once, in the driver, before any worker calls `load`.
         """
         self.load(data_dir)
 
     def split(self, images: Images, seed: int) -> Split:
-        """Hold out 10% of the training images for validation, chosen by `seed`; all test images are for testing.
+        """Hold out 10% of the training images for validation, selected by `seed`; all test images are for testing.
 
-        Raises DataError when there are too few training images to hold one out.
+        Raises DataError if 10% of the training images is less than one image.
         """
         count = len(images.train)
         held_out = tenth(count)
@@ -124,17 +124,17 @@ class Dataset(ABC):
 
     @property
     def split_sizes(self) -> tuple[int, int, int]:
-        """How many images `split` gives to training, validation and testing: from `counts` alone, for planning."""
+        """Numbers of training, validation and test images that `split` returns: from `counts`, without loading."""
         train, test = self.counts
         return train - tenth(train), tenth(train), test
 
     @property
     def identity(self) -> str:
-        """What stands for the data in a run's key."""
+        """The data set's part of a run's key."""
         return f"{self.name}-{self.version}"
 
     def images(self, train: Tensor, test: Tensor) -> Images:
-        """Images of these tensors, (N, C, H, W) uint8; DataError when they are not what the data set declares."""
+        """Images of these tensors, (N, C, H, W) uint8; DataError if they differ from what the data set declares."""
         images = Images(train.contiguous(), test.contiguous())
         counts = (len(train), len(test))
         if counts != self.counts or images.shape != self.shape:
@@ -146,12 +146,12 @@ class Dataset(ABC):
 
 
 def tenth(count: int) -> int:
-    """10% of `count` images, the share that is held out."""
+    """10% of `count` images, rounded: the share that is held out."""
     return round(0.1 * count)
 
 
 def permutation(n: int, seed: int, purpose: int) -> Tensor:
     """The numbers 0..n-1 in an order fixed by (seed, purpose), int64, (n,): the same on every machine and NumPy."""
-    # NumPy guarantees a bit generator's raw output for ever, but not what Generator.permutation makes of it
+    # NumPy guarantees that a bit generator's raw output never changes, but not Generator.permutation
     raw = np.random.PCG64(np.random.SeedSequence([seed, purpose])).random_raw(n)
     return torch.from_numpy(np.argsort(raw, kind="stable").astype(np.int64))

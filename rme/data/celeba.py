@@ -1,4 +1,4 @@
-"""CelebA's faces, from torchvision's files; decoded once, then mapped into memory."""
+"""CelebA, from torchvision's files; decoded once into a cache, then mapped into memory."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from rme.data.base import HOLD_OUT, DataError, Dataset, Images, Split, permutati
 ALIGNED = (178, 218)
 """Width and height of the aligned images, in pixels."""
 CROP = (35, 67, 143, 175)
-"""Left, upper, right, lower: the face, 108x108 about (89, 121). The paper says "tightly cropped" and no more; this box
-is the usual one."""
+"""Left, upper, right, lower: 108x108 pixels centred at (89, 121). The paper only says "tightly cropped"; this box is
+the usual one."""
 _FOLDER, _ARCHIVE, _LIST = "img_align_celeba", "img_align_celeba.zip", "list_eval_partition.txt"
 
 
 class CelebA(Dataset):
     """202,599 faces in colour (Liu et al. 2015), aligned, cropped to `CROP`, reduced to 64x64 by Pillow's BILINEAR.
 
-    All images are one pool: `Images.train` and `Images.test` are the same tensor, and `split` deals it out 80/10/10 by
-    the seed (the official partition is not used). The pool is a map of a file of 2.5 GB in `data_dir`/celeba/cache,
-    which `prepare` makes, in minutes; with it there the originals are needed no more. It is the cache that runs are
-    comparable by: another version of Pillow or of its JPEG library may decode a few pixels differently.
+    All images are one pool: `Images.train` and `Images.test` are the same tensor, and `split` splits it 80/10/10 by the
+    seed (the official partition is not used). The pool is a memory map of a 2.5 GB file in `data_dir`/celeba/cache.
+    `prepare` makes that file in minutes; afterwards the originals are no longer needed. Runs are comparable if they use
+    the same cache: another version of Pillow or its JPEG library may decode a few pixels differently.
     """
 
     name = "celeba"
@@ -40,25 +40,25 @@ class CelebA(Dataset):
     shape = (3, 64, 64)
     counts = (202_599, 202_599)
     list_md5 = "d32c9cbf5e040fd4025c592c306e6668"
-    """Of list_eval_partition.txt, which names the images in their order."""
+    """md5 of list_eval_partition.txt, which lists the images in order."""
     source = (
         f"Put {_ARCHIVE} (or its content, the folder {_FOLDER}) and {_LIST}, from "
         "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html (Align&Cropped Images; Eval), into the folder celeba of the "
-        "data directory. With `pip install gdown` torchvision can download them, while Google Drive lets it."
+        "data directory. With `pip install gdown` torchvision can download them, if Google Drive permits."
     )
 
     def prepare(self, data_dir: Path) -> None:
-        """Decode the images into the cache, all or what is missing or damaged there; verifies every block of it.
+        """Verify every block of the cache, and decode the images of missing or damaged blocks.
 
-        Goes on where it was interrupted. Downloads the originals, if they are needed and missing, through torchvision.
+        Resumes after an interruption. Downloads the originals through torchvision, if they are needed and missing.
 
-        Raises DataError naming the file when an original is missing or damaged, or the cache cannot be written.
+        DataError names an original that is missing or damaged, or a cache that cannot be written.
         """
         cache = self._cache(data_dir)
         if not cache.sound():
             with (
                 self._originals(Path(data_dir) / "celeba") as (names, read),
-                ThreadPoolExecutor(os.cpu_count()) as threads,  # Pillow lets other threads run while it decodes
+                ThreadPoolExecutor(os.cpu_count()) as threads,  # Pillow releases the GIL while it decodes
                 _bar(len(names)) as advance,
             ):
 
@@ -72,18 +72,18 @@ class CelebA(Dataset):
         self.load(data_dir)
 
     def load(self, data_dir: Path) -> Images:
-        """Map the cache, judged by its manifest and size; never decodes. DataError when it is not finished or other."""
+        """Map the cache, after checking its manifest and size; never decodes. DataError if it cannot be used."""
         cache = self._cache(data_dir)
         if fault := cache.fault():
-            made = "The images are decoded there by rme.data.get('celeba').prepare(data_dir), as a sweep does first"
-            raise DataError(f"{self.label}: {fault}. {made}; their originals: {self.source}")
+            how = "rme.data.get('celeba').prepare(data_dir) decodes the images, as a sweep does first"
+            raise DataError(f"{self.label}: {fault}. {how}; their originals: {self.source}")
         pool = cache.open()
         return self.images(pool, pool)
 
     def split(self, images: Images, seed: int) -> Split:
-        """Deal out the pool by `seed`: 10% validate, 10% test, the rest trains.
+        """Split the pool by `seed`: 10% for validation, 10% for testing, the rest for training.
 
-        Raises DataError when there are too few images.
+        Raises DataError if 10% of the images is less than one.
         """
         count = len(images.train)
         part = tenth(count)
@@ -98,7 +98,7 @@ class CelebA(Dataset):
 
     @property
     def split_sizes(self) -> tuple[int, int, int]:
-        """How many images train, validate and test: 80%, 10% and 10% of the pool."""
+        """Numbers of training, validation and test images: 80%, 10% and 10% of the pool."""
         pool, _ = self.counts
         return pool - 2 * tenth(pool), tenth(pool), tenth(pool)
 
@@ -108,12 +108,12 @@ class CelebA(Dataset):
 
     @contextmanager
     def _originals(self, folder: Path) -> Iterator[tuple[list[str], Callable[[str], bytes]]]:
-        """The images' names in order, and what reads one; in a folder, or else in the archive as it was downloaded."""
+        """The images' names in order, and a function that reads one, from the folder or else from the archive."""
         names_file = {folder / _LIST: self.list_md5}
         wrong = _files.faults(names_file)
         needed = [_LIST] if wrong else []
         if not (folder / _FOLDER).is_dir() and not zipfile.is_zipfile(archive := folder / _ARCHIVE):
-            wrong.append(f"{archive} is {'no zip file, or cut short' if archive.exists() else 'missing'}")
+            wrong.append(f"{archive} is {'no zip file, or truncated' if archive.exists() else 'missing'}")
             needed.append(_ARCHIVE)
         if needed:
             _files.download(self.label, wrong, lambda: _download(folder, needed), self.source)
@@ -129,7 +129,7 @@ class CelebA(Dataset):
                 yield names, lambda name: packed.read(f"{_FOLDER}/{name}")
 
     def _complete(self, folder: Path, names: list[str]) -> bool:
-        """Whether the folder has all images; DataError when it has not and there is no archive to turn to."""
+        """Whether the folder has all images. DataError if it has not, and the archive is missing too."""
         missing = sorted(set(names) - set(os.listdir(folder))) if folder.is_dir() else names
         if missing and not zipfile.is_zipfile(folder.parent / _ARCHIVE):
             found = f"{len(missing):,} of {len(names):,} images are missing in {folder}, the first is {missing[0]}"
@@ -143,7 +143,7 @@ class CelebA(Dataset):
         try:
             with Image.open(io.BytesIO(read(name))) as image:
                 size = image.size
-                # the crop first: resize(box=...) would weigh in pixels beyond the box
+                # crop first: resize(box=...) would also use pixels outside the box
                 face = image.convert("RGB").crop(CROP).resize((64, 64), Image.Resampling.BILINEAR)
         except (OSError, SyntaxError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
             reason = f"{type(error).__name__}: {error}"
@@ -157,7 +157,7 @@ class CelebA(Dataset):
 
 @contextmanager
 def _bar(total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar on standard error; gives what is told the number of images done."""
+    """A progress bar on standard error. Yields a function to call with the number of images done."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

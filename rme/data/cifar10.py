@@ -31,23 +31,23 @@ class Cifar10(Dataset):
         "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
         _TEST: "40351d587109b95175f43aff81a1287e",
     }
-    """Of the files of images; all but the last are for training."""
+    """md5 of each file of images; all but the last are for training."""
     source = (
         "Unpack https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz in the data directory, "
-        "so that its folder cifar-10-batches-py lies there, as torchvision does."
+        "so that it contains the folder cifar-10-batches-py, as torchvision does."
     )
 
     def prepare(self, data_dir: Path) -> None:
-        """Let torchvision download the archive into `data_dir` and unpack it, unless all files are there and whole.
+        """Let torchvision download and unpack the archive in `data_dir`, unless all files are complete.
 
-        Raises DataError naming the files when that fails.
+        DataError names the faulty files if that fails.
         """
         if wrong := _files.faults(self._paths(data_dir)):
             _files.download(self.label, wrong, lambda: _download(Path(data_dir)), self.source)
         self.load(data_dir)
 
     def load(self, data_dir: Path) -> Images:
-        """Read `data_dir`/cifar-10-batches-py. Raises DataError naming a file that is missing, cut short or another."""
+        """Read `data_dir`/cifar-10-batches-py. DataError names a file that is missing or has another md5."""
         paths = self._paths(data_dir)
         _files.require(self.label, paths, self.source)
         batches = {path.name: self._batch(path) for path in paths}
@@ -58,31 +58,31 @@ class Cifar10(Dataset):
         return {Path(data_dir) / "cifar-10-batches-py" / name: md5 for name, md5 in self.md5s.items()}
 
     def _batch(self, path: Path) -> np.ndarray:
-        """The images of a file, uint8 (N, 3, 32, 32)."""
+        """The images in one file, uint8 (N, 3, 32, 32)."""
         try:
             with path.open("rb") as file:
                 pixels = _ArraysOnly(file, encoding="bytes").load()[b"data"]
-        except Exception as error:  # a damaged pickle fails anywhere
+        except Exception as error:  # a damaged pickle can raise anything
             reason = f"{type(error).__name__}: {error}"
             raise DataError(f"{self.label}: {path} cannot be read ({reason}). {self.source}") from error
         if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape[1:] != (3 * 32 * 32,):
             found = f"{pixels.dtype} of shape {pixels.shape}" if isinstance(pixels, np.ndarray) else "no array"
             raise DataError(f"{self.label}: {path}: data is {found}, expected uint8 (N, 3072). {self.source}")
-        return pixels.reshape(-1, 3, 32, 32)  # a row holds all red values, then all green, then all blue
+        return pixels.reshape(-1, 3, 32, 32)  # each row is all red values, then all green, then all blue
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Unpickles what the files need: dicts, lists, bytes and arrays. Nothing else that a pickle names is called."""
+    """Unpickles dicts, lists, bytes and arrays only, so that a malicious file cannot call anything else."""
 
     def find_class(self, module: str, name: str) -> Any:
-        # the files name NumPy's modules of 2009, which are elsewhere now
+        # the files use NumPy's module names of 2009, which have changed
         known: dict[str, Any] = {
             "numpy.core.multiarray._reconstruct": np.empty(0).__reduce__()[0],
             "numpy.ndarray": np.ndarray,
             "numpy.dtype": np.dtype,
         }
         if f"{module}.{name}" not in known:
-            raise pickle.UnpicklingError(f"{module}.{name} has no place in a file of images")
+            raise pickle.UnpicklingError(f"{module}.{name} is not allowed in a file of images")
         return known[f"{module}.{name}"]
 
 

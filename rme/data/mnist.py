@@ -19,7 +19,7 @@ _TRAIN, _TEST = "train-images-idx3-ubyte", "t10k-images-idx3-ubyte"
 _IMAGE_FILE = 0x803
 """First four bytes of an IDX file of uint8 in three dimensions."""
 _HEADER = 16
-"""Bytes before the first pixel: the four above, and three numbers of four bytes."""
+"""Bytes before the first pixel: the four above, then count, height and width of four bytes each."""
 
 
 class Mnist(Dataset):
@@ -32,19 +32,18 @@ class Mnist(Dataset):
     counts = (60_000, 10_000)
     source = (
         f"Put {_TRAIN}.gz and {_TEST}.gz, from https://ossci-datasets.s3.amazonaws.com/mnist/ or "
-        "https://yann.lecun.com/exdb/mnist/, into MNIST/raw of the data directory: they are unpacked there "
-        "(train-labels-idx1-ubyte and t10k-labels-idx1-ubyte, which torchvision keeps beside them, are not needed)."
+        "https://yann.lecun.com/exdb/mnist/, into MNIST/raw of the data directory, where they are unpacked "
+        "(train-labels-idx1-ubyte and t10k-labels-idx1-ubyte, which torchvision also stores there, are not needed)."
     )
 
     def prepare(self, data_dir: Path) -> None:
-        """Unpack the .gz files that lie in `data_dir`/MNIST/raw; let torchvision download what is still missing.
+        """Unpack the .gz files in `data_dir`/MNIST/raw; let torchvision download what is still missing.
 
-        Raises DataError naming the folder and the files when that fails or leaves unusable files.
+        DataError names the folder and the files if that fails or leaves unusable files.
         """
         raw, failures = _raw(data_dir), []
         for name, count in zip((_TRAIN, _TEST), self.counts, strict=True):
-            # not left to torchvision: it takes only the .gz with its own checksum, and the same images packed by
-            # another gzip have another
+            # unpacked here, because torchvision checks the .gz's md5 and rejects the same images from another gzip
             archive = raw / f"{name}.gz"
             if archive.is_file() and not (raw / name).is_file():
                 try:
@@ -57,14 +56,14 @@ class Mnist(Dataset):
                 from torchvision.datasets import MNIST
 
                 MNIST(root=data_dir, download=True)
-            except Exception as error:  # a network fails in many ways
+            except Exception as error:  # a download can raise anything
                 failures.append(f"the download failed ({type(error).__name__}: {error})")
                 what = f"MNIST: {' and '.join(missing)} missing in {raw}"
                 raise DataError(f"{what}; {'; '.join(failures)}. {self.source}") from error
         self.load(data_dir)
 
     def load(self, data_dir: Path) -> Images:
-        """Read `data_dir`/MNIST/raw. Raises DataError naming a file that is missing, cut short or another."""
+        """Read `data_dir`/MNIST/raw. DataError names a file that is missing, truncated or a different one."""
         raw = _raw(data_dir)
         return self.images(self._read(raw / _TRAIN, self.counts[0]), self._read(raw / _TEST, self.counts[1]))
 
@@ -76,7 +75,7 @@ class Mnist(Dataset):
         if not path.is_file():
             raise DataError(f"MNIST: {path} is missing; {expected}. {self.source}")
         content = np.fromfile(path, dtype=np.uint8)
-        again = f"Delete it, and its .gz if that is no better. {self.source}"
+        again = f"Delete it, and its .gz if that has the same fault. {self.source}"
         if len(content) != size:
             raise DataError(f"MNIST: {path} has {len(content):,} bytes, {expected}. {again}")
         found = content[:_HEADER].tobytes()
@@ -90,13 +89,13 @@ def _raw(data_dir: Path) -> Path:
 
 
 def _unpack(archive: Path, target: Path, size: int) -> None:
-    """Unpack a .gz that holds `size` bytes; OSError, EOFError or zlib.error when it is damaged or holds others."""
+    """Unpack a .gz of `size` bytes of content. OSError, EOFError or zlib.error if it is damaged or of another size."""
     part = target.with_name(f"{target.name}.{os.getpid()}.part")
     try:
         with gzip.open(archive) as packed, part.open("wb") as unpacked:
             shutil.copyfileobj(packed, unpacked)
         if (found := part.stat().st_size) != size:
             raise EOFError(f"{found:,} bytes inside, expected {size:,}")
-        part.replace(target)  # whole or not at all, so that an interruption leaves no half file to be taken for data
+        part.replace(target)  # atomic, so that an interruption leaves no partial file
     finally:
         part.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""OMNIGLOT made from Lake's own drawings: to be had everywhere, but not the paper's OMNIGLOT."""
+"""OMNIGLOT made from Lake's original drawings: easy to obtain, but not the paper's OMNIGLOT."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from rme.data import _files
 from rme.data.base import DataError, Dataset, Images
 
 _PARTS = ("images_background", "images_evaluation")
-"""Lake's names for what is trained on and what is tested on here: they share no alphabet."""
+"""Lake's names of the training and the test images; they share no alphabet."""
 _LARGE, _SMALL = 105, 28
 
 
 class OmniglotLake(Dataset):
-    """Lake's drawings (2015), 105x105, area-averaged to 28x28: 19,280 of 30 alphabets, tested on 13,180 of 20 others.
+    """Lake's drawings (2015), area-averaged from 105x105 to 28x28: 19,280 of 30 alphabets; test 13,180 of 20 others.
 
-    Strokes are bright on a dark ground, as in Burda's OMNIGLOT (data set `omniglot`). Images and split are other ones,
-    so its numbers are NOT comparable with the OMNIGLOT columns of the paper, nor with other papers'.
+    Strokes are bright on a dark background, as in Burda's OMNIGLOT (data set `omniglot`). Images and split differ from
+    that one, so results are NOT comparable with the OMNIGLOT columns of the paper, nor with other papers'.
     """
 
     name = "omniglot-lake"
@@ -39,9 +39,9 @@ class OmniglotLake(Dataset):
     )
 
     def prepare(self, data_dir: Path) -> None:
-        """Pack the drawings in `data_dir`/omniglot-py, which torchvision downloads if need be, into the .npz files.
+        """Pack the drawings in `data_dir`/omniglot-py, which torchvision downloads if necessary, into the .npz files.
 
-        Raises DataError naming the files when that fails.
+        DataError names the files if that fails.
         """
         for part, count in zip(_PARTS, self.counts, strict=True):
             if not _file(data_dir, part).is_file():
@@ -49,13 +49,13 @@ class OmniglotLake(Dataset):
         self.load(data_dir)
 
     def load(self, data_dir: Path) -> Images:
-        """Read `data_dir`/omniglot-lake. Raises DataError naming a file that is missing, damaged or another."""
+        """Read `data_dir`/omniglot-lake. DataError names a file that is missing, damaged or of other content."""
         return self.images(*(shrink(self._drawings(_file(data_dir, part))) for part in _PARTS))
 
     def _drawings(self, path: Path) -> np.ndarray:
-        """The drawings of an .npz file, bool (N, 105, 105), True on strokes, in the order of their pixels.
+        """The drawings in an .npz file, bool (N, 105, 105), True on strokes, sorted by their pixels.
 
-        That order is the same whatever the order in the file or, before it was packed, of the files in a folder.
+        So the order does not depend on that in the file, nor on the file system that the drawings were packed from.
         """
         expected = f"expected `images`, bool of shape (..., {_LARGE}, {_LARGE})"
         if not path.is_file():
@@ -79,7 +79,7 @@ class OmniglotLake(Dataset):
         return strokes[sorted(range(len(strokes)), key=lambda i: packed[i].tobytes())]
 
     def _pack(self, data_dir: Path, part: str, count: int) -> None:
-        """Write a part's .npz file from its drawings, one .png each, in folders alphabet/character."""
+        """Write a part's .npz file from its drawings, each a .png in a folder alphabet/character."""
         root = Path(data_dir) / "omniglot-py"
         if len(files := _pngs(root / part)) != count:
             wrong = [f"{_file(data_dir, part)} is missing", f"{root / part} has {len(files):,} of {count:,} drawings"]
@@ -87,14 +87,14 @@ class OmniglotLake(Dataset):
             files = _pngs(root / part)
         if len(files) != count:
             found = f"{root / part} has {len(files):,} drawings (*/*/*.png), expected {count:,}"
-            raise DataError(f"{self.label}: {found}. Delete it if it should not have them. {self.source}")
+            raise DataError(f"{self.label}: {found}. Delete the folder to download it again. {self.source}")
         paper = np.stack([self._read(file) for file in files])
         from rme.checkpoint import write_atomically
 
         write_atomically(_file(data_dir, part), lambda path: _save(path, paper))
 
     def _read(self, path: Path) -> np.ndarray:
-        """A drawing, bool (105, 105), True on paper."""
+        """One drawing, bool (105, 105), True on paper."""
         from PIL import Image
 
         try:
@@ -110,10 +110,10 @@ class OmniglotLake(Dataset):
 
 
 def shrink(strokes: np.ndarray) -> Tensor:
-    """Area averages of bool images (N, 105, 105) as uint8 (N, 1, 28, 28): 255 where all is True, halves round up.
+    """Area averages of bool images (N, 105, 105) as uint8 (N, 1, 28, 28): 255 where all is True; halves round up.
 
-    A small pixel covers 15/4 x 15/4 large ones. In quarters of a pixel all weights are integers, and so are the sums,
-    at most 15^2: floating point holds them exactly, so that the pixels are the same on every machine.
+    A small pixel covers 15/4 x 15/4 large ones. In units of a quarter pixel all weights and sums are integers, at most
+    15^2, which floating point represents exactly; so the pixels are the same on every machine.
     """
     weights = area_weights(_LARGE, _SMALL).to(torch.float32)
     unit = int(weights[0].sum()) ** 2
@@ -123,9 +123,12 @@ def shrink(strokes: np.ndarray) -> Tensor:
 
 
 def area_weights(large: int, small: int) -> Tensor:
-    """How much of each of `large` intervals each of `small` covers, int64 (small, large), in the largest unit."""
+    """Overlap of each of `small` intervals with each of `large`, both dividing the same line: int64 (small, large).
+
+    The unit is the largest in which all overlaps are integers.
+    """
     common = int(np.gcd(large, small))
-    wide, narrow = large // common, small // common  # an interval's length, of the few and of the many
+    wide, narrow = large // common, small // common  # length of each of the `small`, and of the `large` intervals
     begin, end = torch.arange(small).unsqueeze(1) * wide, torch.arange(1, small + 1).unsqueeze(1) * wide
     left, right = torch.arange(large) * narrow, torch.arange(1, large + 1) * narrow
     return (torch.minimum(end, right) - torch.maximum(begin, left)).clamp(min=0)
@@ -148,5 +151,5 @@ def _download(root: Path, part: str) -> None:
 
 
 def _save(path: Path, paper: np.ndarray) -> None:
-    with path.open("wb") as file:  # given a name, savez would add .npz to it
+    with path.open("wb") as file:  # given a path, savez would append .npz to it
         np.savez_compressed(file, images=paper)

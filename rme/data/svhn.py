@@ -35,7 +35,7 @@ class Svhn(Dataset):
         self.load(data_dir)
 
     def load(self, data_dir: Path) -> Images:
-        """Read the two files in `data_dir`. Raises DataError naming a file that is missing, cut short or another."""
+        """Read the two files in `data_dir`. DataError names a file that is missing or has another md5."""
         paths = self._paths(data_dir)
         _files.require(self.label, paths, self.source)
         train, test = (self._pixels(path) for path in paths)
@@ -45,12 +45,12 @@ class Svhn(Dataset):
         return {Path(data_dir) / name: md5 for name, md5 in self.md5s.items()}
 
     def _pixels(self, path: Path) -> Tensor:
-        """The images of a file, where they are `X` (height, width, channels, N), as uint8 (N, 3, 32, 32)."""
+        """The images `X` (height, width, channels, N) of a file, as uint8 (N, 3, 32, 32)."""
         from scipy.io import loadmat
 
         try:
             pixels = loadmat(path, variable_names=("X",)).get("X")
-        except Exception as error:  # a damaged file makes the reader fail anywhere
+        except Exception as error:  # reading a damaged file can raise anything
             reason = f"{type(error).__name__}: {error}"
             raise DataError(f"{self.label}: {path} cannot be read ({reason}). {self.source}") from error
         if pixels is None or pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[:3] != (32, 32, 3):

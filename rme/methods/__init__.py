@@ -1,4 +1,4 @@
-"""The registry of methods: every file of this folder whose name does not start with `_` adds its own."""
+"""The registry of methods: every `Method` subclass with a name, in any file of this folder not starting with `_`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _registry: dict[str, type[Method]] | None = None
 
 
 def registry() -> dict[str, type[Method]]:
-    """All methods by name. Raises ImportError naming the file when one cannot be imported or is incomplete."""
+    """All methods by name. ImportError names a file that cannot be imported or whose class is incomplete."""
     global _registry
     if _registry is None:
         found: dict[str, type[Method]] = {}
@@ -27,10 +27,10 @@ def registry() -> dict[str, type[Method]]:
             except Exception as error:
                 raise ImportError(f"{where}: {type(error).__name__}: {error}") from error
             items = [item for item in vars(module).values() if isinstance(item, type) and issubclass(item, Method)]
-            # without a name: an abstract family, such as a base of two variants
+            # a class without a name is an abstract base, such as that of RME and BVI
             items = [item for item in items if item.__module__ == module.__name__ and hasattr(item, "name")]
             if not items:
-                raise ImportError(f"{where}: no method with a name in it; a helper file's name starts with _")
+                raise ImportError(f"{where}: no Method subclass with a name; start a helper file's name with _")
             for item in items:
                 missing = [] if hasattr(item, "label") else ["label"]
                 if inspect.isabstract(item):
@@ -40,7 +40,7 @@ def registry() -> dict[str, type[Method]]:
                 if item.name != item.name.lower():
                     raise ImportError(f"{where}: name={item.name!r} must be lower case")
                 if item.name in found:
-                    raise ImportError(f"{where}: the name {item.name!r} is taken by {found[item.name].__module__}")
+                    raise ImportError(f"{where}: name={item.name!r} is already used by {found[item.name].__module__}")
                 found[item.name] = item
         _registry = dict(sorted(found.items()))
     return _registry
@@ -51,8 +51,8 @@ def names() -> list[str]:
 
 
 def get(name: str) -> type[Method]:
-    """The method called `name` (case does not matter). Raises ValueError naming the choices."""
+    """The method called `name`, in any case. ValueError lists the valid names."""
     try:
         return registry()[name.lower()]
     except KeyError:
-        raise ValueError(f"there is no method {name!r}; there are {', '.join(names())}") from None
+        raise ValueError(f"unknown method {name!r}; valid values are {', '.join(names())}") from None

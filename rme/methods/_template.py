@@ -1,54 +1,57 @@
-"""NAME: one line that says what it is (Author and Author YEAR; where in the supplement).
+"""NAME: what it is, in one line (Author and Author YEAR; section of the supplement).
 
-Copy this file to `rme/methods/<name>.py`, without the underscore, and make it yours. It is found by being there:
-grids, tables, the command line and the shared tests of all methods pick it up. As it stands it is a VAE whose KL term
-has a weight beta, to be deleted as you go.
+Copy this file to `rme/methods/<name>.py` (no underscore) and edit it. Grids, tables, the command line and the shared
+tests of all methods find it there. The example is a VAE whose KL term has a weight beta; replace it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
 from rme import nets, objective
 from rme.distributions import DiagonalGaussian
 from rme.methods.base import Method, Update
+from rme.nets import ImageShape
 from rme.noise import Noise
 from rme.step import Step
+
+if TYPE_CHECKING:
+    from rme.config import RunSpec
 
 
 class Template(Method):
     """The objective as a formula: E_q[log p(x|z)] - beta KL(q(z|x) || p(z)).
 
-    Everything carries the member axis B first (images (B, N, C, H, W), latents (B, N, p), losses (B,)), but only the
-    layers of `rme.nets` need to know: write the mathematics on the trailing axes.
+    Every tensor carries the member axis B first (images (B, N, C, H, W), latents (B, N, p), losses (B,)), but only the
+    layers of `rme.nets` treat it specially: write the mathematics on the trailing axes.
     """
 
-    name: ClassVar[str] = "template"  # what grids say, lower case
-    label: ClassVar[str] = "Template"  # what tables print
+    name: ClassVar[str] = "template"  # in grids, lower case
+    label: ClassVar[str] = "Template"  # in tables
     orders: ClassVar[tuple[int, ...] | None] = None  # e.g. (1, 2, 4, 8), with order_means = "flows"
-    starts_from: ClassVar[str | None] = None  # "vae": encoder and decoder start from the finished VAE's
-    stage_rate: ClassVar[float] = 5e-4  # of such a start: Adam's rate from there on, unless a grid says another
-    options: ClassVar[dict[str, float]] = {"beta": 1.0}  # `--set options.beta=4`; read as self.beta below
+    starts_from: ClassVar[str | None] = None  # "vae": encoder and decoder start from the finished VAE
+    stage_rate: ClassVar[float] = 5e-4  # then Adam's rate after that start; a grid's stage_learning_rate overrides it
+    options: ClassVar[dict[str, float]] = {"beta": 1.0}  # self.beta below; `--set options.beta=4` overrides it
 
-    def __init__(self, spec, image_shape, members) -> None:
+    def __init__(self, spec: RunSpec, image_shape: ImageShape, members: int) -> None:
         super().__init__(spec, image_shape, members)  # makes self.decoder
         self.encoder = nets.Encoder(members, spec.dim, image_shape)
         self.beta = {**self.options, **spec.options}["beta"]
 
     def posterior(self, x: Tensor, noise: Noise) -> DiagonalGaussian:
-        """q(z|x) at test time: an object with `sample(noise, S)` and `log_prob(z)`, as in `rme.distributions`."""
+        """q(z|x) at test time: a `Posterior`, with `sample(noise, S)` and `log_prob(z)`, see `rme.distributions`."""
         return self.encoder(x)
 
     def loss(self, step: Step) -> Tensor:
-        """(B,), nats per image. Noise comes from `step.normal(...)` alone, never from torch.randn."""
+        """(B,), nats per image. Draw noise only by `step.normal(...)`, never by torch.randn."""
         q = self.encoder(step.x)
         z = q.rsample(step.normal(*q.mu.shape[1:]))
         elbo = objective.elbo(self.decoder, step.x, q, z) + (1 - self.beta) * objective.kl_to_prior(q)
         return -elbo.mean(-1)
 
     def updates(self) -> Sequence[Update]:
-        """In the order in which they are made; each minimises its loss over its own parameters."""
+        """In order of execution; each minimises its loss over its own parameters."""
         return [Update("vae", [*self.encoder.parameters(), *self.decoder.parameters()], self.loss)]

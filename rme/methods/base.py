@@ -1,4 +1,4 @@
-"""What every amortised inference method is: a model of B members, its posterior, and its updates."""
+"""The interface of an amortised inference method: an array of B models, their posterior, and their updates."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from rme import nets
 from rme.distributions import Posterior
+from rme.nets import ImageShape
 from rme.noise import Noise
 
 if TYPE_CHECKING:
@@ -21,12 +22,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Update:
-    """One optimiser step: `loss` is minimised over `parameters`, everything else stands still.
+    """One optimiser step: `loss` is minimised over `parameters`, everything else is frozen.
 
     Attributes:
-        name: names the update in logs and metrics (`train/loss_<name>`).
-        parameters: what this update changes.
-        loss: from a `Step` to a loss for each member, shape (B,), in nats per image.
+        name: of the update, in logs and metrics (`train/loss_<name>`).
+        parameters: the parameters that it changes.
+        loss: from a `Step` to each member's loss, (B,), nats per image.
     """
 
     name: str
@@ -37,36 +38,37 @@ class Update:
 class Method(nn.Module, ABC):
     """An array of B models of one method. Every parameter carries the member axis first.
 
-    A subclass in a file of `rme/methods/` is registered by being there. It declares the class attributes
-    below, builds its networks in `__init__` (calling `super().__init__` first), and gives a posterior and updates.
+    A subclass in a file of `rme/methods/` is registered automatically. It declares the class attributes below, builds
+    its networks in `__init__` (calling `super().__init__` first), and defines `posterior` and `updates`.
 
     Shapes: images x (B, N, C, H, W); latents z (B, N, p); samples (B, S, N, p); losses (B,).
     """
 
     name: ClassVar[str]
-    """The registry's name, lower case: what grids and `--only method=` say."""
+    """The name in grids and `--only method=`, lower case."""
     label: ClassVar[str]
     """The name in tables, as in the paper."""
     orders: ClassVar[tuple[int, ...] | None] = None
-    """The orders allowed; None for a method that has none."""
+    """The valid orders; None for a method without an order."""
     order_means: ClassVar[str] = ""
     """What the order counts, for error messages: 'components', 'flows', ..."""
     decoders: ClassVar[tuple[str, ...]] = ("conv", "fc")
+    """The kinds of decoder that it works with."""
     starts_from: ClassVar[str | None] = None
-    """The method whose finished model this one starts from, or None for a training from scratch."""
+    """The method whose finished model this one starts from; None if it trains from scratch."""
     stage_rate: ClassVar[float] = 5e-4
-    """Of a method that starts from another: Adam's learning rate in its stage, unless `stage_learning_rate` says."""
+    """Default of `stage_learning_rate`, Adam's rate in the stage of a method that starts from another."""
     trains: ClassVar[bool] = True
-    """Whether there is anything to train; a method that is not trained has no updates."""
+    """Whether it has anything to train; if not, it has no updates."""
     control: ClassVar[bool] = False
-    """Whether it is there for others to be compared with, and no rival of its own."""
+    """Whether it is a control that others are compared with, not a competing method."""
     fields: ClassVar[tuple[str, ...]] = ()
-    """The RunSpec fields that this method reads and others do not; only these enter its key. Those of a stage are
-    known from `starts_from`."""
+    """The RunSpec fields that only some methods read, this one among them; part of its runs' keys. The fields of a
+    stage follow from `starts_from`."""
     options: ClassVar[Mapping[str, float]] = {}
-    """Hyperparameters of its own with their defaults, set by `--set options.NAME=VALUE`."""
+    """The method's own hyperparameters with their defaults; `--set options.NAME=VALUE` overrides."""
 
-    def __init__(self, spec: RunSpec, image_shape: tuple[int, int, int], members: int) -> None:
+    def __init__(self, spec: RunSpec, image_shape: ImageShape, members: int) -> None:
         super().__init__()
         self.spec = spec
         self.members = members
@@ -75,43 +77,49 @@ class Method(nn.Module, ABC):
 
     pixel_mean: Tensor
 
+    @property
+    def order(self) -> int:
+        """The run's order; only for methods that declare `orders`."""
+        assert self.spec.order is not None
+        return self.spec.order
+
     def centred(self, pixels: Tensor) -> Tensor:
-        """Images as the model sees them: uint8 (B, N, C, H, W) to [0, 1], minus the training set's per-pixel mean."""
+        """uint8 images (B, N, C, H, W) scaled to [0, 1], minus the training set's per-pixel mean."""
         return pixels.to(self.pixel_mean.dtype).div_(255).sub_(self.pixel_mean.unsqueeze(1))
 
     @abstractmethod
     def posterior(self, x: Tensor, noise: Noise) -> Posterior:
-        """q(z|x) at test time for images (B, N, C, H, W): batch shape (B, N).
+        """q(z|x) at test time for centred images (B, N, C, H, W): batch shape (B, N).
 
-        Called without gradients. `noise` is for methods whose inference is itself random, such as SVI steps.
+        Called without gradients. `noise` is for methods whose inference is itself random, such as SVI.
         """
 
     def diagnostics(self, x: Tensor, noise: Noise) -> Mapping[str, Tensor]:
-        """What is to be seen of the model as it trains, per image, by name: (B, N) each. Nothing, unless it says so.
+        """Quantities to log during training, per image, by name: (B, N) each. None by default.
 
-        Measured with the validation ELBO, on the validation images, without gradients. The names are the same at each
-        call; MLflow has the means as `train/NAME` by epoch.
+        Measured together with the validation ELBO, on the validation images, without gradients. The names must be the
+        same at each call. MLflow gets the means over images as `train/NAME`, by epoch.
         """
         return {}
 
     @abstractmethod
     def updates(self) -> Sequence[Update]:
-        """The updates of one training step, in the order in which they are made."""
+        """The updates of one training step, in order of execution."""
 
     def start_from(self, parent: Mapping[str, Tensor]) -> None:
         """Copy the parameters of a finished model, name -> (B, ...), into this one (only if `starts_from`).
 
-        As it stands: into the parts of the same name, which for a VAE are `encoder` and `decoder`; other parts stay
-        as they were initialised. KeyError names a parameter that such a part has and the finished model has not.
+        By default into the modules of the same name, which for a VAE are `encoder` and `decoder`; other modules keep
+        their initialisation. KeyError names a parameter of such a module that the finished model lacks.
         """
-        there = {name.partition(".")[0] for name in parent}
+        shared = {name.partition(".")[0] for name in parent}
         for name, part in self.named_children():
-            if name in there:
+            if name in shared:
                 copy_parameters(part, parent, name)
 
 
 def copy_parameters(module: nn.Module, parent: Mapping[str, Tensor], prefix: str) -> None:
-    """Copy the tensors named `prefix.*` into `module`; KeyError names what is missing."""
+    """Copy the tensors of `parent` named `prefix.*` into `module`. KeyError names a missing one."""
     own = module.state_dict()
     with torch.no_grad():
         for name, value in own.items():

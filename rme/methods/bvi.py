@@ -1,4 +1,4 @@
-"""BVI-ER1, BVI-ER2: RME with the entropy regularisers of boosted variational inference (supplement, section 1.1)."""
+"""BVI-ER1, BVI-ER2: RME with an entropy regulariser of boosted variational inference (supplement, section 1.1)."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from rme.step import Step
 
 
 def impact(step: Step) -> Tensor:
-    """nu = 1 / sqrt(t + 1), t = 0 in the first iteration of this training: ()."""
+    """The regulariser's weight nu = 1 / sqrt(t + 1), t = 0 in this training's first iteration: ()."""
     return torch.rsqrt(torch.as_tensor(step.iteration, dtype=torch.float64) + 1)
 
 
 class BVIER1(RecursiveMixture):
-    """The recursive mixture whose new components are kept wide by their entropy, estimated at the draws.
+    """The recursive mixture whose new components are kept wide by their entropy, estimated at one draw.
 
     q_m, m > 0:  minimise -ELBO(q_m) - nu mean_x E_{q_m}[-log q_m(z|x)]
 
@@ -33,12 +33,12 @@ class BVIER1(RecursiveMixture):
 
 
 class BVIER2(RecursiveMixture):
-    """The recursive mixture whose new components are kept wide by the closed form of a Gaussian's entropy.
+    """The recursive mixture whose new components are kept wide by their entropy in closed form.
 
     q_m, m > 0:  minimise -ELBO(q_m) - nu mean_x log det Sigma_m(x)
 
-    The regulariser of Guo et al. 2016 (Boosting Variational Inference). For a diagonal Gaussian its gradient is twice
-    BVI-ER1's: the entropy is log det Sigma / 2 and a constant.
+    The regulariser of Guo et al. 2016 (Boosting Variational Inference). A Gaussian's entropy is log det Sigma / 2 plus
+    a constant, so the expected gradient is twice BVI-ER1's.
     """
 
     name: ClassVar[str] = "bvi-er2"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -13,13 +13,17 @@ from torch import Tensor, nn
 from rme import nets, objective
 from rme.distributions import PushForward
 from rme.methods.base import Method, Update
+from rme.nets import ImageShape
 from rme.noise import Noise
 from rme.step import Step
+
+if TYPE_CHECKING:
+    from rme.config import RunSpec
 
 
 @dataclass(frozen=True)
 class Reflection:
-    """z' = H z with H = I - 2 v v' / |v|^2: orthogonal, its own inverse, |det H| = 1.
+    """z' = H z with H = I - 2 v v' / |v|^2, which is orthogonal and its own inverse: |det H| = 1.
 
     Shapes: v (*, N, p); z (*, N, p) or (*, S, N, p).
     """
@@ -37,11 +41,11 @@ class Reflection:
 
 
 class HF(Method):
-    """z = H_k .. H_1 z_0 with z_0 ~ N(mu(x), diag exp logvar(x)): a Gaussian of full covariance H diag(sigma^2) H'.
+    """z = H_k .. H_1 z_0 with z_0 ~ N(mu(x), diag exp logvar(x)): a Gaussian with full covariance H diag(sigma^2) H'.
 
-    v_1 is linear in the encoder's last hidden layer, and v_t in v_{t-1}. As the prior is the same in all directions,
-    KL(q || p) is that of the base, in closed form. Minimises -ELBO over everything; encoder and decoder start from a
-    finished VAE. The order is k.
+    v_1 is linear in the encoder's last hidden layer, and v_t in v_{t-1}. The prior is spherically symmetric,
+    so KL(q || p) is that of the base, in closed form. Minimises -ELBO over all parameters; encoder and decoder start
+    from a finished VAE. The order is k.
     """
 
     name: ClassVar[str] = "hf"
@@ -50,10 +54,10 @@ class HF(Method):
     order_means: ClassVar[str] = "flows"
     starts_from: ClassVar[str | None] = "vae"
 
-    def __init__(self, spec, image_shape, members) -> None:
+    def __init__(self, spec: RunSpec, image_shape: ImageShape, members: int) -> None:
         super().__init__(spec, image_shape, members)
         self.encoder = nets.Encoder(members, spec.dim, image_shape)
-        widths = [self.encoder.width] + [spec.dim] * (spec.order - 1)
+        widths = [self.encoder.width] + [spec.dim] * (self.order - 1)
         self.vectors = nn.ModuleList(nets.Network(nets.Linear(members, width, spec.dim)) for width in widths)
 
     def posterior(self, x: Tensor, noise: Noise) -> PushForward:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -13,11 +13,15 @@ from torch import Tensor, nn
 from rme import nets, objective
 from rme.distributions import PushForward
 from rme.methods.base import Method, Update
+from rme.nets import ImageShape
 from rme.noise import Noise
 from rme.step import Step
 
+if TYPE_CHECKING:
+    from rme.config import RunSpec
+
 GATE_START = 2.0
-"""Added to s, so that an untrained gate is open and the flow begins near the identity (Kingma et al.: +1 or +2)."""
+"""Added to s, so that an untrained gate is open and the flow starts near the identity (Kingma et al.: +1 or +2)."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class Gate:
         return gate * z + (1 - gate) * m, F.logsigmoid(s + GATE_START).sum(-1)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Entry by entry: each needs those before it in the order. Exact and slow; only log_prob asks for it."""
+        """Entry by entry, since each needs those before it in the order. Exact but slow; only used by log_prob."""
         before, log_det = torch.zeros_like(z), torch.zeros_like(z[..., 0])
         for i in self.made.order:
             m, s = (value[..., i] for value in self.made(before, self.context))
@@ -52,10 +56,9 @@ class Gate:
 class IAF(Method):
     """z = f_k(.. f_1(z_0)) with z_0 ~ N(mu(x), diag exp logvar(x)) and gated autoregressive flows f_t.
 
-    Each f_t has a MADE of its own, with 500 hidden units, conditioned on the encoder's last hidden layer. The order of
-    the latents is reversed from one flow to the next, inside the flow, so that a latent keeps its place for the
-    decoder. Minimises -E[log p(x, z) - log q(z|x)] over everything; encoder and decoder start from a finished VAE.
-    The order is k.
+    Each f_t has its own MADE with 500 hidden units, conditioned on the encoder's last hidden layer. The autoregressive
+    order is reversed from one flow to the next, inside the MADE, so the latents are not permuted. Minimises
+    -E[log p(x, z) - log q(z|x)] over all parameters; encoder and decoder start from a finished VAE. The order is k.
     """
 
     name: ClassVar[str] = "iaf"
@@ -64,11 +67,11 @@ class IAF(Method):
     order_means: ClassVar[str] = "flows"
     starts_from: ClassVar[str | None] = "vae"
 
-    def __init__(self, spec, image_shape, members) -> None:
+    def __init__(self, spec: RunSpec, image_shape: ImageShape, members: int) -> None:
         super().__init__(spec, image_shape, members)
         self.encoder = nets.Encoder(members, spec.dim, image_shape)
         self.mades = nn.ModuleList(
-            nets.MADE(members, spec.dim, self.encoder.width, backwards=t % 2 == 1) for t in range(spec.order)
+            nets.MADE(members, spec.dim, self.encoder.width, backwards=t % 2 == 1) for t in range(self.order)
         )
 
     def posterior(self, x: Tensor, noise: Noise) -> PushForward:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,17 +12,20 @@ from torch import Tensor, nn
 from rme import diagnostics, nets, objective
 from rme.distributions import Mixture
 from rme.methods.base import Method, Update, copy_parameters
+from rme.nets import ImageShape
 from rme.noise import Noise
 from rme.step import Step
 
+if TYPE_CHECKING:
+    from rme.config import RunSpec
+
 
 class ME(Method):
-    """Q(z|x) = sum_k alpha_k(x) q_k(z|x) as in RME, but with everything learnt at once.
+    """Q(z|x) = sum_k alpha_k(x) q_k(z|x) as in RME, but with all parameters learnt jointly.
 
-    alpha(x) is the softmax of a network with one hidden layer of 10. There is a single update, of components, weights
-    and decoder: minimise -ELBO(Q). Component 0 and the decoder start from a finished VAE, the other components at
-    random: equal components have equal gradients in expectation, and only chance parts them. The order is the number
-    of components.
+    alpha(x) is the softmax of a network with one hidden layer of 10. The single update minimises -ELBO(Q) over
+    components, weights and decoder. Component 0 and the decoder start from a finished VAE, the other components at
+    random: identical components would have identical gradients in expectation. The order is the number of components.
     """
 
     name: ClassVar[str] = "me"
@@ -31,12 +34,12 @@ class ME(Method):
     order_means: ClassVar[str] = "components"
     starts_from: ClassVar[str | None] = "vae"
 
-    def __init__(self, spec, image_shape, members) -> None:
+    def __init__(self, spec: RunSpec, image_shape: ImageShape, members: int) -> None:
         super().__init__(spec, image_shape, members)
-        self.components = nn.ModuleList(nets.Encoder(members, spec.dim, image_shape) for _ in range(spec.order))
+        self.components = nn.ModuleList(nets.Encoder(members, spec.dim, image_shape) for _ in range(self.order))
         self.weights = nets.Network(
             nets.Flatten(), nets.Linear(members, math.prod(image_shape), 10), nn.ReLU(),
-            nets.Linear(members, 10, spec.order),
+            nets.Linear(members, 10, self.order),
         )  # fmt: skip
 
     def start_from(self, parent: Mapping[str, Tensor]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,15 +13,19 @@ from torch import Tensor, nn
 from rme import diagnostics, nets, objective
 from rme.distributions import DiagonalGaussian, Mixture, stack
 from rme.methods.base import Method, Update, copy_parameters
+from rme.nets import ImageShape
 from rme.noise import Noise
 from rme.step import Step
 
+if TYPE_CHECKING:
+    from rme.config import RunSpec
+
 
 class RecursiveMixture(Method):
-    """Q_M(z|x) = sum_m alpha_m(x) q_m(z|x), one component added after another, each to where the last are not.
+    """Q_M(z|x) = sum_m alpha_m(x) q_m(z|x): each component is trained to differ from the mixture of those before it.
 
     With eps_0 = 1 and eps_m(x) in (eps_min, eps_max), Q_m = (1 - eps_m) Q_{m-1} + eps_m q_m, hence
-    alpha_m = eps_m prod_{j > m} (1 - eps_j). One step is the pseudocode's, update for update:
+    alpha_m = eps_m prod_{j > m} (1 - eps_j). One step makes the updates of the supplement's pseudocode:
 
         q_0:      minimise -ELBO(q_0)
         for m = 1..M:
@@ -38,11 +42,11 @@ class RecursiveMixture(Method):
     stage_rate: ClassVar[float] = 1e-6
     fields: ClassVar[tuple[str, ...]] = ("eps_min", "eps_max")
 
-    def __init__(self, spec, image_shape, members) -> None:
+    def __init__(self, spec: RunSpec, image_shape: ImageShape, members: int) -> None:
         super().__init__(spec, image_shape, members)
-        self.components = nn.ModuleList(nets.Encoder(members, spec.dim, image_shape) for _ in range(spec.order))
+        self.components = nn.ModuleList(nets.Encoder(members, spec.dim, image_shape) for _ in range(self.order))
         self.impacts = nn.ModuleList(
-            nets.BoundedRegressor(members, image_shape, spec.eps_min, spec.eps_max) for _ in range(spec.order - 1)
+            nets.BoundedRegressor(members, image_shape, spec.eps_min, spec.eps_max) for _ in range(self.order - 1)
         )
 
     def start_from(self, parent: Mapping[str, Tensor]) -> None:
@@ -58,11 +62,11 @@ class RecursiveMixture(Method):
         return diagnostics.of_mixture(self.decoder, x, self.posterior(x, noise), noise)
 
     def component(self, m: int, step: Step) -> DiagonalGaussian:
-        """q_m(z|x) after its own update, from where on it stands still."""
+        """q_m(z|x) after its own update, frozen for the rest of the step."""
         return step.frozen(("q", m), lambda: self.components[m](step.x))
 
     def impact(self, m: int, step: Step) -> Tensor:
-        """eps_m(x) after its own update, from where on it stands still: (B, N)."""
+        """eps_m(x) after its own update, frozen for the rest of the step: (B, N)."""
         return step.frozen(("eps", m), lambda: self.impacts[m - 1](step.x))
 
     def upto(self, m: int, step: Step) -> Mixture:
@@ -76,10 +80,10 @@ class RecursiveMixture(Method):
     # ------------------------------------------------------------------ the updates' losses
     @abstractmethod
     def regulariser(self, m: int, q: DiagonalGaussian, z: Tensor, step: Step) -> Tensor:
-        """What keeps q_m, m > 0, from repeating Q_{m-1}, at draws z (B, N, p) of q_m: (B,), added to -ELBO(q_m)."""
+        """The term added to -ELBO(q_m), m > 0, so that q_m differs from Q_{m-1}: (B,), at draws z (B, N, p) of q_m."""
 
     def component_loss(self, m: int, step: Step) -> Tensor:
-        """-ELBO(q_m), and for m > 0 what keeps it apart from the mixture so far."""
+        """-ELBO(q_m), plus the regulariser for m > 0."""
         q = self.components[m](step.x)
         z = q.rsample(step.normal(*q.mu.shape[1:]))
         loss = -objective.elbo(self.decoder, step.x, q, z).mean(-1)
@@ -109,7 +113,7 @@ class RecursiveMixture(Method):
 
 
 class RME(RecursiveMixture):
-    """The recursive mixture whose new components are driven away by a bounded KL.
+    """The recursive mixture whose new components are driven away from the previous mixture by a bounded KL.
 
     q_m, m > 0:  minimise -ELBO(q_m) + relu(kl_max - mean_x KL(q_m || Q_{m-1}))
     """

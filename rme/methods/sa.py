@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -11,8 +11,12 @@ from torch import Tensor
 from rme import nets, objective
 from rme.distributions import DiagonalGaussian
 from rme.methods.base import Method, Update
+from rme.nets import ImageShape
 from rme.noise import Noise
 from rme.step import Step
+
+if TYPE_CHECKING:
+    from rme.config import RunSpec
 
 
 class SA(Method):
@@ -22,8 +26,8 @@ class SA(Method):
 
         lambda_{t+1} = lambda_t + a d/dlambda [log p(x|z_t) - KL(q(.; lambda_t) || p)],    a = svi_step
 
-    which goes up the ELBO of each image by itself. Training minimises -ELBO(lambda_k) over encoder and decoder, with
-    the gradient taken through the steps. The same steps are made at test time. The order is k.
+    Each step ascends the image's own ELBO. Training minimises -ELBO(lambda_k) over encoder and decoder, with gradients
+    through the steps. Test time makes the same steps. The order is k.
     """
 
     name: ClassVar[str] = "sa"
@@ -32,24 +36,24 @@ class SA(Method):
     order_means: ClassVar[str] = "SVI steps"
     options: ClassVar[Mapping[str, float]] = {"svi_step": 1e-3}
 
-    def __init__(self, spec, image_shape, members) -> None:
+    def __init__(self, spec: RunSpec, image_shape: ImageShape, members: int) -> None:
         super().__init__(spec, image_shape, members)
         self.encoder = nets.Encoder(members, spec.dim, image_shape)
-        self.steps = spec.order
+        self.steps = self.order
         self.svi_step = {**self.options, **spec.options}["svi_step"]
 
     def posterior(self, x: Tensor, noise: Noise) -> DiagonalGaussian:
         q = self.encoder(x)
         for _ in range(self.steps):
-            with torch.enable_grad():  # scoring runs without
+            with torch.enable_grad():  # `posterior` is called without gradients
                 q = DiagonalGaussian(q.mu.detach().requires_grad_(), q.logvar.detach().requires_grad_())
                 q = self.ascend(q, x, noise.normal(q.mu.shape))
         return DiagonalGaussian(q.mu.detach(), q.logvar.detach())
 
     def ascend(self, q: DiagonalGaussian, x: Tensor, eps: Tensor, learning: bool = False) -> DiagonalGaussian:
-        """One SVI step from q, with the draw that eps (B, N, p) makes; if learning, it can be differentiated."""
+        """One SVI step from q at the draw given by eps (B, N, p); differentiable if `learning`."""
         elbo = objective.elbo(self.decoder, x, q, q.rsample(eps))
-        # the sum's gradient is each image's own: a mean's would shrink the step with the batch
+        # the sum has each image's own gradient; a mean would shrink the step with the batch size
         by_mu, by_logvar = torch.autograd.grad(elbo.sum(), [q.mu, q.logvar], create_graph=learning)
         return DiagonalGaussian(q.mu + self.svi_step * by_mu, q.logvar + self.svi_step * by_logvar)
 

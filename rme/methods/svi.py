@@ -1,13 +1,13 @@
-"""SVI: the finished VAE with each image's posterior sought by itself, the head-room of amortised inference.
+"""SVI: the finished VAE with q(z|x) optimised for each image, which shows the head-room of amortised inference.
 
-Not in the paper. What it gains over the VAE is Cremer, Li and Duvenaud's amortisation gap (2018, Inference
+Not in the paper. Its gain over the VAE estimates the amortisation gap of Cremer, Li and Duvenaud (2018, Inference
 Suboptimality in Variational Autoencoders).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
@@ -15,15 +15,19 @@ from rme import inference_gaps as gaps
 from rme import nets
 from rme.distributions import Posterior
 from rme.methods.base import Method, Update
+from rme.nets import ImageShape
 from rme.noise import Noise
+
+if TYPE_CHECKING:
+    from rme.config import RunSpec
 
 
 class SVI(Method):
-    """From the VAE's q(z|x), Adam ascends each image's ELBO in its own mean and variances for n steps.
+    """Starting from the VAE's q(z|x), n Adam steps maximise each image's ELBO over its mean and variances.
 
-    One draw in each step, means in units of the encoder's deviations, a rate that falls from `svi_rate` to nothing
-    along half a cosine: the search of `rme.inference_gaps`. Encoder and decoder are the finished VAE's, unchanged;
-    nothing is trained, all is spent at test time. The order is n.
+    This is `rme.inference_gaps.optimise`: one draw per step, means in units of the encoder's standard deviations, and a
+    learning rate that decays from `svi_rate` to 0 along half a cosine. Encoder and decoder are those of the finished
+    VAE. Nothing is trained; the whole cost is at test time. The order is n.
     """
 
     name: ClassVar[str] = "svi"
@@ -34,10 +38,10 @@ class SVI(Method):
     trains: ClassVar[bool] = False
     options: ClassVar[Mapping[str, float]] = {"svi_rate": gaps.RATE}
 
-    def __init__(self, spec, image_shape, members) -> None:
+    def __init__(self, spec: RunSpec, image_shape: ImageShape, members: int) -> None:
         super().__init__(spec, image_shape, members)
         self.encoder = nets.Encoder(members, spec.dim, image_shape)
-        self.steps = spec.order
+        self.steps = self.order
         self.svi_rate = {**self.options, **spec.options}["svi_rate"]
 
     def posterior(self, x: Tensor, noise: Noise) -> Posterior:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
 from rme import nets, objective
 from rme.distributions import DiagonalGaussian
 from rme.methods.base import Method, Update
+from rme.nets import ImageShape
 from rme.noise import Noise
 from rme.step import Step
+
+if TYPE_CHECKING:
+    from rme.config import RunSpec
 
 
 class VAE(Method):
@@ -20,7 +24,7 @@ class VAE(Method):
     name: ClassVar[str] = "vae"
     label: ClassVar[str] = "VAE"
 
-    def __init__(self, spec, image_shape, members) -> None:
+    def __init__(self, spec: RunSpec, image_shape: ImageShape, members: int) -> None:
         super().__init__(spec, image_shape, members)
         self.encoder = nets.Encoder(members, spec.dim, image_shape)
 

@@ -1,4 +1,4 @@
-"""VAE-more: the finished VAE trained on, the fair control for all that start from it."""
+"""VAE-more: the finished VAE trained for longer, the control for all methods that start from it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from rme.methods.vae import VAE
 
 
 class VAEMore(VAE):
-    """The VAE's own posterior and objective, from where the VAE ended, at the rate of RME's stage.
+    """The VAE's posterior and objective, starting from the finished VAE; by default at the rate of RME's stage.
 
-    Not a row of the paper. A method that starts from a finished VAE is trained for longer than that VAE, and often at a
-    lower rate, which alone gains much; what it gains over this one, for as many epochs at the same rate, is its own.
+    Not in the paper. A method that starts from a finished VAE is trained for longer than that VAE, often at a lower
+    rate, which alone gains much. Its own gain is that over this control, with as many epochs at the same rate.
     """
 
     name: ClassVar[str] = "vae-more"

@@ -1,4 +1,4 @@
-"""Whether a posterior of two latents is what it says: of mass one, with draws where its mass is."""
+"""Check a posterior of two latents: its density has mass one, and its draws follow it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from rme.noise import Noise
 
 
 def assert_draws_follow_the_density(q: Posterior, batch: tuple[int, int], half: float = 8.0, draws: int = 6000) -> None:
-    """For q of batch shape (B, N) over z (2,): on a grid over [-half, half]^2, then chi-square of coarse bins.
+    """For q of batch shape (B, N) and z (2,): integrates on a grid, then tests coarse bins by chi-square.
 
     Args:
-        half: a square of this half width must hold all but 1e-3 of the mass.
+        half: half width of the grid [-half, half]^2, which must contain all but 1e-3 of the mass.
     """
     coarse, fine = 12, 20
     side, step = coarse * fine, 2 * half / (coarse * fine)
@@ -34,6 +34,7 @@ def assert_draws_follow_the_density(q: Posterior, batch: tuple[int, int], half: 
 
 
 def assert_counts(z: Tensor, mass: Tensor, half: float, coarse: int) -> None:
+    """Chi-square test of the draws z (S, 2) against the bins' masses (coarse^2,); bins expecting < 10 are merged."""
     cell = ((z + half) / (2 * half) * coarse).floor().long().clamp(0, coarse - 1)
     counts = torch.bincount(cell[:, 0] * coarse + cell[:, 1], minlength=coarse**2).double()
     expected = mass * len(z)

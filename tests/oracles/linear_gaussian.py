@@ -1,7 +1,7 @@
-"""A decoder whose posterior and log p(x) are known: p(x|z) = N(W z + b, s^2 I), p(z) = N(0, I).
+"""A decoder with known posterior and log p(x): p(x|z) = N(W z + b, s^2 I), p(z) = N(0, I).
 
 log p(x) = log N(x; b, W W' + s^2 I), and p(z|x) = N(V W'(x - b) / s^2, V) with V = (I + W'W / s^2)^-1.
-One member at a time in the closed forms, from torch.distributions; `LinearGaussian` holds B of them.
+`LinearGaussian` has B members; the closed forms are from torch.distributions, for one member at a time.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ PIXELS = 28 * 28
 
 
 class LinearGaussian(nn.Module):
-    """A likelihood for B members, in float64.
+    """The likelihood of B members, in float64.
 
     Args:
-        orthogonal: whether the columns of W are, so that the posterior is diagonal.
+        orthogonal: whether the columns of W are orthogonal, so that the posterior is diagonal.
     """
 
     def __init__(self, members: int, dim: int, orthogonal: bool, seed: int = 0) -> None:
@@ -39,7 +39,7 @@ class LinearGaussian(nn.Module):
         self.image_shape = SHAPE
 
     def forward(self, z: Tensor) -> Tensor:
-        """Means W z + b: (B, N, p) -> (B, N, C, H, W)."""
+        """The means W z + b: (B, N, p) -> (B, N, C, H, W)."""
         return (z @ self.weight.mT + self.bias.unsqueeze(1)).unflatten(-1, SHAPE)
 
     def log_prob(self, x: Tensor, z: Tensor) -> Tensor:
@@ -51,29 +51,29 @@ class LinearGaussian(nn.Module):
         return out
 
     def log_evidence(self, i: int, x: Tensor) -> Tensor:
-        """log p(x) for member i's images (N, C, H, W): (N,)."""
+        """log p(x) of member i's images (N, C, H, W): (N,)."""
         covariance = self.weight[i] @ self.weight[i].T + self.logvar[i].exp() * torch.eye(PIXELS, dtype=x.dtype)
         return MultivariateNormal(self.bias[i], covariance).log_prob(x.flatten(1))
 
     def posterior(self, i: int, x: Tensor) -> MultivariateNormal:
-        """p(z|x) for member i's images (N, C, H, W)."""
+        """p(z|x) of member i's images (N, C, H, W)."""
         w, s2 = self.weight[i], self.logvar[i].exp()
         precision = torch.eye(w.shape[1], dtype=x.dtype) + w.T @ w / s2
         mean = torch.linalg.solve(precision, w.T @ (x.flatten(1) - self.bias[i]).T / s2).T
         return MultivariateNormal(mean, precision_matrix=precision)
 
     def diagonal_posterior(self, x: Tensor) -> DiagonalGaussian:
-        """The means and variances of p(z|x) for all members: the posterior itself where it is diagonal."""
+        """The means and variances of all members' p(z|x), which is the posterior itself if that is diagonal."""
         exact = [self.posterior(i, part) for i, part in enumerate(x)]
         return DiagonalGaussian(torch.stack([p.mean for p in exact]), torch.stack([p.variance.log() for p in exact]))
 
 
 class LinearMethod(Method):
-    """A method of B members with this decoder; q(z|x) is p(z|x), moved and widened where wanted.
+    """A method of B members with this decoder; q(z|x) is the diagonal of p(z|x), optionally shifted and widened.
 
     Args:
         shift, widen: added to the means and to the log-variances.
-        components: more than 0 makes it a mixture of so many equal components, with weights that vary over images.
+        components: if not 0, q(z|x) is a mixture of this many equal components, with weights that vary over images.
     """
 
     name, label = "linear", "Linear"
@@ -89,7 +89,7 @@ class LinearMethod(Method):
         q = DiagonalGaussian(exact.mu + self.shift, exact.logvar + self.widen)
         if not self.count:
             return q
-        mass = x.flatten(2)[..., : self.count].transpose(1, 2)  # some numbers that differ from image to image
+        mass = x.flatten(2)[..., : self.count].transpose(1, 2)  # any numbers that differ between images
         repeated = DiagonalGaussian(*(t.unsqueeze(1).expand(-1, self.count, -1, -1) for t in (q.mu, q.logvar)))
         return Mixture(torch.log_softmax(5 * mass, dim=1), repeated)
 

@@ -1,6 +1,6 @@
-"""Every method's posterior in a model whose log p(x) is known: the importance weights' mean is p(x) exactly.
+"""Every method's posterior in a model with known log p(x): the importance weights have mean p(x).
 
-E_q[p(x, z) / q(z|x)] = p(x) whatever q is, so a density that is not that of the draws shows, whichever way it is off.
+E_q[p(x, z) / q(z|x)] = p(x) for any q, so this fails for any density that is not that of the draws.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MEMBERS, IMAGES, DRAWS, DIM = 2, 3, 2500, 2
 
 
 def cases() -> list:
-    """Each method at its second order, but for those that need a decoder of layers."""
+    """Each method at its second order, except those whose decoder cannot be replaced."""
     swappable = [m for m in methods.registry().values() if "conv" in m.decoders]
     return [pytest.param(m.name, sorted(m.orders)[1] if m.orders else None, id=m.name) for m in swappable]
 
@@ -29,7 +29,7 @@ def test_the_importance_weights_have_mean_p_of_x(tiny, name: str, order: int | N
     engine = tiny.engine(tiny.spec(name, order, dim=DIM, precision="float64", restarts=MEMBERS))
     method = engine.method
     for module_name, module in method.named_modules():
-        if module_name.endswith("head.0"):  # wide enough for the posterior that this decoder has
+        if module_name.endswith("head.0"):  # so that q is wide enough for this decoder's posterior
             module.bias[:, DIM:] = 0.4
     method.decoder = decoder = LinearGaussian(MEMBERS, DIM, orthogonal=False)
     x = method.centred(tiny.images.test[:IMAGES].expand(MEMBERS, -1, -1, -1, -1))
@@ -45,4 +45,4 @@ def test_the_importance_weights_have_mean_p_of_x(tiny, name: str, order: int | N
         assert (error < 0.05).all(), "too noisy to show anything"
         assert ((ratio.mean(0) - 1).abs() < 5 * error).all()
         assert (found[b] <= exact + 5 * error).all()
-        assert (log_w[b].mean(0) < exact).all(), "and the ELBO is below"
+        assert (log_w[b].mean(0) < exact).all(), "the ELBO is a lower bound"

@@ -1,4 +1,4 @@
-"""Adam against PyTorch's class, and on gradients of every layout."""
+"""Adam against PyTorch's class, and with gradients of any strides."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rme.adam import Adam, _laid_out_as
+from rme.adam import Adam, _with_strides_of
 from rme.methods.base import Update
 
 SHAPES = [(2, 4, 6), (2, 3), (2, 1, 5, 4, 4)]
@@ -19,7 +19,7 @@ def gradients(generator: torch.Generator) -> list[Tensor]:
     return [torch.randn(shape, generator=generator) for shape in SHAPES]
 
 
-def test_it_is_pytorchs_to_the_last_bit_also_at_another_rate(generator) -> None:
+def test_it_equals_pytorchs_bit_for_bit_also_after_a_change_of_rate(generator) -> None:
     theirs = gradients(generator)
     ours = [p.clone() for p in theirs]
     adam, oracle = Adam(ours, 0.01), torch.optim.Adam(theirs, lr=0.01, fused=True)
@@ -37,8 +37,8 @@ def test_it_is_pytorchs_to_the_last_bit_also_at_another_rate(generator) -> None:
     assert all(torch.equal(state[name], value) and state[name].dtype == value.dtype for name, value in named.items())
 
 
-def test_steps_are_counted_where_the_parameters_are_in_single_precision() -> None:
-    """A CUDA graph has no other place for them, and the fused step knows no other type."""
+def test_steps_are_counted_on_the_parameters_device_in_float32() -> None:
+    """A CUDA graph needs them there, and the fused step accepts no other dtype."""
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
@@ -48,12 +48,12 @@ def test_steps_are_counted_where_the_parameters_are_in_single_precision() -> Non
     assert (count.device.type, count.dtype) == ("meta", torch.float32)
 
 
-def test_a_gradient_too_few_is_refused() -> None:
+def test_a_missing_gradient_is_refused() -> None:
     with pytest.raises(ValueError, match="shorter"):
         Adam([torch.ones(2), torch.ones(3)], 0.01).step([torch.ones(2)])
 
 
-def test_it_goes_on_from_its_state_in_memory_that_stays(generator) -> None:
+def test_it_restores_its_state_in_place(generator) -> None:
     whole = gradients(generator)
     first = Adam(whole, 0.01)
     first.step(gradients(generator))
@@ -68,30 +68,30 @@ def test_it_goes_on_from_its_state_in_memory_that_stays(generator) -> None:
     assert all(torch.equal(p, q) for p, q in zip(halves, whole, strict=True))
 
 
-def test_a_state_of_other_parameters_is_refused_and_nothing_taken_of_it() -> None:
+def test_a_state_of_other_parameters_is_refused_and_changes_nothing() -> None:
     adam = Adam([torch.ones(2, 3), torch.ones(4)], 0.01)
     good = {name: torch.ones_like(value) for name, value in adam.state().items()}
     with pytest.raises(KeyError, match=r"1\.exp_avg"):
         adam.load_state({name: value for name, value in good.items() if name != "1.exp_avg"})
-    with pytest.raises(KeyError, match=r"2\.step belongs to no parameter of these 2"):
+    with pytest.raises(KeyError, match=r"2\.step: the optimiser has only 2 parameters"):
         adam.load_state({**good, "2.step": torch.zeros(())})
-    with pytest.raises(RuntimeError, match=r"1\.exp_avg_sq has shape \(1,\), not \(4,\)"):
+    with pytest.raises(RuntimeError, match=r"1\.exp_avg_sq has shape \(1,\), expected \(4,\)"):
         adam.load_state({**good, "1.exp_avg_sq": torch.zeros(1)})
     assert all((value == 0).all() for value in adam.state().values())
 
 
-def test_a_gradient_gets_its_parameters_strides_also_for_axes_of_one_entry() -> None:
+def test_a_gradient_gets_its_parameters_strides_also_for_axes_of_size_1() -> None:
     parameter = torch.empty(1, 32, 1, 4, 4)
     values = torch.randn(32, 1, 4, 4)
     gradient = values.contiguous(memory_format=torch.channels_last).as_strided((32, 1, 4, 4), (16, 1, 4, 1))[None]
     assert gradient.is_contiguous() and gradient.stride() != parameter.stride()
     for g in (gradient, gradient.clone(), torch.randn(1, 1, 32, 4, 4).transpose(1, 2)):
-        found = _laid_out_as(parameter, g)
+        found = _with_strides_of(parameter, g)
         assert found.stride() == parameter.stride() and torch.equal(found, g)
-    assert _laid_out_as(parameter, found) is found, "and no copy that is not needed"
+    assert _with_strides_of(parameter, found) is found, "no unnecessary copy"
 
 
-def test_a_gradient_that_comes_out_transposed_is_applied_in_its_right_order(small) -> None:
+def test_a_transposed_gradient_is_applied_in_the_right_order(small) -> None:
     """Fused Adam on a CPU reads a gradient's memory as if it had the parameter's strides."""
     g = torch.Generator().manual_seed(0)
     start, weights = torch.randn(2, 4, 6, generator=g), torch.randn(2, 4, 5, generator=g)
@@ -121,8 +121,8 @@ def test_a_gradient_that_comes_out_transposed_is_applied_in_its_right_order(smal
     assert not parameter.requires_grad and parameter.grad is None
 
 
-def test_a_training_does_without_pytorchs_compiler() -> None:
-    """Its import takes over a second of each worker's start."""
+def test_a_training_does_not_import_pytorchs_compiler() -> None:
+    """That takes over a second at each worker's start."""
     program = (
         "import sys; from tests.tiny import Tiny; small = Tiny(8); engine = small.engine(small.spec()); "
         "engine.train_epoch(); engine.validate(); sys.exit('torch._dynamo' in sys.modules)"

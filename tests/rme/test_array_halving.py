@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import rme
 from rme.array_halving import NOTE, OutOfMemory, is_out_of_memory, parts, state_of_members
 from rme.checkpoint import Checkpoints
 from rme.engine import all_members
@@ -18,6 +19,7 @@ from rme.fitting import train_runs
 from rme.result import Result
 from rme.training import build, identity
 from tests import ROOT
+from tests.tiny import write_npz
 
 CPU = torch.device("cpu")
 
@@ -111,6 +113,18 @@ def test_what_the_larger_array_had_done_is_not_done_again(runs, small, tmp_path,
     seen.clear()
     assert_same(train_runs(specs, small.images, CPU, parents, tmp_path, strained, lines.append), whole)
     assert seen == []
+
+
+def test_a_single_run_that_memory_does_not_hold_is_fitted_in_parts(small, tmp_path, monkeypatch):
+    spec = small.spec(dataset=str(write_npz(tmp_path / "spots.npz")), restarts=2, precision="float64")
+    whole = rme.fit(spec)
+
+    def strained(engine):
+        if len(engine.members) == 2:
+            raise MemoryError("none left")
+
+    monkeypatch.setattr("rme.hooks.on_epoch", lambda: strained)
+    assert_same({"": rme.fit(spec)}, {"": whole})
 
 
 def test_a_cut_state_is_a_smaller_array_s(runs, small):

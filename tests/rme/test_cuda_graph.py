@@ -1,4 +1,4 @@
-"""What a CUDA graph needs of a training step, shown without a GPU; and the graph itself where there is one."""
+"""A training step meets the conditions of a CUDA graph, shown without a GPU; and, with a GPU, the graph itself."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ aten = torch.ops.aten
 
 
 class NoHostSynchronisation(TorchDispatchMode):
-    """Raises where a program on a GPU would wait for the device: to read a value, or for a size that depends on one."""
+    """Raises if an operation would synchronise with a GPU: to read a value, or for a size that depends on values."""
 
     WAITING = (aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten.equal, aten._linalg_check_errors)
 
@@ -49,7 +49,7 @@ def engines(request, small) -> list[Engine]:
     return [small.engine(spec) for _ in range(2)]
 
 
-def test_the_watch_on_synchronisation_sees_one() -> None:
+def test_a_synchronisation_is_detected() -> None:
     with pytest.raises(AssertionError, match="waits"), NoHostSynchronisation():
         torch.ones(1).item()
     with pytest.raises(AssertionError, match="waits"), NoHostSynchronisation():
@@ -63,7 +63,7 @@ def test_a_step_never_waits_for_the_device(engines) -> None:
 
 
 class Recording(TorchDispatchMode):
-    """The operations of a program, repeated as a CUDA graph does it: each on the same memory as the first time."""
+    """Records operations and replays them as a CUDA graph does: each on the same memory as the first time."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class Recording(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         out = function(*args, **(kwargs or {}))
-        self.calls.append((function, args, kwargs or {}, out))  # held, so that no memory is used twice
+        self.calls.append((function, args, kwargs or {}, out))  # keeps a reference, so that no memory is reused
         return out
 
     @torch.no_grad()
@@ -83,8 +83,8 @@ class Recording(TorchDispatchMode):
                     kept.copy_(value)
 
 
-def test_a_step_recorded_once_and_repeated_is_a_training(engines) -> None:
-    """The operations of one step, replayed on other images: nothing in a step may come from Python's state."""
+def test_replaying_a_recorded_step_equals_training(engines) -> None:
+    """The operations of one step, replayed on other images: nothing in a step may depend on Python state."""
     replayed, plain = engines
     batches = plain.train_index[:, :24].split(8, 1)
     for engine in engines:
@@ -103,26 +103,26 @@ def test_a_step_recorded_once_and_repeated_is_a_training(engines) -> None:
     assert [name for name in theirs if not torch.equal(ours[name], theirs[name])] == []
 
 
-class Stream:
-    """A generator as far as a capture needs one: what has registered its state no longer draws outside of a capture."""
+class FakeGenerator:
+    """A generator as a capture uses it; while its state is registered, drawing outside of the capture would fail."""
 
     device_index = 0
 
     def __init__(self, position: int) -> None:
         self.position, self.registered = position, False
 
-    def clone_state(self) -> Stream:
-        return Stream(self.position)
+    def clone_state(self) -> FakeGenerator:
+        return FakeGenerator(self.position)
 
-    def graphsafe_set_state(self, other: Stream) -> None:
+    def graphsafe_set_state(self, other: FakeGenerator) -> None:
         self.position, self.registered = other.position, other.registered
 
 
-class Capture:
-    """What torch leaves after a capture that broke off: a stream, the states of generators, an open memory pool."""
+class FailingCapture:
+    """torch.cuda with a capture that fails, and leaves another current stream, registered states, an open pool."""
 
     def __init__(self, monkeypatch) -> None:
-        self.streams, self.default = [Stream(5), Stream(7)], Stream(3)
+        self.generators, self.default = [FakeGenerator(5), FakeGenerator(7)], FakeGenerator(3)
         self.stream, self.recording, self.collects = "main", False, None
         cuda = {
             "CUDAGraph": lambda: self, "graph": self.graph, "synchronize": lambda device: None,
@@ -135,8 +135,8 @@ class Capture:
         monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", self.end, raising=False)
         monkeypatch.setattr(torch._C, "_cuda_releasePool", lambda device, pool: None, raising=False)
 
-    def register_generator_state(self, stream: Stream) -> None:
-        stream.registered = True
+    def register_generator_state(self, generator: FakeGenerator) -> None:
+        generator.registered = True
 
     @contextmanager
     def graph(self, graph, pool, stream):
@@ -151,46 +151,46 @@ class Capture:
         self.recording = False
 
 
-def test_all_is_as_before_after_a_capture_that_broke_off(monkeypatch, caplog) -> None:
-    capture = Capture(monkeypatch)
+def test_a_failed_capture_changes_nothing(monkeypatch, caplog) -> None:
+    capture = FailingCapture(monkeypatch)
 
     def work(x):
         raise RuntimeError("operation not permitted when stream is capturing\nand more")
 
-    graphed = Graphed(work, capture.streams)
+    graphed = Graphed(work, capture.generators)
     graphed._capture(torch.ones(1, 4))
-    states = [(s.position, s.registered) for s in [*capture.streams, capture.default]]
+    states = [(g.position, g.registered) for g in [*capture.generators, capture.default]]
     assert states == [(5, False), (7, False), (3, False)]
     assert capture.stream == "main" and not capture.recording
-    assert capture.collects is False and gc.isenabled(), "a graph collected during a capture would break it"
-    assert not graphed.possible and "cannot be captured in a CUDA graph: operation not permitted" in caplog.text
+    assert capture.collects is False and gc.isenabled(), "collecting a graph during a capture would invalidate it"
+    assert not graphed.possible and "the work cannot be captured: operation not permitted" in caplog.text
 
 
-def test_memory_that_runs_out_in_a_capture_is_said(monkeypatch) -> None:
-    capture = Capture(monkeypatch)
+def test_out_of_memory_in_a_capture_is_raised(monkeypatch) -> None:
+    capture = FailingCapture(monkeypatch)
 
     def work(x):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    graphed = Graphed(work, capture.streams)
+    graphed = Graphed(work, capture.generators)
     with pytest.raises(torch.OutOfMemoryError, match="Tried to allocate"):
         graphed._capture(torch.ones(1, 4))
     assert graphed.possible and capture.stream == "main"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_graph_trains_as_launches_do(tiny) -> None:
+def test_training_with_a_graph_equals_training_without(tiny) -> None:
     spec = tiny.spec(method="rme", order=3, restarts=2)
     graphed, plain = (tiny.engine(spec, device="cuda") for _ in range(2))
     plain._graphed = None
     for _ in range(WARM_UP + 3):
         a, b = graphed.train_epoch(), plain.train_epoch()
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-3)
-    assert graphed._graphed is not None and len(graphed._graphed.graphs) == 2, "whole batches and an epoch's last"
+    assert graphed._graphed is not None and len(graphed._graphed.graphs) == 2, "full batches and an epoch's last"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_step_that_cannot_be_captured_is_made_all_the_same(caplog) -> None:
+def test_a_step_that_cannot_be_captured_runs_without_a_graph(caplog) -> None:
     total = torch.zeros((), device="cuda")
 
     def step(index):
@@ -205,7 +205,7 @@ def test_a_step_that_cannot_be_captured_is_made_all_the_same(caplog) -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_device_is_whole_after_a_capture_that_broke_off() -> None:
+def test_a_device_works_after_a_failed_capture() -> None:
     generator = torch.Generator("cuda").manual_seed(3)
     here = torch.cuda.current_stream()
 
@@ -224,7 +224,7 @@ def test_a_device_is_whole_after_a_capture_that_broke_off() -> None:
     large = torch.empty(64 << 20, device="cuda")
     del large
     torch.cuda.empty_cache()
-    assert torch.cuda.memory_reserved() - torch.cuda.memory_allocated() < 64 << 20, "freed memory is given back"
+    assert torch.cuda.memory_reserved() - torch.cuda.memory_allocated() < 64 << 20, "freed memory is returned"
     fine = Graphed(lambda y: y * 2, [])
     for _ in range(WARM_UP + 2):
         assert fine(x).sum().item() == 8
@@ -232,8 +232,8 @@ def test_a_device_is_whole_after_a_capture_that_broke_off() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_graphs_outlive_one_that_is_destroyed() -> None:
-    """Destroying one frees the workspaces of its stream, which must not be another's."""
+def test_graphs_work_after_another_is_destroyed() -> None:
+    """Destroying a graph frees the workspaces of its stream, which no other graph may use."""
     weight = torch.randn(256, 256, device="cuda")
     x = torch.randn(64, 256, device="cuda")
     kept, gone = Graphed(lambda y: y @ weight, []), Graphed(lambda y: y @ weight.mT, [])

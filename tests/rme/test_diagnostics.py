@@ -1,15 +1,14 @@
-"""The components' diagnostics against torch.distributions and closed forms, and their way through a training."""
+"""The components' diagnostics against torch.distributions and closed forms; measured, stored and resumed."""
 
 from __future__ import annotations
 
 import torch
-from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
+from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal, kl_divergence
 
 from rme import diagnostics
 from rme.distributions import DiagonalGaussian, Mixture
 from rme.methods.rme import mixture
 from rme.noise import Noise
-from rme.objective import kl_gaussians
 from rme.result import Result
 from rme.selection import results
 from rme.training import train
@@ -17,8 +16,8 @@ from rme.training import train
 B, K, N, P = 2, 3, 4, 3
 
 
-class Nothing:
-    """A decoder by which images say nothing of z: an ELBO is then -KL(q || prior)."""
+class Uninformative:
+    """A decoder with log p(x|z) = 0, so that the ELBO is -KL(q || prior)."""
 
     def log_prob(self, x, z):
         return torch.zeros(z.shape[:-1], dtype=z.dtype)
@@ -38,7 +37,7 @@ def streams() -> Noise:
 
 def test_weights_elbos_and_kls_are_those_of_torch_distributions():
     q = a_mixture()
-    found = diagnostics.of_mixture(Nothing(), torch.zeros(B, N, 1, 2, 2, dtype=torch.float64), q, streams())
+    found = diagnostics.of_mixture(Uninformative(), torch.zeros(B, N, 1, 2, 2, dtype=torch.float64), q, streams())
     assert list(found) == diagnostics.names(K)
     z = q.rsample_each(streams().normal((B, K, N, P)))
     weights = q.log_alpha.exp().movedim(1, -1)
@@ -46,18 +45,18 @@ def test_weights_elbos_and_kls_are_those_of_torch_distributions():
     for k in range(K):
         own = Normal(q.components.mu[:, k], (q.components.logvar[:, k] / 2).exp())
         torch.testing.assert_close(found[f"alpha_{k}"], weights[..., k])
-        to_prior = torch.distributions.kl_divergence(own, Normal(torch.zeros(P).double(), 1.0)).sum(-1)
+        to_prior = kl_divergence(own, Normal(torch.zeros(P).double(), 1.0)).sum(-1)
         torch.testing.assert_close(found[f"elbo_q_{k}"], -to_prior)
         if k:
             first = Independent(Normal(parts.loc[..., :k, :], parts.scale[..., :k, :]), 1)
-            before = MixtureSameFamily(Categorical(probs=weights[..., :k]), first)  # Categorical brings them to one
+            before = MixtureSameFamily(Categorical(probs=weights[..., :k]), first)  # Categorical normalises them
             torch.testing.assert_close(
                 found[f"kl_{k}"], Independent(own, 1).log_prob(z[:, k]) - before.log_prob(z[:, k])
             )
 
 
 def test_the_mixture_before_a_component_is_the_one_it_was_added_to():
-    """With weights alpha_m = eps_m prod_{j > m} (1 - eps_j), those before k are the weights without eps_k and later."""
+    """Since alpha_m = eps_m prod_{j > m} (1 - eps_j), normalising the first k weights undoes eps_k and later."""
     g = torch.Generator().manual_seed(3)
     impacts = [torch.rand(B, N, generator=g, dtype=torch.float64) * 0.5 + 0.01 for _ in range(K - 1)]
     components = a_mixture().components
@@ -72,13 +71,14 @@ def test_the_mean_of_many_draws_is_the_closed_form():
     logvar[:, 1] -= 0.7
     q = Mixture(torch.full((1, 2, 20_000), 0.5).double().log(), DiagonalGaussian(mu, logvar))
     noise = Noise([torch.Generator().manual_seed(0)], torch.float64)
-    found = diagnostics.of_mixture(Nothing(), torch.zeros(1, 20_000, 1, 1, 1).double(), q, noise)
-    exact = kl_gaussians(DiagonalGaussian(mu[:, 1], logvar[:, 1]), DiagonalGaussian(mu[:, 0], logvar[:, 0]))
+    found = diagnostics.of_mixture(Uninformative(), torch.zeros(1, 20_000, 1, 1, 1).double(), q, noise)
+    first, second = (Independent(Normal(mu[:, k], (logvar[:, k] / 2).exp()), 1) for k in range(2))
+    exact = kl_divergence(second, first)
     error = found["kl_1"].std() / 20_000**0.5
     assert abs(found["kl_1"].mean() - exact.mean()) < 4 * error
 
 
-def test_they_are_measured_kept_and_resumed(small, tmp_path):
+def test_they_are_measured_stored_and_resumed(small, tmp_path):
     spec = small.spec("rme", 2, restarts=2, epochs=3)
     whole = small.engine(spec)
     train(whole)
@@ -104,7 +104,7 @@ def test_they_are_measured_kept_and_resumed(small, tmp_path):
     assert torch.equal(loaded.diagnostics["kl_1"], torch.stack(history["kl_1"]))
 
 
-def test_a_first_measurement_comes_after_epochs_without(small):
+def test_epochs_without_a_measurement_are_nan(small):
     engine = small.engine(small.spec("me", 2))
     engine.train_epoch()
     engine.train_epoch()

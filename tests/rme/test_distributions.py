@@ -1,4 +1,4 @@
-"""Distributions over latents against torch.distributions, and draws against the densities they claim."""
+"""Distributions over latents against torch.distributions, and draws against their densities."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def mixture(components: int, seed: int = 0, p: int = P) -> Mixture:
 
 
 def plain_mixture(q: Mixture) -> MixtureSameFamily:
-    """The same over a batch (B, N): torch wants components last."""
+    """The same in torch.distributions, which has the component axis last."""
     normal = Normal(q.components.mu.transpose(1, 2), (q.components.logvar.transpose(1, 2) / 2).exp())
     return MixtureSameFamily(Categorical(logits=q.log_alpha.transpose(1, 2)), Independent(normal, 1))
 
@@ -61,7 +61,7 @@ def noise(seed: int = 3) -> Noise:
     return Noise([torch.Generator().manual_seed(seed + i) for i in range(B)], torch.float64)
 
 
-def test_densities_given_a_squared_distance() -> None:
+def test_density_from_a_squared_distance() -> None:
     x, mean, logvar = normal(5, 7), normal(5, 7, seed=1), torch.tensor(-0.7, dtype=torch.float64)
     wanted = Normal(mean, math.exp(-0.35)).log_prob(x).sum(-1)
     torch.testing.assert_close(gaussian_log_prob((x - mean).square().sum(-1), logvar, 7), wanted, rtol=1e-12, atol=0)
@@ -117,7 +117,7 @@ def test_draws_of_a_member_come_from_its_own_stream() -> None:
 @pytest.mark.parametrize("components", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("samples", [0, S, 3, N])
 def test_mixture_density_is_torchs(components: int, samples: int) -> None:
-    """Also where the number of samples is that of components or images: no axis may pass for another."""
+    """Also with as many samples as components or images, which catches swapped axes."""
     q = mixture(components)
     z = normal(B, *[samples] * bool(samples), N, P, seed=2)
     found, plain = q.log_prob(z), plain_mixture(q)
@@ -140,7 +140,7 @@ def test_mixture_density_integrates_to_one(components: int) -> None:
 
 
 def test_mixture_draws_come_from_its_components_in_proportion() -> None:
-    """Components far apart, so that a draw tells where it came from: chi-square of the counts, image by image."""
+    """Components far apart, so that each draw's component is known: chi-square of the counts, image by image."""
     components, draws = 4, 4000
     log_alpha = torch.log_softmax(1.2 * normal(B, components, N, seed=7), 1)
     centres = 100.0 * torch.arange(components, dtype=torch.float64).view(1, -1, 1, 1).expand(B, -1, N, P)
@@ -153,7 +153,7 @@ def test_mixture_draws_come_from_its_components_in_proportion() -> None:
     expected = draws * log_alpha.exp()
     chi_square = ((counts - expected).square() / expected).sum(1)  # 3 degrees of freedom: P(> 24) = 2e-5
     assert chi_square.max() < 24
-    assert 1 < chi_square.mean() < 6, "nearer to expectation than chance allows"
+    assert 1 < chi_square.mean() < 6, "about its expectation of 3: not closer than chance allows either"
     spread = (z - 100.0 * origin).var(1)
     weighted = (log_alpha.exp().unsqueeze(-1) * q.components.logvar.exp()).sum(1)
     torch.testing.assert_close(spread, weighted, rtol=0.15, atol=0)
@@ -193,8 +193,8 @@ def test_a_component_without_weight_is_never_drawn() -> None:
     assert q.log_prob(z).isfinite().all()
 
 
-def test_a_component_without_weight_is_not_drawn_at_the_uniforms_lowest_value_either() -> None:
-    """0 is among the values of U[0, 1), and is then the edge itself."""
+def test_a_component_without_weight_is_not_drawn_when_the_uniform_is_0() -> None:
+    """U[0, 1) includes 0, which then equals the component's upper edge."""
 
     class Lowest(Noise):
         def uniform(self, shape):
@@ -220,8 +220,8 @@ def test_mixture_density_with_more_batch_axes_is_torchs(samples: int) -> None:
     torch.testing.assert_close(q.log_prob(z), wanted, rtol=1e-12, atol=1e-12)
 
 
-def test_a_mixture_of_more_batch_axes_draws_where_the_weight_is() -> None:
-    """All weight on one component, another for each image: (B, 2, K, N)."""
+def test_a_mixture_with_more_batch_axes_draws_from_the_component_with_weight() -> None:
+    """All weight on one component, which differs between images: (B, 2, K, N)."""
     place = torch.randint(0, 4, (B, 2, N), generator=torch.Generator().manual_seed(12))
     alpha = torch.nn.functional.one_hot(place, 4).movedim(-1, 2).double()
     centres = torch.arange(4, dtype=torch.float64).view(4, 1, 1).expand(B, 2, 4, N, P).contiguous()
@@ -264,8 +264,8 @@ def test_full_gaussian_density_with_more_batch_axes_is_torchs(samples: int) -> N
     torch.testing.assert_close(q.log_prob(z), wanted, rtol=1e-9, atol=1e-9)
 
 
-def test_full_gaussian_draws_are_the_noise_whitened_backwards() -> None:
-    """L' (z - mu) is the noise itself."""
+def test_whitened_full_gaussian_draws_are_the_noise() -> None:
+    """L' (z - mu) = eps."""
     q = full_gaussian(B, N)
     eps = noise().normal((B, S, N, P))
     back = (q.precision_cholesky.mT.unsqueeze(1) @ (q.sample(noise(), S) - q.mu.unsqueeze(1)).unsqueeze(-1)).squeeze(-1)
@@ -318,7 +318,7 @@ class Elementwise:
 
 
 def pushed_forward(p: int = P) -> tuple[PushForward, TransformedDistribution]:
-    """Two maps that do not commute, and the same distribution by torch."""
+    """Two maps that do not commute; and the same distribution from torch."""
     base, maps = gaussian(B, N, p, seed=40), [AffineTransform(0.4, 0.5), ExpTransform()]
     plain = Independent(Normal(base.mu, (base.logvar / 2).exp()), 1)
     return PushForward(base, [Elementwise(each) for each in maps]), TransformedDistribution(plain, maps)
@@ -326,26 +326,26 @@ def pushed_forward(p: int = P) -> tuple[PushForward, TransformedDistribution]:
 
 @pytest.mark.parametrize("p", [1, P])
 @pytest.mark.parametrize("samples", [0, S, N])
-def test_a_flows_density_is_torchs_both_ways(samples: int, p: int) -> None:
+def test_a_flows_density_is_torchs_by_push_and_by_inverse(samples: int, p: int) -> None:
     q, plain = pushed_forward(p)
     shape = (B, samples, N, p) if samples else (B, N, p)
     z, log_q = q.push(normal(*shape, seed=41))
     assert log_q.shape == shape[:-1]
-    # torch wants its sample axis first
+    # torch has the sample axis first
     wanted = plain.log_prob(z.movedim(1, 0)).movedim(0, 1) if samples else plain.log_prob(z)
     torch.testing.assert_close(log_q, wanted, rtol=1e-11, atol=1e-11)
     torch.testing.assert_close(q.log_prob(z), wanted, rtol=1e-11, atol=1e-11)
     torch.testing.assert_close(z, torch.exp(0.4 + 0.5 * normal(*shape, seed=41)), rtol=1e-12, atol=0)
 
 
-def test_a_flows_draws_are_its_bases_carried_through() -> None:
+def test_a_flows_draws_are_its_bases_draws_mapped() -> None:
     q, _ = pushed_forward()
     z0 = q.base.sample(noise(), S)
     torch.testing.assert_close(q.sample(noise(), S), torch.exp(0.4 + 0.5 * z0), rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("which", ["gaussian", "mixture", "full", "flow"])
-def test_draws_and_their_density_at_once_are_those_of_each_alone(which: str) -> None:
+def test_sample_with_log_prob_equals_sample_and_log_prob(which: str) -> None:
     q: Posterior = {
         "gaussian": gaussian(B, N, P), "mixture": mixture(3), "full": full_gaussian(B, N), "flow": pushed_forward()[0],
     }[which]  # fmt: skip
@@ -354,8 +354,8 @@ def test_draws_and_their_density_at_once_are_those_of_each_alone(which: str) -> 
     torch.testing.assert_close(log_q, q.log_prob(z), rtol=1e-11, atol=1e-11)
 
 
-def test_stacked_components_are_those_they_were() -> None:
-    """Where there are as many components as images, so that axes must not be mixed."""
+def test_stacking_keeps_each_component() -> None:
+    """With as many components as images, which catches swapped axes."""
     parts = [gaussian(B, N, P, seed=60 + k) for k in range(N)]
     z = normal(B, N, P, seed=70)
     found = stack(parts).log_prob(z.unsqueeze(1).expand(B, N, N, P))

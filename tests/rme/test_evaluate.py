@@ -1,4 +1,4 @@
-"""Scores: on the linear-Gaussian model, whose log p(x) is known, and the same whatever the array and the memory."""
+"""Scores on the linear-Gaussian model, whose log p(x) is known; independent of the array and the memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.rme.test_objective import streams
 
 
 def known(tiny, orthogonal: bool, **how) -> tuple[LinearMethod, Tensor, Tensor]:
-    """Two members with their own decoders, their images (2, n), and log p(x) of each, (2, n)."""
+    """Two members with different decoders, the indices of their images (2, n), and log p(x) of each, (2, n)."""
     method = LinearMethod(tiny.spec(dim=3, precision="float64"), 2, orthogonal, **how)
     index = torch.stack([torch.arange(30), torch.arange(5, 35)])
     method.pixel_mean.copy_(torch.rand(method.pixel_mean.shape, generator=torch.Generator().manual_seed(9)))
@@ -44,9 +44,9 @@ def test_elbo_and_iwae_rise_to_log_p_of_x(tiny) -> None:
     for lower, higher, a, b in zip(means, means[1:], errors, errors[1:], strict=False):
         assert higher - lower > 4 * math.hypot(a, b), (means, errors)
     assert means[-1] <= 4 * errors[-1]
-    assert abs(means[-1]) < 0.02 * abs(means[0]), "500 draws are near the truth"
+    assert abs(means[-1]) < 0.02 * abs(means[0]), "500 draws are close to log p(x)"
 
-    # IWAE_1's and the ELBO's expectation is known: log p(x) - KL(q || p(z|x))
+    # IWAE_1 and the ELBO have the known expectation log p(x) - KL(q || p(z|x))
     x = method.centred(tiny.images.train[index])
     q = method.posterior(x, Noise(streams(1), torch.float64))
     own = [MultivariateNormal(q.mu[i], torch.diag_embed(q.logvar[i].exp())) for i in range(2)]
@@ -59,14 +59,14 @@ def test_elbo_and_iwae_rise_to_log_p_of_x(tiny) -> None:
 @pytest.mark.parametrize("samples", [1, 7])
 @pytest.mark.parametrize("components", [0, 1, 4])
 def test_with_the_true_posterior_every_draw_scores_log_p_of_x(tiny, components: int, samples: int) -> None:
-    """Also as a mixture of equal components, whatever its weights."""
+    """Also as a mixture of equal components, with any weights."""
     method, index, log_p = known(tiny, orthogonal=True, components=components)
     found = evaluate.scores(method, tiny.images.train, index, samples=samples, generators=streams(2))
     torch.testing.assert_close(found.iwae, log_p, rtol=1e-11, atol=1e-8)
     torch.testing.assert_close(found.elbo, log_p, rtol=1e-11, atol=1e-8)
 
 
-def test_scores_do_not_depend_on_the_memory_at_hand(tiny, monkeypatch) -> None:
+def test_scores_do_not_depend_on_the_available_memory(tiny, monkeypatch) -> None:
     method, index, _ = known(tiny, orthogonal=False, shift=0.4)
     many = index.repeat(1, 3)  # 90 images: more than one block of noise
     assert many.shape[1] > evaluate.BLOCK
@@ -80,13 +80,13 @@ def test_scores_do_not_depend_on_the_memory_at_hand(tiny, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize(("free", "held", "used", "chunk"), [
-    (400, 0, 0, 64),  # a quarter of what is free, down to a power of two
-    (400, 300, 172, 128),  # what torch holds and does not use is free as well
+    (400, 0, 0, 64),  # a quarter of the free memory, rounded down to a power of two
+    (400, 300, 172, 128),  # memory that torch has reserved but does not use is free too
     (100, 30, 30, 16),
     (3, 0, 0, 1),
     (2**40, 0, 0, evaluate.GPU_CHUNK_BYTES),
 ])  # fmt: skip
-def test_a_gpus_part_of_a_pass_is_a_quarter_of_its_free_memory(monkeypatch, free, held, used, chunk) -> None:
+def test_on_a_gpu_a_pass_uses_a_quarter_of_the_free_memory(monkeypatch, free, held, used, chunk) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 2**41))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: held)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: used)
@@ -106,7 +106,7 @@ def test_scores_of_a_member_are_the_same_alone_and_in_an_array(tiny) -> None:
 
 
 def test_pictures_are_the_decoders_means_as_pixels(tiny) -> None:
-    """Also where they are darker than black or brighter than white."""
+    """Also if they are below 0 or above 1."""
     method = LinearMethod(tiny.spec(dim=3, precision="float64"), 1, orthogonal=False, shift=0.4)
     method.pixel_mean.copy_(torch.rand(method.pixel_mean.shape, generator=torch.Generator().manual_seed(9)))
     pixels = tiny.images.test[:5]

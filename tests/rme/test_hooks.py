@@ -1,4 +1,4 @@
-"""A function of one's own after each epoch."""
+"""RME_ON_EPOCH: a user's function is called after each epoch."""
 
 from __future__ import annotations
 
@@ -30,17 +30,18 @@ def test_it_is_called_after_each_epoch_and_its_checkpoint(small, module, monkeyp
     assert my_own.seen == [(1, 1), (2, 2)] and called == [1, 2]
 
 
-def test_there_is_none_unless_it_is_asked_for(monkeypatch):
+def test_without_the_variable_there_is_none(monkeypatch):
     monkeypatch.delenv(hooks.ON_EPOCH, raising=False)
     assert hooks.on_epoch() is None
 
 
-@pytest.mark.parametrize(("name", "said"), [
-    ("my_own", "say module:function"), (":note", "say module:function"), ("my_own:", "say module:function"),
-    ("no_such:note", "ModuleNotFoundError"), ("my_own:no_such", "no_such"), ("my_broken:note", "ZeroDivisionError"),
-    ("my_own:number", "number is a int, which cannot be called"), (".:note", "relative"),
+@pytest.mark.parametrize(("name", "message"), [
+    ("my_own", "expected module:function"), (":note", "expected module:function"),
+    ("my_own:", "expected module:function"), ("no_such:note", "ModuleNotFoundError"), ("my_own:no_such", "no_such"),
+    ("my_broken:note", "ZeroDivisionError"), ("my_own:number", "number is a int, which is not callable"),
+    (".:note", "relative"),
 ])  # fmt: skip
-def test_what_is_wrong_is_said(module, monkeypatch, name, said):
+def test_an_error_names_the_value_and_what_is_wrong(module, monkeypatch, name, message):
     monkeypatch.setenv(hooks.ON_EPOCH, name)
-    with pytest.raises(hooks.HookError, match=f"RME_ON_EPOCH={name}: .*{said}"):
+    with pytest.raises(hooks.HookError, match=f"RME_ON_EPOCH={name}: .*{message}"):
         hooks.on_epoch()

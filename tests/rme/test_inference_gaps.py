@@ -1,4 +1,4 @@
-"""The two gaps, and IWAE as K grows, where posterior and log p(x) are known; and for every kind of posterior."""
+"""Both gaps and IWAE by K, against a model with known posterior and log p(x); and for every method's posterior."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def images(members: int = MEMBERS, count: int = IMAGES):
 
 
 def best_diagonal(posterior: MultivariateNormal) -> MultivariateNormal:
-    """The diagonal Gaussian of least KL(q || posterior): the same mean, and the precision's diagonal."""
+    """The diagonal Gaussian of least KL(q || posterior): the same mean, and the diagonal of the precision."""
     return MultivariateNormal(posterior.mean, torch.diag_embed(1 / posterior.precision_matrix.diagonal(0, -2, -1)))
 
 
 def test_gaps_of_a_diagonal_gaussian_are_known(tiny) -> None:
-    """The encoder is off by 2 in the mean and by a factor in the variances, and the posterior is not diagonal."""
+    """The encoder's mean and variances are wrong, and the true posterior is not diagonal."""
     method = LinearMethod(tiny.spec(dim=DIM), MEMBERS, orthogonal=False, shift=0.6, widen=-0.5)
     x = images()
     found = gaps(method, x, noise(), samples=4000, steps=200)
@@ -43,19 +43,19 @@ def test_gaps_of_a_diagonal_gaussian_are_known(tiny) -> None:
         wrong = MultivariateNormal(q.mu[b], torch.diag_embed(q.logvar[b].exp()))
         amortisation = kl_divergence(wrong, posterior) - approximation
         evidence = method.decoder.log_evidence(b, x[b])
-        assert (approximation > 0.02).all() and (amortisation > 0.5).all(), "else there is nothing to be found"
+        assert (approximation > 0.02).all() and (amortisation > 0.5).all(), "this test needs gaps to measure"
         error = found.log_p_error[b] + found.best_elbo_error[b] + found.elbo_error[b]
         assert (error < 0.15).all()
         assert ((found.log_p[b] - evidence).abs() < 5 * found.log_p_error[b] + 1e-3).all()
         assert ((found.approximation[b] - approximation).abs() < 4 * error + 0.01).all()
         assert ((found.amortisation[b] - amortisation).abs() < 4 * error + 0.01).all()
-    assert (found.gain.abs() < 0.3).all(), "converged, but for its noise"
+    assert (found.gain.abs() < 0.3).all(), "converged, up to noise"
 
 
 def test_no_gap_where_the_encoder_is_exact(tiny) -> None:
     method = LinearMethod(tiny.spec(dim=DIM), MEMBERS, orthogonal=True)
     found = gaps(method, images(), noise(), samples=50, steps=20)
-    # every importance weight is p(x): nothing is random
+    # every importance weight is p(x), so there is no Monte-Carlo error
     torch.testing.assert_close(
         found.approximation, torch.zeros(MEMBERS, IMAGES, dtype=torch.float64), atol=0.02, rtol=0
     )
@@ -77,8 +77,8 @@ def test_a_full_gaussian_finds_the_posterior(tiny) -> None:
         assert (kl < 1e-3).all()
 
 
-def test_a_mixture_finds_weights(tiny) -> None:
-    """Two equal components, of which one is sent far away: what is best is to give all weight to the other."""
+def test_a_mixture_moves_its_weights(tiny) -> None:
+    """Two equal components, one of them moved far away: it is best to give all weight to the other."""
     method = LinearMethod(tiny.spec(dim=DIM), MEMBERS, orthogonal=True, components=2)
     x = images()
     q = method.posterior(x, noise())
@@ -95,11 +95,11 @@ def test_a_mixture_finds_weights(tiny) -> None:
 
 @pytest.mark.parametrize("cls", methods.registry().values(), ids=lambda cls: cls.name)
 def test_every_method_has_gaps(small, cls) -> None:
-    """The family's start is the posterior itself, a search raises the ELBO, and no bound is crossed."""
+    """The family's start is the posterior itself, the optimisation raises the ELBO, and no bound is violated."""
     order = sorted(cls.orders)[1] if cls.orders else None
     decoder = "conv" if "conv" in cls.decoders else "fc"
     method = small.engine(small.spec(cls.name, order, decoder=decoder, restarts=2, precision="float64")).method
-    method.decoder.logvar -= 2  # images that say more about z than an untrained decoder's
+    method.decoder.logvar -= 2  # so that images are more informative about z
     x = method.centred(small.images.test[:IMAGES].expand(2, -1, -1, -1, -1))
     with torch.no_grad():
         q = method.posterior(x, noise())
@@ -112,17 +112,17 @@ def test_every_method_has_gaps(small, cls) -> None:
     assert found.log_p.shape == found.gain.expand(IMAGES, 2).T.shape == (2, IMAGES)
     error = found.log_p_error + found.best_elbo_error
     assert (found.approximation >= -4 * error).all() and (found.log_p_error < 1).all()
-    assert found.amortisation.mean() > 0, "an untrained encoder is not the best"
+    assert found.amortisation.mean() > 0, "an untrained encoder is not optimal"
     assert not any(p.grad is not None for p in method.parameters())
 
 
-def test_a_search_leaves_a_local_optimum(tiny) -> None:
-    """The encoder is at 4; far from it the decoder turns back, so that no slope leads to the true posterior at -1."""
+def test_the_second_start_avoids_a_local_optimum(tiny) -> None:
+    """The encoder is at 4, near a local optimum, from which no slope leads to the true posterior at -1."""
     method = LinearMethod(tiny.spec(dim=1), 1, orthogonal=True)
     decoder, turn = method.decoder, 1.5
 
     class Folded(type(decoder)):
-        """p(x|z) of |z| beyond the turn: its own mode, a lower one."""
+        """The decoder mirrored for z > turn, which gives p(x, z) a second, lower mode."""
 
         def log_prob(self, x, z):
             return super().log_prob(x, self.fold(z))
@@ -144,7 +144,7 @@ def test_a_search_leaves_a_local_optimum(tiny) -> None:
     log_joint = log_joint - 0.5 * grid.square() - 0.5 * math.log(2 * math.pi)
     exact = torch.logsumexp(log_joint, 0).item() + math.log(16 / 4000)
     alone, _ = optimise(decoder, x, method.posterior(x, noise()), noise(members=1))
-    assert (alone.mu > turn).all(), "the search from the encoder on stays where it is"
+    assert (alone.mu > turn).all(), "starting from the encoder alone ends in the local optimum"
     assert ((found.log_p - exact).abs() < 0.1).all() and (found.approximation < 0.3).all()
 
 
@@ -164,13 +164,13 @@ def test_an_unknown_posterior_is_refused() -> None:
     class Other:
         pass
 
-    with pytest.raises(TypeError, match="Other are not known; there are DiagonalGaussian"):
+    with pytest.raises(TypeError, match=r"no family is known .* Other; known classes are DiagonalGaussian"):
         Family.of(Other())  # type: ignore[arg-type]
 
 
 # ---------------------------------------------------------------------- IWAE as K grows
 def test_iwae_of_two_samples_is_the_integral(tiny) -> None:
-    """E log((w1 + w2) / 2) at one latent by Gauss-Hermite quadrature in both draws."""
+    """E log((w1 + w2) / 2) with one latent, by Gauss-Hermite quadrature over both draws."""
     method = LinearMethod(tiny.spec(dim=1), 1, orthogonal=True, shift=0.3, widen=0.5)
     x = images(1, 1)
     nodes, weights = np.polynomial.hermite_e.hermegauss(80)
@@ -196,7 +196,7 @@ def test_iwae_grows_from_the_elbo_to_log_p(tiny) -> None:
     counts = [4**i for i in range(7)]
     found, _ = iwae_by_samples(log_w, counts)
     torch.testing.assert_close(found[0], log_w.mean(1))
-    # each group is made of four of those before it, so by Jensen it holds in every sample, not only in expectation
+    # each group consists of four of the previous size, so by Jensen it holds for these draws, not only in expectation
     assert (found.diff(dim=0) >= 0).all()
     for b in range(MEMBERS):
         torch.testing.assert_close(found[-1, b], method.decoder.log_evidence(b, x[b]), atol=0.2, rtol=0)
@@ -209,5 +209,5 @@ def test_iwae_by_samples_uses_each_draw_once() -> None:
     assert found[1].item() == pytest.approx(0.5 * (math.log(2) + math.log(4)))
     assert error[1].item() == pytest.approx(np.std([math.log(2), math.log(4)], ddof=1) / math.sqrt(2))
     assert found[2].item() == pytest.approx(math.log(112 / 5)) and error[2].isnan().all()
-    with pytest.raises(ValueError, match="K=6: there are 5 samples"):
+    with pytest.raises(ValueError, match=r"K=6: valid values are 1\.\.5"):
         iwae_by_samples(log_w, [6])

@@ -1,4 +1,4 @@
-"""What a training keeps: its best measured epoch or its last, with patience or without, alone and beside others."""
+"""The kept parameters: of the best epoch or the last, with or without patience, alone and in an array."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ UP_AND_DOWN = [3.0, 5.0, 4.0, math.nan, 4.5, 6.0, 1.0]
 
 
 def kept_of(elbos: list[list[float]], keep: str = "best", patience: int | None = None) -> tuple[Kept, Tensor]:
-    """After epochs of these ELBOs, where epoch e's parameters are e; and what is put back at the end."""
+    """A `Kept` after epochs with these ELBOs, in which epoch e's parameters are e; and the parameters put back."""
     by_epoch = torch.tensor(elbos, dtype=torch.float64).T
     model = {"weight": torch.zeros(len(elbos), 2)}
     kept = Kept(model, keep, patience)  # type: ignore[arg-type]
@@ -38,7 +38,7 @@ def test_the_best_epoch_is_kept_member_by_member() -> None:
     falling = [9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0]
     never = [math.nan] * 7
     kept, weights = kept_of([UP_AND_DOWN, falling, never])
-    assert weights.tolist() == [6, 1, 7], "where nothing was a number, the last stays"
+    assert weights.tolist() == [6, 1, 7], "if all ELBOs are NaN, the last epoch's are kept"
     assert kept.epochs(7).tolist() == [6, 1, 7]
     assert kept.elbo.tolist() == [6.0, 9.0, -math.inf]
 
@@ -61,13 +61,13 @@ def test_with_keep_last_patience_keeps_the_epoch_at_which_it_ended() -> None:
     assert weights.tolist() == [7] and kept.epochs(7).tolist() == [7]
 
 
-def test_with_keep_last_only_those_that_ended_are_put_back() -> None:
+def test_with_keep_last_only_finished_members_are_put_back() -> None:
     rising = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
     kept, weights = kept_of([UP_AND_DOWN, rising], "last", patience=2)
     assert weights.tolist() == kept.epochs(7).tolist() == [4, 7]
 
 
-def test_a_member_may_end_with_its_first_epoch() -> None:
+def test_a_member_may_finish_after_its_first_epoch() -> None:
     kept, weights = kept_of([[math.nan, 1.0, 2.0]], "last", patience=1)
     assert weights.tolist() == kept.epochs(3).tolist() == kept.finished.tolist() == [1]
 
@@ -79,7 +79,7 @@ def test_before_the_first_measurement_nothing_is_best(keep: str, patience: int |
     assert kept.elbo.tolist() == [-math.inf] * 3 and kept.elbo.dtype == torch.float64
     assert kept.epoch.tolist() == kept.finished.tolist() == [0] * 3
     assert kept.epoch.dtype == kept.finished.dtype == torch.int64
-    assert kept.epochs(5).tolist() == [5, 5, 5], "the last stays"
+    assert kept.epochs(5).tolist() == [5, 5, 5], "the last epoch's are kept"
     assert len(kept.model) == copies
     model["weight"].zero_()
     kept.put_back(model)
@@ -87,7 +87,7 @@ def test_before_the_first_measurement_nothing_is_best(keep: str, patience: int |
 
 
 @pytest.mark.parametrize(("keep", "patience"), [("best", None), ("best", 2), ("last", 2), ("last", None)])
-def test_what_is_written_is_read_back_and_gone_on_from(keep: str, patience: int | None) -> None:
+def test_restoring_the_state_continues_as_without_interruption(keep: str, patience: int | None) -> None:
     whole, weights = kept_of([UP_AND_DOWN, UP_AND_DOWN[::-1]], keep, patience)
     model = {"weight": torch.zeros(2, 2)}
     half = Kept(model, keep, patience)  # type: ignore[arg-type]
@@ -111,14 +111,14 @@ def test_what_is_written_is_read_back_and_gone_on_from(keep: str, patience: int 
             Kept(model, keep, patience).load_state({n: v for n, v in state.items() if n != name})  # type: ignore[arg-type]
 
 
-# ---------------------------------------------------------------------- how often it is measured
+# ---------------------------------------------------------------------- the epochs that are measured
 @pytest.mark.parametrize(("fields", "measured"), [
     ({"epochs": 8}, [1, 2, 3, 4, 5, 6, 7, 8]),
     ({"epochs": 205}, [*range(4, 205, 4), 205]),
     ({"epochs": 205, "patience": 3}, [*range(3, 205, 3), 205]),
     ({"epochs": 207, "finish_epochs": 3}, [*range(4, 205, 4), 205, 206, 207]),
 ])  # fmt: skip
-def test_the_elbo_is_measured_some_fifty_times_and_in_few_epochs_at_each(small, fields, measured) -> None:
+def test_the_elbo_is_measured_about_fifty_times_and_at_every_epoch_of_short_phases(small, fields, measured) -> None:
     spec = small.spec(**fields)
     assert [epoch for epoch in range(1, spec.epochs + 1) if is_measured(spec, epoch)] == measured
 
@@ -143,14 +143,14 @@ def runs(small, case: str, seeds=(1, 2, 3), **more):
 
 
 def watched(engine: Engine) -> list[dict[str, Tensor]]:
-    """Train to the end; the parameters after each epoch."""
+    """Train to the end and return the parameters after each epoch."""
     after = []
     train(engine, on_epoch=lambda e: after.append({n: v.clone() for n, v in e.method.state_dict().items()}))
     return after
 
 
 class Whole:
-    """A case's array trained without a break, for the tests that look at it: `after` holds each epoch's parameters."""
+    """A case's array trained without interruption; `after` holds the parameters after each epoch."""
 
     def __init__(self, small, case: str) -> None:
         self.specs = runs(small, case)
@@ -161,13 +161,13 @@ class Whole:
 
 @pytest.fixture(scope="module")
 def whole(small):
-    """The whole training of a case, made once."""
+    """The uninterrupted training of a case, run once and shared."""
     return functools.cache(lambda case: Whole(small, case))
 
 
 @every_case
 def test_each_member_ends_with_its_best_epochs_parameters(whole, case: str) -> None:
-    """Against every epoch's, and validation ELBOs computed anew from them."""
+    """Against all epochs' parameters, with validation ELBOs recomputed from them."""
     engine, after, members = whole(case).engine, whole(case).after, whole(case).members
     scores = []
     for parameters in after:
@@ -187,13 +187,14 @@ def test_each_member_ends_with_its_best_epochs_parameters(whole, case: str) -> N
             for name, value in model.items():
                 assert torch.equal(value, after[chosen][name][i]), name
     if case == "vae":
-        assert min(best) < len(after), "or nothing was shown"
+        assert min(best) < len(after), "this test needs a best epoch that is not the last"
     if case == "vae, patience":
-        assert (engine.kept.finished > 0).any() and engine.kept.finished.unique().numel() > 1, "or nothing was shown"
+        finished = engine.kept.finished
+        assert (finished > 0).any() and finished.unique().numel() > 1, "this test needs members that finish apart"
 
 
 @every_case
-def test_what_a_member_keeps_does_not_depend_on_who_trains_beside_it(small, whole, case: str) -> None:
+def test_what_a_member_keeps_does_not_depend_on_the_other_members(small, whole, case: str) -> None:
     for member, own in zip(whole(case).members, whole(case).specs, strict=True):
         alone = small.engine(own)
         train(alone)
@@ -210,23 +211,23 @@ def test_what_a_member_keeps_does_not_depend_on_who_trains_beside_it(small, whol
 
 @every_case
 @pytest.mark.parametrize("cuts", [(1,), (3,), (1, 3)], ids=str)
-def test_resumed_it_ends_with_the_very_same(
+def test_a_resumed_training_keeps_exactly_the_same(
     small, whole, case: str, cuts: tuple[int, ...], tmp_path: Path, monkeypatch
 ) -> None:
     monkeypatch.setattr(training, "CHECKPOINT_SHARE", 1e9)  # after every epoch
     specs = whole(case).specs
 
-    class PulledPlug(Exception):
+    class Interrupted(Exception):
         pass
 
     for cut in cuts:
 
-        def pull(engine: Engine, cut: int = cut) -> None:
+        def interrupt(engine: Engine, cut: int = cut) -> None:
             if engine.epoch == cut:
-                raise PulledPlug
+                raise Interrupted
 
-        with pytest.raises(PulledPlug):
-            train(small.engine(specs), Checkpoints(tmp_path), pull)
+        with pytest.raises(Interrupted):
+            train(small.engine(specs), Checkpoints(tmp_path), interrupt)
     again = small.engine(specs)
     train(again, Checkpoints(tmp_path))
     for a, b in zip(whole(case).members, trained(again), strict=True):
@@ -235,7 +236,7 @@ def test_resumed_it_ends_with_the_very_same(
         assert torch.equal(a.losses.nan_to_num(-1), b.losses.nan_to_num(-1))
 
 
-def test_an_array_ends_with_its_last_member_and_says_nothing_of_those_that_ended_before(small) -> None:
+def test_an_array_ends_with_its_last_member_and_finished_members_have_nan_histories(small) -> None:
     engine = small.engine(runs(small, "vae, patience", seeds=(1, 2, 3, 4)))
     train(engine)
     ends = engine.kept.finished
@@ -249,8 +250,8 @@ def test_an_array_ends_with_its_last_member_and_says_nothing_of_those_that_ended
         assert (member.finished_at[end - 1 :] == member.finished_at[end - 1]).all()
 
 
-def test_a_member_that_diverges_is_lost_though_it_was_good_once(small) -> None:
-    """As when it trains alone, where its training is broken off."""
+def test_a_member_that_diverges_has_no_result_though_an_earlier_epoch_was_good(small) -> None:
+    """As when it trains alone, where divergence stops the training."""
     engine = small.engine(runs(small, "vae", seeds=(1, 2)))
 
     def spoil(e: Engine) -> None:
@@ -266,11 +267,11 @@ def test_a_member_that_diverges_is_lost_though_it_was_good_once(small) -> None:
     assert [type(each).__name__ for each in found.values()] == ["Result", "DivergedError"]
 
 
-def test_what_becomes_of_a_member_after_its_patience_is_not_asked(small, whole) -> None:
+def test_a_finished_members_later_epochs_are_ignored(small, whole) -> None:
     engine = small.engine(runs(small, "vae, patience"))
-    quiet = whole("vae, patience").engine
-    first = int((quiet.kept.finished > 0).int().argmax())
-    assert 0 < quiet.kept.finished[first] < quiet.epoch, "or nothing was shown"
+    undisturbed = whole("vae, patience").engine
+    first = int((undisturbed.kept.finished > 0).int().argmax())
+    assert 0 < undisturbed.kept.finished[first] < undisturbed.epoch, "this test needs a member that finishes early"
 
     def spoil(e: Engine) -> None:
         if e.epoch == e.kept.finished[first]:
@@ -285,9 +286,9 @@ def test_what_becomes_of_a_member_after_its_patience_is_not_asked(small, whole) 
 
 # ---------------------------------------------------------------------- a finish
 def stage_like_a_finish(small, fresh: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """A VAE of 2 + 2 epochs whose last 2 are at a lower rate; and one of 2, trained on as `vae-more`.
+    """Parameters of a VAE of 4 epochs whose last 2 are a finish; and of a VAE of 2 epochs, continued by `vae-more`.
 
-    `fresh`: the first one's optimiser is emptied at its finish. The second goes on with the random streams of its VAE.
+    `fresh`: reset the first one's optimiser at its finish. The second continues the random streams of its VAE.
     """
     fields = {"precision": "float64", "keep": "last"}
     whole = small.engine(small.spec(epochs=4, finish_epochs=2, finish_learning_rate=1e-4, **fields))
@@ -310,21 +311,20 @@ def stage_like_a_finish(small, fresh: bool) -> tuple[dict[str, Tensor], dict[str
     return member_parameters(whole.method, 0), member_parameters(stage.method, 0)
 
 
-def test_a_finish_is_the_control_of_as_many_epochs_at_that_rate(small) -> None:
-    """Where both begin with an empty optimiser and the same draws, to the last bit.
+def test_a_finish_equals_the_control_with_as_many_epochs_at_that_rate(small) -> None:
+    """Bit for bit, if both start with a new optimiser and the same random streams.
 
-    In use three things differ: a finish goes on with what Adam has gathered, and with its training's random streams,
-    where a stage begins both anew; and with `keep: best` a stage begins from the VAE's best epoch, a finish from where
-    the training stands.
+    In use three things differ. A finish continues Adam's state and the training's random streams, but a stage starts
+    both anew. With `keep: best` a stage starts from the VAE's best epoch, a finish from the current one.
     """
     finish, control = stage_like_a_finish(small, fresh=True)
     assert all(torch.equal(finish[name], control[name]) for name in finish)
     finish, control = stage_like_a_finish(small, fresh=False)
-    assert not torch.equal(finish["decoder.logvar"], control["decoder.logvar"]), "Adam's state goes on"
+    assert not torch.equal(finish["decoder.logvar"], control["decoder.logvar"]), "a finish continues Adam's state"
 
 
 def test_the_finish_learns_at_its_own_rate(small) -> None:
-    """Adam's first steps move each parameter by about the rate; at a thousandth of it the model all but stands."""
+    """Adam changes each parameter by about the learning rate per step, so a tiny rate hardly changes the model."""
     engine = small.engine(small.spec(epochs=3, finish_epochs=1, finish_learning_rate=1e-9, keep="last"))
     after = watched(engine)
     moved = [max((b[n] - a[n]).abs().max().item() for n in a) for a, b in pairwise(after)]

@@ -1,4 +1,4 @@
-"""The ways to compute a convolution against torch's own, and how one of them is chosen."""
+"""Every implementation of a convolution against torch's, and the choice of the fastest."""
 
 from __future__ import annotations
 
@@ -32,32 +32,33 @@ def test_a_transposed_convolution_equals_torchs(outputs: int, extra: int) -> Non
         torch.testing.assert_close(gradients[1][0], by_weight, rtol=1e-11, atol=1e-11)
 
 
-def of_torch(ways: tuple[kernels.Kernel, ...]) -> list[kernels.Kernel]:
-    """Those that any device has; `test_triton_kernels.py` is about the others."""
-    return [way for way in ways if "triton" not in way.__name__]
+def without_triton(candidates: tuple[kernels.Kernel, ...]) -> list[kernels.Kernel]:
+    """The kernels that run on any device; `test_triton_kernels.py` tests the others."""
+    return [kernel for kernel in candidates if "triton" not in kernel.__name__]
 
 
-@pytest.mark.parametrize("way", of_torch(kernels.CONVOLUTIONS), ids=lambda way: way.__name__)
-def test_every_way_of_an_arrays_convolution_is_the_convolution(way) -> None:
+@pytest.mark.parametrize("kernel", without_triton(kernels.CONVOLUTIONS), ids=lambda kernel: kernel.__name__)
+def test_every_kernel_for_an_array_equals_torchs_convolution(kernel) -> None:
     x, weight, bias = normal(MEMBERS, IMAGES, 5, 7, 6), normal(MEMBERS, 3, 5, 4, 4), normal(MEMBERS, 3)
-    assert_member_by_member(way, lambda h, w, b: nn.functional.conv2d(h, w, b, 2, 1), x, weight, bias)
+    assert_equal_for_each_member(kernel, lambda h, w, b: nn.functional.conv2d(h, w, b, 2, 1), x, weight, bias)
 
 
 @pytest.mark.parametrize("extra", [0, 1])
-@pytest.mark.parametrize("way", of_torch(kernels.TRANSPOSED_CONVOLUTIONS), ids=lambda way: way.__name__)
-def test_every_way_of_an_arrays_transposed_convolution_is_that(way, extra: int) -> None:
+@pytest.mark.parametrize("kernel", without_triton(kernels.TRANSPOSED_CONVOLUTIONS), ids=lambda kernel: kernel.__name__)
+def test_every_kernel_for_an_array_equals_torchs_transposed_convolution(kernel, extra: int) -> None:
+    def plain(h: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        return nn.functional.conv_transpose2d(h, w, b, 2, 1, extra)
+
     x, weight, bias = normal(MEMBERS, IMAGES, 5, 3, 4), normal(MEMBERS, 5, 2, 4, 4), normal(MEMBERS, 2)
-    assert_member_by_member(
-        lambda *a: way(*a, extra), lambda h, w, b: nn.functional.conv_transpose2d(h, w, b, 2, 1, extra), x, weight, bias
-    )
+    assert_equal_for_each_member(lambda *a: kernel(*a, extra), plain, x, weight, bias)
 
 
-def assert_member_by_member(way, plain, *arguments: Tensor) -> None:
-    """Values and gradients of an array's kernel are those of torch's for each member."""
+def assert_equal_for_each_member(kernel, plain, *arguments: Tensor) -> None:
+    """An array's kernel has the values and gradients of torch's function, member by member."""
     for argument in arguments:
         argument.requires_grad_()
     wanted = torch.stack([plain(*own) for own in zip(*arguments, strict=True)])
-    found = way(*arguments)
+    found = kernel(*arguments)
     torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
     ours = torch.autograd.grad(found.square().sum(), arguments)
     for a, b in zip(ours, torch.autograd.grad(wanted.square().sum(), arguments), strict=True):
@@ -72,23 +73,23 @@ def test_a_transposed_convolution_can_be_differentiated_twice(outputs: int) -> N
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_the_way_is_chosen_once_for_a_shape() -> None:
+def test_the_choice_is_kept_for_a_shape() -> None:
     x, weight, bias = (t.float().cuda() for t in (normal(2, 4, 5, 6, 6), normal(2, 3, 5, 4, 4), normal(2, 3)))
     first = kernels.fastest(kernels.CONVOLUTIONS, x, weight, bias)
     assert kernels.fastest(kernels.CONVOLUTIONS, x, weight, bias) is first in kernels.CONVOLUTIONS
 
 
-def test_on_a_gpu_the_fastest_way_is_asked_for_once_for_each_shape_and_kind_of_call(monkeypatch) -> None:
-    """With times given, and nothing computed: only the choice is looked at."""
-    asked = []
+def test_on_a_gpu_kernels_are_timed_once_for_each_shape_with_and_without_gradients(monkeypatch) -> None:
+    """With made-up times and no computation, so that only the choice is tested."""
+    timed = []
 
-    def milliseconds(way: kernels.Kernel, learning: bool, x, weight, *rest) -> float:
-        asked.append((way, learning))
-        return 1.0 if way is (kernels.product if learning else kernels.one_by_one) else 2.0
+    def milliseconds(kernel: kernels.Kernel, learning: bool, x, weight, *rest) -> float:
+        timed.append((kernel, learning))
+        return 1.0 if kernel is (kernels.product if learning else kernels.one_by_one) else 2.0
 
     monkeypatch.setattr(kernels, "_milliseconds", milliseconds)
     monkeypatch.setattr(kernels, "_chosen", {})
-    monkeypatch.setattr(kernels, "_left_out", set())
+    monkeypatch.setattr(kernels, "_excluded", set())
     capturing = False
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing)
 
@@ -102,26 +103,26 @@ def test_on_a_gpu_the_fastest_way_is_asked_for_once_for_each_shape_and_kind_of_c
 
     for _ in range(2):
         assert chosen() is kernels.product
-    assert asked == [(way, True) for way in kernels.CONVOLUTIONS]
+    assert timed == [(kernel, True) for kernel in kernels.CONVOLUTIONS]
     assert chosen(learning=False) is kernels.one_by_one
     with torch.no_grad():
-        assert chosen() is kernels.one_by_one, "the same call"
-    assert len(asked) == 2 * len(kernels.CONVOLUTIONS)
+        assert chosen() is kernels.one_by_one, "as without parameters that require gradients"
+    assert len(timed) == 2 * len(kernels.CONVOLUTIONS)
     capturing = True
     assert chosen(images=5) is kernels.CONVOLUTIONS[0] and chosen() is kernels.product
     capturing = False
-    assert chosen(images=5) is kernels.product, "what was not measured then is measured now"
+    assert chosen(images=5) is kernels.product, "timed after the capture, not before"
 
 
-def test_a_way_that_fails_is_left_out_and_the_others_are_compared(monkeypatch) -> None:
-    monkeypatch.setattr(kernels, "_left_out", set())
-    asked = []
+def test_a_kernel_that_fails_is_excluded_and_the_others_are_compared(monkeypatch) -> None:
+    monkeypatch.setattr(kernels, "_excluded", set())
+    timed = []
 
-    def milliseconds(way: kernels.Kernel) -> float:
-        asked.append(way)
-        if way is kernels.in_triton:
+    def milliseconds(kernel: kernels.Kernel) -> float:
+        timed.append(kernel)
+        if kernel is kernels.in_triton:
             raise ModuleNotFoundError("No module named 'triton'")
-        if way is kernels.product:
+        if kernel is kernels.product:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return 1.0
 
@@ -129,13 +130,13 @@ def test_a_way_that_fails_is_left_out_and_the_others_are_compared(monkeypatch) -
     for _ in range(2):
         times = kernels.measured(kernels.CONVOLUTIONS, torch.float32, cpu, milliseconds)
         assert list(times) == [kernels.grouped, kernels.one_by_one]
-    assert asked.count(kernels.in_triton) == 1, "what cannot run at all is not tried again"
-    assert asked.count(kernels.product) == 2, "what did not fit may fit another shape"
+    assert timed.count(kernels.in_triton) == 1, "a kernel that cannot run is not tried again"
+    assert timed.count(kernels.product) == 2, "a kernel that was out of memory may fit with another shape"
     kernels.measured(kernels.CONVOLUTIONS, torch.float64, cpu, milliseconds)
-    assert asked.count(kernels.in_triton) == 2, "what one type of tensor cannot is tried for another"
+    assert timed.count(kernels.in_triton) == 2, "a kernel that fails for one dtype is tried for another"
 
-    def nothing_runs(way: kernels.Kernel) -> float:
-        raise RuntimeError(f"no {way.__name__}")
+    def nothing_runs(kernel: kernels.Kernel) -> float:
+        raise RuntimeError(f"no {kernel.__name__}")
 
     for _ in range(2):
         with pytest.raises(RuntimeError, match="no grouped"):

@@ -1,4 +1,4 @@
-"""The networks against Tables 1-3 written out in torch.nn, one model at a time."""
+"""The networks against Tables 1-3 written in torch.nn, one model at a time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SHAPES = [(1, 28, 28), (3, 32, 32), (3, 64, 64)]
 DIMS = [10, 20, 50, 100]
 MEMBERS, IMAGES = 3, 4
 
-# layer by layer, from the tables: (weights as (outputs, inputs, kernel area), biases)
+# layer by layer, from the tables: (outputs, inputs, kernel area)
 ENCODER_TABLE = {
     (1, 28, 28): [(32, 1, 16), (32, 32, 16), (64, 32, 16), (256, 576, 1)],
     (3, 32, 32): [(32, 3, 16), (32, 32, 16), (64, 32, 16), (512, 1024, 1)],
@@ -39,7 +39,7 @@ def counts(module: nn.Module) -> list[int]:
 
 
 def filled(module: nn.Module, seed: int = 0) -> nn.Module:
-    """In float64, every member with weights of its own."""
+    """The module in float64, initialised with different weights for every member."""
     module = module.double()
     nets.initialise(module, [noise.generator(seed, r, noise.INIT) for r in range(MEMBERS)])
     return module
@@ -52,7 +52,7 @@ def normal(*shape: int, seed: int = 1) -> Tensor:
 # ---------------------------------------------------------------------- Tables 1-3
 @pytest.mark.parametrize("dim", DIMS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_parameters_are_those_of_the_tables(shape: tuple[int, int, int], dim: int) -> None:
+def test_parameter_counts_are_those_of_the_tables(shape: tuple[int, int, int], dim: int) -> None:
     h = HIDDEN[shape]
     with torch.device("meta"):
         encoder, decoder = nets.Encoder(MEMBERS, dim, shape), nets.Decoder(MEMBERS, dim, shape)
@@ -84,17 +84,17 @@ def test_sides_from_layer_to_layer_are_those_of_the_tables(shape: tuple[int, int
 
 # ---------------------------------------------------------------------- the arithmetic
 def batched(network: nets.Network, x: Tensor) -> Tensor:
-    """What `Network.forward` does on an accelerator: one kernel for all members."""
+    """What `Network.forward` does on a GPU: one kernel for all members."""
     return nn.Sequential.forward(network, x)
 
 
 def by_member(network: nets.Network, x: Tensor) -> Tensor:
-    """What it does on a CPU."""
+    """What `Network.forward` does on a CPU."""
     return network(x)
 
 
 def check_against_plain(network: nets.Network, run, x: Tensor, build) -> None:
-    """Outputs and gradients, by weights and by the input, of every member against a torch.nn twin."""
+    """Every member's outputs, and gradients by weights and input, against a torch.nn twin."""
     x = x.clone().requires_grad_()
     out = run(network, x)
     cotangent = normal(*out.shape, seed=3)
@@ -140,8 +140,8 @@ def test_fc_decoder_equals_torch_nn(run) -> None:
 
 
 @pytest.mark.parametrize("members", [1, 2])
-def test_both_ways_of_applying_a_network_agree(members: int) -> None:
-    """Also for one member, which has a short cut."""
+def test_cpu_and_gpu_forward_of_a_network_agree(members: int) -> None:
+    """Also for one member, which is a special case."""
     decoder = nets.Decoder(members, 3, (3, 32, 32)).double()
     nets.initialise(decoder, [noise.generator(0, r, noise.INIT) for r in range(members)])
     z = normal(members, IMAGES, 3)
@@ -149,7 +149,7 @@ def test_both_ways_of_applying_a_network_agree(members: int) -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_encoders_as_one_array_answer_as_each_alone(shape) -> None:
+def test_encoders_as_one_array_equal_each_alone(shape) -> None:
     encoders = [nets.Encoder(MEMBERS, 5, shape).double() for _ in range(4)]
     for i, encoder in enumerate(encoders):
         nets.initialise(encoder, [noise.generator(m, i, noise.INIT) for m in range(MEMBERS)])
@@ -194,7 +194,7 @@ def test_a_members_weights_do_not_depend_on_the_array_it_is_in() -> None:
 # ---------------------------------------------------------------------- the fully connected decoder
 @pytest.mark.parametrize("dim", [10, 50])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_fc_width_brings_the_nearest_number_of_parameters(shape: tuple[int, int, int], dim: int) -> None:
+def test_fc_width_gives_the_nearest_number_of_parameters(shape: tuple[int, int, int], dim: int) -> None:
     target = sum(numbers([(HIDDEN[shape], dim, 1), *DECODER_TABLE[shape]]))
     with torch.device("meta"):
         distance = {

@@ -1,4 +1,4 @@
-"""The true posterior on a grid, against one that is known."""
+"""The true posterior on a grid, against a known one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MEMBERS, IMAGES = 2, 3
 
 @pytest.fixture(scope="module")
 def model(tiny):
-    """A posterior that is correlated, with a q that lies beside it."""
+    """A model with a correlated posterior and a shifted q; and images."""
     method = LinearMethod(tiny.spec(dim=2), MEMBERS, orthogonal=False, shift=0.3)
     x = torch.rand(MEMBERS, IMAGES, *SHAPE, generator=torch.Generator().manual_seed(7), dtype=torch.float64) - 0.5
     return method, x
@@ -33,7 +33,7 @@ def test_the_grid_is_the_posterior(model) -> None:
         exact = method.decoder.posterior(b, x[b])
         for n in range(IMAGES):
             first, second = found.axes[b, n]
-            assert first[1] - first[0] == pytest.approx(float(second[1] - second[0])), "squares, so shapes are true"
+            assert first[1] - first[0] == pytest.approx(float(second[1] - second[0])), "windows are square"
             z = torch.stack(torch.meshgrid(first, second, indexing="ij"), -1)
             wanted = exact.log_prob(z.unsqueeze(2))[:, :, n]
             near = wanted > wanted.max() - 8
@@ -43,7 +43,7 @@ def test_the_grid_is_the_posterior(model) -> None:
             )
 
 
-def test_windows_hold_the_posterior_and_q(model) -> None:
+def test_windows_contain_the_posterior_and_q(model) -> None:
     method, x = model
     q = method.posterior(x, noise())
     window = windows(method, x, q, noise())
@@ -55,7 +55,7 @@ def test_windows_hold_the_posterior_and_q(model) -> None:
             assert (window[b, ..., 0] < inside[..., 0]).all() and (window[b, ..., 1] > inside[..., 1]).all()
 
 
-def test_only_two_latents_have_a_grid(tiny) -> None:
+def test_a_grid_needs_two_latents(tiny) -> None:
     method = LinearMethod(tiny.spec(dim=3), MEMBERS, orthogonal=True)
     with pytest.raises(ValueError, match="dim=3"):
         grids(method, torch.zeros(MEMBERS, 1, *SHAPE), None, noise())  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""bf16 in training: what is rough, what is not, and that scores never are."""
+"""bf16: only the networks compute in bfloat16, training still works, and scores are always float32."""
 
 from __future__ import annotations
 
@@ -16,32 +16,33 @@ def test_only_the_networks_compute_in_bfloat16(tiny) -> None:
     with precision.training("bf16"):
         rough = model.encoder(x).mu
     assert rough.dtype == fine.dtype == torch.float32
-    # the encoder ends with a rounding to 8 bits of mantissa
+    # the encoder's output is rounded to bfloat16
     assert torch.equal(rough, rough.bfloat16().float()) and not torch.equal(fine, fine.bfloat16().float())
     torch.testing.assert_close(rough, fine, rtol=0.05, atol=0.01)
 
 
 @pytest.mark.parametrize("name", [name for name in methods.names() if methods.get(name).trains])
 def test_every_method_learns_in_bfloat16_what_it_learns_in_float32(name: str, tiny) -> None:
-    """An epoch moves the parameters, which stay float32, as far and in nearly the same direction.
+    """In an epoch the parameters, which stay float32, change as much and in nearly the same direction.
 
-    Rounded gradients that are near zero change sign, and Adam steps as far for these as for any.
+    Not in exactly the same: rounding can flip the sign of a gradient near zero, and Adam's steps do not depend on size.
     """
     kind = methods.get(name)
     order = min(kind.orders) if kind.orders else None
-    moved = []
-    for kept in ("bf16", "float32"):
-        method = (engine := tiny.engine(tiny.spec(name, order, decoder=kind.decoders[0], precision=kept))).method
+    changes = []
+    for name_of_precision in ("bf16", "float32"):
+        spec = tiny.spec(name, order, decoder=kind.decoders[0], precision=name_of_precision)
+        method = (engine := tiny.engine(spec)).method
         before = parameters_to_vector(method.parameters()).clone()
         engine.train_epoch()
-        moved.append(parameters_to_vector(method.parameters()) - before)
-    rough, fine = moved
+        changes.append(parameters_to_vector(method.parameters()) - before)
+    rough, fine = changes
     assert rough.dtype == torch.float32
-    assert torch.cosine_similarity(rough, fine, 0) > 0.7, "of no relation it would be within a thousandth of zero"
+    assert torch.cosine_similarity(rough, fine, 0) > 0.7, "unrelated changes have a similarity within 0.001 of 0"
     assert (rough.norm() / fine.norm()).item() == pytest.approx(1, abs=0.05)
 
 
-def test_scores_are_float32_whatever_trained(tiny) -> None:
+def test_scores_are_float32_whatever_the_training(tiny) -> None:
     engine = tiny.engine(tiny.spec(precision="bf16"))
     engine.train_epoch()
     plain = tiny.engine(tiny.spec())

@@ -1,4 +1,4 @@
-"""What a run on its own shows in a terminal."""
+"""The progress bar of a single run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def test_a_run_shows_its_epochs_and_its_best_elbo(tiny, tmp_path, capsys) -> Non
     assert f"val ELBO {result.history_elbo[-1].max():.1f}" in shown
 
 
-def test_nothing_is_shown_where_nobody_looks(tiny, tmp_path, capsys) -> None:
+def test_nothing_is_shown_by_default(tiny, tmp_path, capsys) -> None:
     dataset = str(write_npz(tmp_path / "spots.npz"))
     rme.fit(tiny.spec(dataset=dataset, epochs=1), device="cpu")
     assert capsys.readouterr().err == ""

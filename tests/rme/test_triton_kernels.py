@@ -1,4 +1,4 @@
-"""The Triton kernels are torch's convolutions: on a GPU, else as Triton's interpreter carries them out on the CPU."""
+"""The Triton kernels against torch's convolutions: on a GPU, or without one in Triton's interpreter on the CPU."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reas
 
 @pytest.fixture(autouse=True)
 def interpreted(monkeypatch) -> None:
-    """As Triton itself was when conftest imported it."""
+    """The same setting as when conftest imported Triton."""
     if DEVICE == "cpu":
         monkeypatch.setenv("TRITON_INTERPRET", "1")
 
@@ -38,9 +38,9 @@ def normal(*shape: int, seed: int) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE).requires_grad_()
 
 
-def check(way, plain, *arguments: torch.Tensor) -> None:
-    """Values, gradients, and gradients of gradients against torch's own, member by member in float64."""
-    found = way(*arguments)
+def check(kernel, plain, *arguments: torch.Tensor) -> None:
+    """Values, gradients and second derivatives against torch's, member by member in float64."""
+    found = kernel(*arguments)
     exact = [a.detach().double().requires_grad_() for a in arguments]
     wanted = torch.stack([plain(*own) for own in zip(*exact, strict=True)])
     torch.testing.assert_close(found, wanted.float(), rtol=1e-5, atol=3e-5)
@@ -75,7 +75,7 @@ def test_a_transposed_convolution(inputs: int, outputs: int, side: int, extra: i
     )  # fmt: skip
 
 
-def test_whatever_the_strides() -> None:
+def test_any_strides() -> None:
     x = normal(MEMBERS, IMAGES, 6, 5, 4, seed=0).detach().transpose(-1, -2)
     weight, bias = normal(MEMBERS, 3, 6, 4, 4, seed=1), normal(MEMBERS, 3, seed=2)
     for images in (x, x.transpose(0, 1).contiguous().transpose(0, 1), x.movedim(2, -1).contiguous().movedim(-1, 2)):

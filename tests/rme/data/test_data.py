@@ -1,4 +1,4 @@
-"""The data sets: their registry, their pixels, their splits, and what is said when a file is not right."""
+"""The data sets: their registry, their pixels, their splits, and the errors for faulty files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_the_registry_holds_the_files_of_the_folder() -> None:
 
 
 @pytest.mark.parametrize("name", data.names())
-def test_every_data_set_keeps_the_contract(name: str, tmp_path: Path) -> None:
+def test_every_data_set_fulfils_the_contract(name: str, tmp_path: Path) -> None:
     dataset = data.get(name)
     assert isinstance(dataset, data.Dataset)
     assert dataset.name == name == name.lower() == data.canonical_name(name.upper())
@@ -42,7 +42,7 @@ def test_every_data_set_keeps_the_contract(name: str, tmp_path: Path) -> None:
     assert len(dataset.counts) == 2 and min(dataset.counts) > 0
     assert dataset.source.endswith(".")
     try:
-        images = dataset.load(tmp_path)  # an empty folder: it brings its own images, or says what is missing there
+        images = dataset.load(tmp_path)  # from an empty folder: needs no files, or names a missing one
     except data.DataError as error:
         assert str(tmp_path) in str(error) and dataset.source in str(error)
     else:
@@ -52,7 +52,7 @@ def test_every_data_set_keeps_the_contract(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", data.names())
-def test_every_data_sets_split_is_of_the_sizes_it_says(name: str) -> None:
+def test_every_data_sets_split_has_its_split_sizes(name: str) -> None:
     dataset = data.get(name)
     images = data.Images(*(torch.zeros(count, 1, 1, 1, dtype=torch.uint8) for count in dataset.counts))
     split = dataset.split(images, seed=1)
@@ -61,11 +61,10 @@ def test_every_data_sets_split_is_of_the_sizes_it_says(name: str) -> None:
     assert split.train.max() < dataset.counts[0] and split.test.max() < dataset.counts[1]
 
 
-def test_unknown_names_are_answered_with_the_choices() -> None:
+def test_an_unknown_name_raises_with_the_valid_ones() -> None:
+    message = r"unknown data set 'mnsit'; valid values are celeba, .*digits, mnist, .*path of an \.npz file"
     for function in (data.get, data.canonical_name, data.identity, data.label):
-        with pytest.raises(
-            ValueError, match=r"no data set 'mnsit'; there are celeba, .*digits, mnist, .*path of an \.npz file"
-        ):
+        with pytest.raises(ValueError, match=message):
             function("mnsit")
 
 
@@ -84,8 +83,8 @@ class Blobs(Dataset):
         (_GOOD, None),
         (_GOOD.replace('"blobs"', '"Blobs"'), r"rme/data/blobs\.py: name='Blobs' must be lower case"),
         (_GOOD.replace("label, ", "").replace('"Blobs", ', ""), r"rme/data/blobs\.py: Blobs does not declare label"),
-        (_GOOD.replace("def load", "def read"), r"rme/data/blobs\.py: no data set in it, or no load"),
-        (_GOOD + _GOOD.replace("class Blobs", "class Again"), r"'blobs' is taken by rme\.data\.blobs"),
+        (_GOOD.replace("def load", "def read"), r"rme/data/blobs\.py: no Dataset subclass with a load"),
+        (_GOOD + _GOOD.replace("class Blobs", "class Again"), r"name='blobs' is already used by rme\.data\.blobs"),
         ("import no_such_module", r"rme/data/blobs\.py: ModuleNotFoundError"),
     ],
 )
@@ -122,7 +121,7 @@ def test_images_are_uint8_contiguous_and_of_one_shape() -> None:
                 data.Images(*pair)
 
 
-def test_a_data_set_gives_what_it_declares_or_says_so() -> None:
+def test_images_that_differ_from_the_declaration_are_refused() -> None:
     digits = data.get("digits")
     zeros = torch.zeros(1797, 1, 28, 28, dtype=torch.uint8)
     assert digits.images(zeros[:1297], zeros[1297:]).shape == (1, 28, 28)
@@ -158,8 +157,8 @@ def test_split_is_numpys_raw_stream() -> None:
     assert split.train.tolist() == sorted(in_order[20:])
 
 
-def test_split_is_the_same_for_ever() -> None:
-    """Results are only comparable, and interrupted sweeps only resumable, while these numbers stand."""
+def test_split_never_changes() -> None:
+    """If these numbers change, stored results are not comparable and interrupted sweeps cannot be resumed."""
     assert HOLD_OUT == 1
     assert permutation(10, 0, 1).tolist() == [7, 4, 5, 1, 9, 8, 6, 2, 0, 3]
     assert data.get("digits").split(_images(60), seed=0).validation.tolist() == [4, 7, 10, 18, 35, 41]
@@ -185,7 +184,7 @@ def test_digits_load(tmp_path: Path) -> None:
     data.get("digits").prepare(tmp_path)
 
 
-def test_digits_are_bilinear_interpolation_to_the_nearest_integer(tmp_path: Path) -> None:
+def test_digits_are_bilinear_interpolation_rounded(tmp_path: Path) -> None:
     from sklearn.datasets import load_digits
 
     small = torch.from_numpy(load_digits().images).unsqueeze(1).double() * 255 / 16
@@ -196,8 +195,8 @@ def test_digits_are_bilinear_interpolation_to_the_nearest_integer(tmp_path: Path
     assert found.min() == 0 and found.max() == 255
 
 
-def test_digits_pixels_are_the_same_for_ever(tmp_path: Path) -> None:
-    """When this fails for a good reason, raise Digits.version with it."""
+def test_digits_pixels_never_change(tmp_path: Path) -> None:
+    """If they are changed on purpose, raise Digits.version too."""
     images = data.get("digits").load(tmp_path)
     pixels = hashlib.sha256(images.train.numpy().tobytes() + images.test.numpy().tobytes()).hexdigest()
     assert (data.get("digits").version, pixels[:16]) == (1, "28e94d53a2698536")
@@ -211,7 +210,7 @@ def test_digits_without_scikit_learn(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 # ---------------------------------------------------------------------- mnist
 def _write_idx(path: Path, count: int, *, height: int = 28, size: int | None = None) -> None:
-    """A full-size IDX file, zeros but for image 1, whose pixels are 0, 1, 2, ...; `size` cuts it short."""
+    """Write a full-size IDX file of zeros, except image 1 with pixels 0, 1, 2, ...; `size` truncates it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         file.write(struct.pack(">IIII", 0x803, count, height, 784 // height))
@@ -222,7 +221,7 @@ def _write_idx(path: Path, count: int, *, height: int = 28, size: int | None = N
 
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """No network: torchvision's download fails as it does there. Gives the list of attempts."""
+    """Make torchvision's download fail as without a network. Returns the list of attempts."""
     from torchvision.datasets import MNIST
 
     attempts = []
@@ -242,7 +241,7 @@ def mnist_dir(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_mnist_image_files_are_enough(mnist_dir: Path, offline: list[str]) -> None:
+def test_mnist_needs_only_the_image_files(mnist_dir: Path, offline: list[str]) -> None:
     mnist = data.get("mnist")
     mnist.prepare(mnist_dir)
     images = mnist.load(mnist_dir)
@@ -262,13 +261,13 @@ def test_mnist_packed_files_are_unpacked_without_a_network(name: str, mnist_dir:
     file.unlink()
     with pytest.raises(data.DataError, match="missing"):
         data.get("mnist").load(mnist_dir)
-    assert not file.exists(), "load must not unpack: many workers call it at once"
+    assert not file.exists(), "load must not unpack, because many workers call it at once"
     data.get("mnist").prepare(mnist_dir)
     assert file.read_bytes() == content
     assert not list(file.parent.glob("*.part")) and offline == []
 
 
-def test_mnist_says_where_to_get_it_when_the_download_fails(tmp_path: Path, offline: list[str]) -> None:
+def test_mnist_error_says_where_to_get_the_files_if_the_download_fails(tmp_path: Path, offline: list[str]) -> None:
     with pytest.raises(data.DataError) as caught:
         data.get("mnist").prepare(tmp_path)
     message = str(caught.value)
@@ -358,7 +357,7 @@ def test_real_mnist(tmp_path: Path, offline: list[str]) -> None:
     for part, name in ((images.train, "train"), (images.test, "t10k")):
         with gzip.open(REAL_MNIST / f"{name}-images-idx3-ubyte.gz") as file:
             assert part.numpy().tobytes() == file.read()[16:]
-    # the mean and deviation that everybody normalises MNIST with
+    # the well-known mean and standard deviation for normalising MNIST
     values, counts = np.arange(256) / 255, np.bincount(images.train.numpy().ravel(), minlength=256)
     mean = np.average(values, weights=counts)
     deviation = np.sqrt(np.average((values - mean) ** 2, weights=counts))
@@ -402,7 +401,7 @@ def test_npz_in_fortran_order(tmp_path: Path) -> None:
 
 def test_npz_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    absolute = str(tmp_path.resolve() / "sub" / "My Blobs.npz")  # not there yet
+    absolute = str(tmp_path.resolve() / "sub" / "My Blobs.npz")  # does not exist yet
     assert data.canonical_name("sub/../sub/My Blobs.npz") == data.canonical_name(absolute) == absolute
     assert data.label("sub/My Blobs.npz") == "My Blobs"
     assert data.get(absolute).name == absolute
@@ -410,7 +409,7 @@ def test_npz_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert data.canonical_name("~/sub/My Blobs.npz") == absolute
 
 
-def test_npz_identity_follows_the_content_not_the_place(tmp_path: Path) -> None:
+def test_npz_identity_depends_on_the_content_not_the_path(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     np.savez(path, **_arrays())
     first = data.identity(str(path))
@@ -441,7 +440,7 @@ def test_npz_missing_file(tmp_path: Path) -> None:
         lambda: data.identity(str(path)), lambda: dataset.load(tmp_path), lambda: dataset.prepare(tmp_path),
         lambda: dataset.shape, lambda: dataset.counts,
     ):  # fmt: skip
-        with pytest.raises(data.DataError, match=r"no\.npz: there is no such file.*numpy\.savez"):
+        with pytest.raises(data.DataError, match=r"no\.npz: file not found.*numpy\.savez"):
             attempt()
 
 
@@ -469,7 +468,7 @@ _BYTES = np.zeros((20, 28, 28), dtype=np.uint8)
         (_arrays((32, 32)), "train has images of 32x32.*28x28x1, 32x32x3, 64x64x3"),
         (_arrays((28, 28, 3)), "train has images of 28x28x3.*28x28x1, 32x32x3, 64x64x3"),
         (_arrays(train=0), "train has 0 images, expected at least 10"),
-        (_arrays(train=9), "train has 9 images, expected at least 10, as 10% are held out"),
+        (_arrays(train=9), "train has 9 images, expected at least 10, since 10% are held out"),
         (_arrays(test=0), "test has 0 images, expected at least 1"),
         (_with(test=_arrays((32, 32, 3))["test"]), "train has images of 28x28, test of 32x32x3; expected the same"),
     ],
@@ -481,7 +480,7 @@ def test_npz_of_wrong_content(arrays: dict[str, np.ndarray], complaint: str, tmp
         data.get(str(path)).load(tmp_path)
 
 
-def test_npz_with_the_fewest_images(tmp_path: Path) -> None:
+def test_npz_with_the_minimum_of_images(tmp_path: Path) -> None:
     np.savez(tmp_path / "few.npz", **_arrays(train=10, test=1))
     dataset = data.get(str(tmp_path / "few.npz"))
     assert len(dataset.split(dataset.load(tmp_path), seed=0).validation) == 1
@@ -507,7 +506,7 @@ def test_npz_that_is_something_else(tmp_path: Path) -> None:
     shutil.make_archive(str(tmp_path / "plain"), "zip", _folder_with(tmp_path / "plain", "train.npy", "test.npy"))
     (tmp_path / "plain.zip").rename(tmp_path / "plain.npz")
     for name, complaint in (
-        ("array.npz", "not an .npz file"), ("folder.npz", "there is no such file"), ("plain.npz", "cannot be read"),
+        ("array.npz", "not an .npz file"), ("folder.npz", "file not found"), ("plain.npz", "cannot be read"),
     ):  # fmt: skip
         with pytest.raises(data.DataError, match=rf"{name}: {complaint}"):
             data.get(str(tmp_path / name)).load(tmp_path)

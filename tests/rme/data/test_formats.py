@@ -1,4 +1,4 @@
-"""The files of OMNIGLOT, CIFAR10, SVHN and CelebA: small ones in their true layout, whole and damaged."""
+"""The file formats of OMNIGLOT, CIFAR10, SVHN and CelebA: small files in their real layout, intact and damaged."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Downloads = dict[str, Callable[..., None]]
 
 @pytest.fixture(autouse=True)
 def downloads(monkeypatch: pytest.MonkeyPatch) -> Downloads:
-    """torchvision's downloads fail as they do without a network, but those that a test puts in here."""
+    """Make torchvision's downloads fail as without a network, except those that a test adds to this dict."""
     instead: Downloads = {}
 
     def stand_in(function: str) -> Callable[..., None]:
@@ -57,7 +57,7 @@ def downloads(monkeypatch: pytest.MonkeyPatch) -> Downloads:
 
 
 def refusal(call: Callable[[Path], object], data_dir: Path) -> str:
-    """The message of the DataError that the call ends in."""
+    """The message of the DataError that the call raises."""
     with pytest.raises(data.DataError) as caught:
         call(data_dir)
     return str(caught.value)
@@ -71,10 +71,10 @@ def damaged_copies(content: bytes) -> dict[str, bytes]:
     }  # fmt: skip
 
 
-# ---------------------------------------------------------------------- published files: the same for three data sets
+# ---------------------------------------------------------------------- published files, for three data sets
 @pytest.fixture
 def omniglot_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Seven and three images, stored as MATLAB does: one image a column, its pixels column by column."""
+    """Seven and three images, stored as by MATLAB: each array column is an image, its pixels column by column."""
     path = tmp_path / "omniglot" / "chardata.mat"
     path.parent.mkdir()
     images = RNG.random((10, 28, 28))
@@ -89,7 +89,7 @@ def omniglot_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 class _Python2Pickler(pickle._Pickler):
-    """Writes text and bytes as Python 2 wrote its strings: one kind, of bytes."""
+    """Writes str and bytes as Python 2 did, as the same type."""
 
     dispatch = dict(pickle._Pickler.dispatch)  # noqa: RUF012
 
@@ -112,7 +112,7 @@ CIFAR_FILES = ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "
 
 @pytest.fixture
 def cifar10_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Two images a file."""
+    """Two images in each file."""
     folder = tmp_path / "cifar-10-batches-py"
     folder.mkdir()
     images = RNG.integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
@@ -147,7 +147,7 @@ PUBLISHED = [
 
 @pytest.fixture
 def published(request: pytest.FixtureRequest) -> tuple[data.Dataset, Path, Path]:
-    """A data set with its files, their folder, and one of them."""
+    """A data set, the data directory with its files, and one of these files."""
     name, file = request.param
     data_dir = request.getfixturevalue(f"{name}_dir")
     return data.get(name), data_dir, data_dir / file
@@ -187,7 +187,7 @@ def test_published_file_damaged(published: tuple[data.Dataset, Path, Path]) -> N
 
 
 @pytest.mark.parametrize("name", ["cifar10", "svhn"])
-def test_failed_download_is_told(name: str, tmp_path: Path) -> None:
+def test_failed_download_is_reported(name: str, tmp_path: Path) -> None:
     message = refusal(data.get(name).prepare, tmp_path)
     assert "the download failed (URLError: <urlopen error Temporary failure in name resolution>)" in message
     assert str(tmp_path) in message and data.get(name).source in message
@@ -202,7 +202,7 @@ def test_another_number_of_images(published: tuple[data.Dataset, Path, Path], mo
 
 
 # ---------------------------------------------------------------------- OMNIGLOT
-def test_omniglot_images_stand_upright(omniglot_dir: Path) -> None:
+def test_omniglot_images_are_upright(omniglot_dir: Path) -> None:
     expected = np.load(omniglot_dir / "expected.npy")
     images = data.get("omniglot").load(omniglot_dir)
     assert images.train[0, 0].nonzero().tolist() == [[2, 5]] and images.train[0, 0, 2, 5] == 255
@@ -254,8 +254,8 @@ class _Harm:
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        (python2_pickle({"data": _Harm()}), r"cannot be read (UnpicklingError: io.open has no place in"),
-        (pickle.dumps({b"data": eval}), "cannot be read (UnpicklingError: builtins.eval has no place in"),
+        (python2_pickle({"data": _Harm()}), r"cannot be read (UnpicklingError: io.open is not allowed in"),
+        (pickle.dumps({b"data": eval}), "cannot be read (UnpicklingError: builtins.eval is not allowed in"),
         (python2_pickle({"labels": [1]}), "cannot be read (KeyError: b'data')"),
         (python2_pickle({"data": [1, 2]}), "data is no array, expected uint8 (N, 3072)"),
         (python2_pickle({"data": np.zeros((2, 3072))}), "data is float64 of shape (2, 3072), expected uint8"),
@@ -366,7 +366,7 @@ def write_npz(data_dir: Path, drawings: dict[str, np.ndarray]) -> Path:
 
 
 def write_pngs(root: Path, part: str, paper: np.ndarray) -> None:
-    """As in Lake's archives: alphabet/character/number_drawer.png, of one bit a pixel."""
+    """Write drawings as in Lake's archives: alphabet/character/number_drawer.png, one bit per pixel."""
     for character, row in enumerate(paper):
         folder = root / part / f"Alphabet{character % 2}" / f"character{character:02}"
         folder.mkdir(parents=True)
@@ -387,7 +387,7 @@ def test_shrinking_is_the_exact_average() -> None:
     strokes[0], strokes[1] = True, False
     found = shrink(strokes)
     assert found.dtype == torch.uint8 and found.shape == (3, 1, 28, 28)
-    fine = strokes.repeat(4, axis=1).repeat(4, axis=2).astype(np.int64)  # 420 = 28 * 15 on a side
+    fine = strokes.repeat(4, axis=1).repeat(4, axis=2).astype(np.int64)  # side 420 = 28 * 15
     sums = fine.reshape(3, 28, 15, 28, 15).sum((2, 4))
     assert found[:, 0].tolist() == [[[(2 * 255 * s + 225) // 450 for s in row] for row in image] for image in sums]
     assert (found[0] == 255).all() and (found[1] == 0).all()
@@ -486,8 +486,8 @@ def test_lake_of_wrong_content(
 
 
 @pytest.mark.skipif(not REAL_LAKE.is_dir(), reason=f"Lake's drawings are not in {REAL_LAKE}")
-def test_real_lake_pixels_are_the_same_for_ever(tmp_path: Path) -> None:
-    """When this fails for a good reason, raise OmniglotLake.version with it."""
+def test_real_lake_pixels_never_change(tmp_path: Path) -> None:
+    """If they are changed on purpose, raise OmniglotLake.version too."""
     (tmp_path / "omniglot-lake").symlink_to(REAL_LAKE)
     lake = data.get("omniglot-lake")
     images = lake.load(tmp_path)
@@ -506,7 +506,7 @@ BLOCKS = 5  # of 8 images
 
 
 def face(i: int) -> Image.Image:
-    """178x218: red grows to the right, green downwards, blue tells which one it is."""
+    """Image i, 178x218: red increases to the right, green downwards, blue encodes i."""
     pixels = np.empty((218, 178, 3), np.uint8)
     pixels[..., 0] = np.arange(178)[None, :]
     pixels[..., 1] = np.arange(218)[:, None]
@@ -520,7 +520,7 @@ def jpeg(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-NAMES = [f"{i + 1:06}.jpg" for i in reversed(range(FACES))]  # the list's order counts, not the names'
+NAMES = [f"{i + 1:06}.jpg" for i in reversed(range(FACES))]  # the order of the list matters, not of the names
 CONTENTS = {name: jpeg(face(i)) for i, name in enumerate(NAMES)}
 
 
@@ -539,7 +539,7 @@ def faces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the images that are decoded."""
+    """A list to which the name of every decoded image is added."""
     names: list[str] = []
     true = celeba.CelebA._decode
 
@@ -556,7 +556,7 @@ def cache(data_dir: Path) -> Path:
 
 
 def reduced(image: Image.Image, box: tuple[int, int, int, int]) -> np.ndarray:
-    """The box reduced to (3, 64, 64) with a triangle as wide as two of the new pixels, by matrices, unrounded."""
+    """The box reduced to (3, 64, 64) by a triangular filter two new pixels wide, as matrix products, unrounded."""
     left, upper, right, lower = box
     pixels = np.asarray(image, np.float64)[upper:lower, left:right]
     scale = (right - left) / 64
@@ -599,7 +599,7 @@ def test_celeba_load_never_decodes_nor_writes(faces: Path, decoded: list[str]) -
     assert decoded == [] and sorted(faces.rglob("*")) == before
 
 
-def test_celeba_tensor_is_nobodys_file(faces: Path) -> None:
+def test_changing_celebas_tensor_does_not_change_the_file(faces: Path) -> None:
     dataset = data.get("celeba")
     dataset.prepare(faces)
     content = cache(faces).read_bytes()
@@ -609,7 +609,7 @@ def test_celeba_tensor_is_nobodys_file(faces: Path) -> None:
     assert cache(faces).read_bytes() == content
 
 
-def test_celeba_interrupted_decoding_goes_on(faces: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_celeba_interrupted_decoding_is_resumed(faces: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset, counted, true = data.get("celeba"), [], celeba.CelebA._decode
 
     def decode(self: celeba.CelebA, name: str, read: Callable[[str], bytes]) -> np.ndarray:
@@ -632,7 +632,7 @@ def test_celeba_interrupted_decoding_goes_on(faces: Path, monkeypatch: pytest.Mo
     assert torch.equal(found, dataset.load(faces).train)
 
 
-def test_celeba_half_written_blocks_are_never_images(faces: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_celeba_partially_written_blocks_are_never_loaded(faces: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = data.get("celeba")
     dataset.prepare(faces)
     good, true = cache(faces).read_bytes(), _cache.ImageCache._write
@@ -645,7 +645,7 @@ def test_celeba_half_written_blocks_are_never_images(faces: Path, monkeypatch: p
         file.flush()
         raise KeyboardInterrupt
 
-    flip(cache(faces), 2 * 8 * 3 * 64 * 64 + 50_000)  # in block 2, to be repaired, or made from nothing
+    flip(cache(faces), 2 * 8 * 3 * 64 * 64 + 50_000)  # block 2 is repaired first; in the second pass all is made
     for _ in range(2):
         with monkeypatch.context() as patched:
             patched.setattr(_cache.ImageCache, "_write", crash)
@@ -717,7 +717,7 @@ def test_celeba_manifest_of_wrong_hashes(faces: Path, decoded: list[str]) -> Non
 
 
 @pytest.mark.parametrize("changed", ["version", "crop", "list_md5", "counts", "block"])
-def test_celeba_cache_of_another_recipe_is_made_anew(
+def test_celeba_cache_of_another_recipe_is_replaced(
     changed: str, faces: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = data.get("celeba")
@@ -740,11 +740,11 @@ def test_celeba_cache_of_another_recipe_is_made_anew(
     dataset.prepare(faces)
     assert len(decoded) == dataset.counts[0]
     new = dataset.load(faces).train
-    assert torch.equal(old.train, pixels), "a training that has the old one mapped keeps it"
+    assert torch.equal(old.train, pixels), "a training that has mapped the old file keeps its pixels"
     assert torch.equal(new, pixels[: len(new)]) == (changed != "crop")
 
 
-def test_celeba_split_deals_out_the_pool(faces: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_celeba_split_covers_the_pool(faces: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = data.get("celeba")
     dataset.prepare(faces)
     images = dataset.load(faces)
@@ -760,8 +760,8 @@ def test_celeba_split_deals_out_the_pool(faces: Path, monkeypatch: pytest.Monkey
     assert dataset.split_sizes == (162_079, 20_260, 20_260)
 
 
-def test_celeba_split_is_the_same_for_ever() -> None:
-    """Results are only comparable, and interrupted sweeps only resumable, while these numbers stand."""
+def test_celeba_split_never_changes() -> None:
+    """If these numbers change, stored results are not comparable and interrupted sweeps cannot be resumed."""
     pool = torch.zeros(20, 3, 64, 64, dtype=torch.uint8)
     split = data.get("celeba").split(data.Images(pool, pool), seed=0)
     assert (split.validation.tolist(), split.test.tolist()) == ([7, 10], [4, 18])
@@ -820,7 +820,7 @@ def test_celeba_damaged_archive(faces: Path) -> None:
     archive, content = folder / "img_align_celeba.zip", bytearray(pack())
     archive.write_bytes(content[:-100])
     message = refusal(data.get("celeba").prepare, faces)
-    assert f"{archive} is no zip file, or cut short; the download failed" in message
+    assert f"{archive} is no zip file, or truncated; the download failed" in message
     content[content.index(CONTENTS[NAMES[3]]) + 700] ^= 1
     archive.write_bytes(content)
     assert f"img_align_celeba/{NAMES[3]} cannot be decoded (BadZipFile" in refusal(data.get("celeba").prepare, faces)

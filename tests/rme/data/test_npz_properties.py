@@ -1,4 +1,4 @@
-"""Whatever an .npz file holds: the images that were written, or one clear error."""
+"""Any .npz file gives the images that were written, or a DataError that names the file."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ STORED, PACKED = content(np.savez, GOOD), content(np.savez_compressed, GOOD)
 
 
 def loaded(path: Path) -> Images | None:
-    """The images, or None where they were refused by an error that names the file; all else fails."""
+    """The images, or None if they were refused by a DataError naming the file; anything else fails the test."""
     try:
         return Npz(path).load(path.parent)
     except DataError as error:
@@ -45,8 +45,8 @@ def is_as_written(images: Images) -> bool:
 
 
 # ---------------------------------------------------------------------- arrays
-def is_right(arrays: dict[str, np.ndarray]) -> bool:
-    """What the file's description asks for, written out."""
+def is_valid(arrays: dict[str, np.ndarray]) -> bool:
+    """The documented requirements on the arrays, written out."""
     if not {"train", "test"} <= arrays.keys():
         return False
     train, test = arrays["train"], arrays["test"]
@@ -78,14 +78,14 @@ def test_arrays_of_any_kind_are_images_or_refused(tmp_path, arrays, save):
     path = tmp_path / "any.npz"
     path.write_bytes(content(save, arrays))
     images = loaded(path)
-    assert (images is not None) == is_right(arrays)
+    assert (images is not None) == is_valid(arrays)
     if images is not None:
         assert images.train.shape[::2] == arrays["train"].shape[:2]
 
 
 @settings(max_examples=30)
 @given(size=st.sampled_from(SIZES), extra=st.booleans(), fortran=st.booleans(), seed=st.integers(0, 99))
-def test_what_is_read_is_what_was_written(tmp_path, size, extra, fortran, seed):
+def test_the_images_read_are_those_written(tmp_path, size, extra, fortran, seed):
     g = np.random.default_rng(seed)
     arrays = {name: g.integers(0, 256, (count, *size), np.uint8) for name, count in (("train", 10), ("test", 2))}
     if fortran:
@@ -106,8 +106,8 @@ HEADER = STORED.index(b"'shape': (12, 28")
 @pytest.mark.parametrize("whole", [STORED, PACKED], ids=["stored", "packed"])
 @settings(max_examples=300)
 @given(data=st.data())
-def test_any_byte_may_change(tmp_path, whole, data):
-    # most bytes are pixels: aim at the headers as often
+def test_a_change_of_any_byte_is_noticed_or_harmless(tmp_path, whole, data):
+    # most bytes are pixels, so the headers are targeted as often
     at = data.draw(st.integers(0, len(whole) - 1) | st.integers(0, 200) | st.integers(len(whole) - 250, len(whole) - 1))
     new = data.draw(st.integers(0, 255) | st.sampled_from(b"0123456789(),<>|'"))
     path = tmp_path / "changed.npz"
@@ -118,7 +118,7 @@ def test_any_byte_may_change(tmp_path, whole, data):
 
 @pytest.mark.parametrize("digits", [b"10", b"11", b"13", b"99", b"1_", b"-2", b"0x"])
 def test_another_shape_in_the_header_is_noticed(tmp_path, digits):
-    """Fewer images than were written would be read without a word."""
+    """Otherwise fewer images than were written would be read without an error."""
     at = HEADER + len(b"'shape': (")
     path = tmp_path / "changed.npz"
     path.write_bytes(STORED[:at] + digits + STORED[at + 2 :])
@@ -127,7 +127,7 @@ def test_another_shape_in_the_header_is_noticed(tmp_path, digits):
 
 @pytest.mark.parametrize("whole", [STORED, PACKED], ids=["stored", "packed"])
 @given(data=st.data())
-def test_the_file_may_be_cut_anywhere(tmp_path, whole, data):
+def test_a_file_truncated_anywhere_is_refused(tmp_path, whole, data):
     path = tmp_path / "cut.npz"
     path.write_bytes(whole[: data.draw(st.integers(0, len(whole) - 1))])
     assert loaded(path) is None
@@ -135,7 +135,7 @@ def test_the_file_may_be_cut_anywhere(tmp_path, whole, data):
 
 @pytest.mark.parametrize("whole", [STORED, PACKED], ids=["stored", "packed"])
 @given(data=st.data())
-def test_pieces_may_be_lost_doubled_or_replaced(tmp_path, whole, data):
+def test_a_lost_doubled_or_replaced_piece_is_noticed_or_harmless(tmp_path, whole, data):
     a, b = sorted(data.draw(st.tuples(*2 * [st.integers(0, len(whole))])))
     new = data.draw(st.sampled_from([b"", whole[a:b] * 2]) | st.binary(max_size=20))
     path = tmp_path / "changed.npz"
@@ -147,7 +147,7 @@ def test_pieces_may_be_lost_doubled_or_replaced(tmp_path, whole, data):
 @given(st.binary(max_size=200))
 @example(b"")
 @example(b"PK\x05\x06" + bytes(18))
-def test_other_bytes_are_no_images(tmp_path, other):
+def test_other_bytes_are_refused(tmp_path, other):
     path = tmp_path / "other.npz"
     path.write_bytes(other)
     assert loaded(path) is None
@@ -156,6 +156,6 @@ def test_other_bytes_are_no_images(tmp_path, other):
 @given(
     st.text(max_size=8) | st.sampled_from(["~nobody-at-all/x", "x" * 300, "a\x00b", "\ud800", "..", "/", "/proc/x/y"])
 )
-def test_any_path_is_refused_by_name(name):
+def test_any_path_without_a_file_is_refused(name):
     with pytest.raises(DataError):
         Npz(f"{name}.npz").load(Path("/"))

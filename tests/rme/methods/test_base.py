@@ -1,4 +1,4 @@
-"""What all methods share: images as the model sees them, and the start from a finished model."""
+"""The base class of all methods: centred images, the decoder, the start from a finished model."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_images_are_centred_member_by_member() -> None:
             torch.testing.assert_close(found[b, n], pixels[b, n] / 255 - method.pixel_mean[b])
 
 
-def test_the_decoder_is_of_the_runs_size_and_kind() -> None:
+def test_the_decoder_has_the_runs_size_and_kind() -> None:
     z = torch.zeros(MEMBERS, 5, 3)
     for kind, other in (("conv", "fc"), ("fc", "conv")):
         method = vae(0, kind)
@@ -51,7 +51,7 @@ def test_the_decoder_is_of_the_runs_size_and_kind() -> None:
         assert any(value.dim() == 5 for value in method.decoder.parameters()) == (kind == "conv")
 
 
-def test_a_start_takes_the_parts_that_are_there_and_leaves_the_others() -> None:
+def test_a_start_copies_the_shared_modules_and_keeps_the_others() -> None:
     method, parent = vae(1), finished(2)
     own = finished(1)
     method.start_from({name: value for name, value in parent.items() if name.startswith("encoder.")})
@@ -70,20 +70,20 @@ def test_a_parameter_that_the_finished_model_lacks_is_named() -> None:
         vae(1).start_from(parent)
 
 
-def test_a_part_is_copied_from_another_name() -> None:
+def test_a_module_is_copied_from_another_name() -> None:
     layer = nn.Linear(2, 3)
-    parent = {"there.weight": torch.ones(3, 2), "there.bias": torch.full((3,), 2.0), "here.bias": torch.zeros(3)}
-    copy_parameters(layer, parent, "there")
+    parent = {"whole.weight": torch.ones(3, 2), "whole.bias": torch.full((3,), 2.0), "partial.bias": torch.zeros(3)}
+    copy_parameters(layer, parent, "whole")
     assert (layer.weight == 1).all() and (layer.bias == 2).all() and layer.weight.requires_grad
-    with pytest.raises(KeyError, match=r"here\.weight"):
-        copy_parameters(layer, parent, "here")
+    with pytest.raises(KeyError, match=r"partial\.weight"):
+        copy_parameters(layer, parent, "partial")
 
 
 def test_a_method_without_diagnostics_has_none() -> None:
     assert vae(0).diagnostics(torch.zeros(MEMBERS, 1, *SHAPE), None) == {}  # type: ignore[arg-type]
 
 
-def test_options_are_the_defaults_unless_the_run_says() -> None:
+def test_a_runs_options_override_the_defaults() -> None:
     spec = {"method": "sa", "order": 1, "dataset": "digits", "dim": 3}
     assert SA(RunSpec(**spec), SHAPE, 1).svi_step == 1e-3
     assert SA(RunSpec(**spec, options={"svi_step": 0.5}), SHAPE, 1).svi_step == 0.5

@@ -1,4 +1,4 @@
-"""BVI-ER1, BVI-ER2: the regulariser against hand-computed values, its schedule, and RME in everything else."""
+"""BVI-ER1, BVI-ER2: the regulariser against hand-computed values, its schedule, and everything else as in RME."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NAMES = pytest.mark.parametrize("name", ["bvi-er1", "bvi-er2"])
 
 
 def step(engine: Engine, iteration: int) -> Step:
-    """The same images and the same draws, at some iteration."""
+    """A step on the same images with the same draws, at the given iteration."""
     x = engine.method.centred(engine.pixels[:8].unsqueeze(0))
     return Step(x, Noise([torch.Generator().manual_seed(9)], torch.float64), iteration)
 
@@ -42,7 +42,7 @@ def test_the_regulariser_on_one_latent_by_hand(tiny, name: str) -> None:
     by_mu, by_logvar = torch.autograd.grad(value.sum(), [mu, logvar], allow_unused=True)
     assert by_mu is None or by_mu.abs().max() < 1e-12
     torch.testing.assert_close(by_logvar, torch.full_like(mu, slope), rtol=1e-12, atol=0)
-    assert slope < 0, "going down this loss widens q"
+    assert slope < 0, "minimising this loss widens q"
 
 
 def test_er1_estimates_the_entropy(tiny) -> None:
@@ -56,11 +56,11 @@ def test_er1_estimates_the_entropy(tiny) -> None:
 
 @NAMES
 @pytest.mark.parametrize(("iteration", "nu"), [(0, 1.0), (1, 0.5**0.5), (3, 0.5), (99, 0.1)])
-def test_the_loss_is_minus_the_elbo_and_nu_times_the_regulariser(tiny, name: str, iteration: int, nu: float) -> None:
-    """nu = 1 / sqrt(t + 1); q_0 has no regulariser; RME without its bound (kl_max = 0) has the rest in common."""
+def test_the_loss_is_minus_the_elbo_plus_nu_times_the_regulariser(tiny, name: str, iteration: int, nu: float) -> None:
+    """nu = 1 / sqrt(t + 1); q_0 has no regulariser. The rest of the loss is that of RME with kl_max = 0."""
     engine = tiny.engine(tiny.spec(name, 3, precision="float64"))
     recursive = tiny.engine(tiny.spec("rme", 3, precision="float64", kl_max=0.0))
-    for e in (engine, recursive):  # so that no KL is below 0
+    for e in (engine, recursive):  # so that no estimated KL is below 0
         for m, component in enumerate(e.method.components):
             component.head[0].bias[:, :3] += m
     for m in range(3):
@@ -90,7 +90,7 @@ def test_t_counts_the_steps_of_this_training(tiny, name: str, monkeypatch) -> No
 
 
 @NAMES
-def test_the_bound_of_rme_is_not_part_of_it(tiny, name: str) -> None:
+def test_it_does_not_read_the_kl_max_of_rme(tiny, name: str) -> None:
     assert tiny.spec(name, 2, kl_max=1.0).key == tiny.spec(name, 2, kl_max=2.0).key
     assert tiny.spec("rme", 2, kl_max=1.0).key != tiny.spec("rme", 2, kl_max=2.0).key
     assert tiny.spec(name, 2, eps_max=0.2).key != tiny.spec(name, 2).key

@@ -1,4 +1,4 @@
-"""What every method must do, whichever it is: a new file in `rme/methods/` is tested here by being there."""
+"""The contract of all methods. A new file in `rme/methods/` is tested here automatically."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from rme.step import Step
 
 
 def cases(trained: bool = False) -> list:
-    """Every method, or those that are trained, with its smallest order under both decoders, and with its largest.
+    """Every method (or every trained one), at its smallest and largest order, with each of its decoders.
 
-    The dearest are slow. So are the largest orders of a file's second method, which shares the code of the first.
+    Marked slow: the largest order with a second decoder, or of a file's second method, which shares the first's code.
     """
     out = []
     files: set[str] = set()
@@ -38,9 +38,9 @@ def cases(trained: bool = False) -> list:
         orders = sorted(method.orders) if method.orders else [None]
         for decoder in method.decoders:
             for order in dict.fromkeys([orders[0], orders[-1]]):
-                dear = order != orders[0] and (variant or decoder != method.decoders[0])
+                slow = order != orders[0] and (variant or decoder != method.decoders[0])
                 name = f"{method.name}-{order}-{decoder}" if order else f"{method.name}-{decoder}"
-                out.append(pytest.param(method, order, decoder, id=name, marks=[pytest.mark.slow] * dear))
+                out.append(pytest.param(method, order, decoder, id=name, marks=[pytest.mark.slow] * slow))
     return out
 
 
@@ -55,7 +55,7 @@ def template_is_registered(monkeypatch) -> None:
 
 @pytest.fixture
 def spec(tiny, method: type[Method], order: int | None, decoder: str):
-    """Specs of the method under test; an epoch of the 36 images is two steps, of 32 and of 4."""
+    """Makes specs of the method under test. An epoch of the 36 images has two steps, of 32 and 4 images."""
     return lambda **fields: tiny.spec(method.name, order, decoder=decoder, **{"batch_size": 32, **fields})
 
 
@@ -65,7 +65,7 @@ def state(engine: Engine) -> dict[str, Tensor]:
 
 # ---------------------------------------------------------------------- the declaration
 @every_method
-def test_it_declares_itself(method: type[Method], order: int | None, decoder: str) -> None:
+def test_its_declaration_is_valid(method: type[Method], order: int | None, decoder: str) -> None:
     assert re.fullmatch(r"[a-z0-9][a-z0-9-]*", method.name) and method.label
     assert set(method.decoders) <= {"conv", "fc"} and method.decoders
     assert set(method.fields) <= set(RunSpec.model_fields) and 0 < method.stage_rate < 1
@@ -95,7 +95,7 @@ def test_posterior_shapes_and_draws(small, spec) -> None:
         for s in range(draws):
             torch.testing.assert_close(q.log_prob(z[:, s]), log_q[:, s], rtol=1e-10, atol=1e-10)
         again = engine.method.posterior(x, streams(5, 6))
-        assert torch.equal(again.sample(streams(0, 1), draws), z), "inference draws nothing but from the noise given"
+        assert torch.equal(again.sample(streams(0, 1), draws), z), "the given noise is the only source of randomness"
         both, log_both = again.sample_with_log_prob(streams(0, 1), draws)
         assert torch.equal(both, z)
         torch.testing.assert_close(log_both, log_q, rtol=1e-10, atol=1e-10)
@@ -106,7 +106,7 @@ def test_posterior_shapes_and_draws(small, spec) -> None:
 
 @every_method
 def test_the_density_belongs_to_the_draws(small, spec, method: type[Method]) -> None:
-    """E_q[f / q] is the integral of f: with f a Gaussian fitted to the draws, the mean ratio must be one."""
+    """E_q[f / q] is the integral of f: for f a Gaussian fitted to the draws, the mean ratio must be one."""
     engine = small.engine(spec(seed=1, precision="float64", dim=1))
     if method.trains:
         engine.train_epoch()
@@ -115,22 +115,22 @@ def test_the_density_belongs_to_the_draws(small, spec, method: type[Method]) -> 
         noise = Noise([torch.Generator().manual_seed(0)], torch.float64)
         q = engine.method.posterior(engine.method.centred(small.images.test[:2].unsqueeze(0)), noise)
         z = q.sample(noise, draws)
-        # narrower than the draws, so that the ratio has a variance
+        # narrower than the draws, so that the ratio has a finite variance
         f = torch.distributions.Normal(z.mean(1, keepdim=True), 0.7 * z.std(1, keepdim=True))
         ratio = torch.exp(f.log_prob(z).sum(-1) - q.log_prob(z))
     error = ratio.std(1) / math.sqrt(draws)
     assert ((ratio.mean(1) - 1).abs() < 5 * error + 1e-9).all()
-    assert (ratio.mean() - 1).abs() < 5 * ratio.std() / math.sqrt(ratio.numel()) + 1e-9, "of all images"
+    assert (ratio.mean() - 1).abs() < 5 * ratio.std() / math.sqrt(ratio.numel()) + 1e-9, "over all images"
     assert (error < 0.05).all(), "too noisy to show anything"
 
 
 # ---------------------------------------------------------------------- the updates
 @every_trained_method
-def test_an_update_changes_what_it_names_and_nothing_else(small, spec, monkeypatch) -> None:
+def test_an_update_changes_its_own_parameters_and_no_others(small, spec, monkeypatch) -> None:
     engine = small.engine([spec(seed=s, precision="float64") for s in (1, 2)])
     names = [u.name for u in engine.updates]
     assert len(set(names)) == len(names) and all(re.fullmatch(r"[A-Za-z0-9_-]+", name) for name in names)
-    engine.train_epoch()  # past what starts at exactly zero
+    engine.train_epoch()  # so that no parameter is exactly zero
     whose = {id(p): name for name, p in engine.method.named_parameters()}
     named: set[str] = set()
     step = Step(engine.method.centred(engine.pixels[engine.train_index[:, :16]]), engine.noise, engine.iteration)
@@ -159,7 +159,7 @@ def test_an_update_changes_what_it_names_and_nothing_else(small, spec, monkeypat
 
 # ---------------------------------------------------------------------- arrays
 def trained(engine: Engine, steps: int = 2) -> tuple[Engine, Tensor]:
-    """Some steps on the beginning of each member's own training images; the losses, (steps, U, B)."""
+    """Train for some steps on each member's first training images; the engine and the losses, (steps, U, B)."""
     losses = [engine.train_step(engine.train_index[:, 8 * i : 8 * i + 8]) for i in range(steps)]
     return engine, torch.stack(losses)
 
@@ -178,7 +178,7 @@ def test_an_array_of_three_equals_three_alone(small, spec, precision: str) -> No
     engine, losses = trained(small.engine(specs))
     for i, own in enumerate(specs):
         if precision == "float32" and i != 1:
-            continue  # each by itself is compared where the differences are smallest
+            continue  # every member is compared in float64, which is more precise
         alone, own_losses = trained(small.engine(own))
         if precision == "float32":
             torch.testing.assert_close(losses[..., i], own_losses[..., 0], rtol=1e-5, atol=1e-5)
@@ -191,15 +191,15 @@ def test_an_array_of_three_equals_three_alone(small, spec, precision: str) -> No
 
 
 @every_trained_method
-def test_restarts_are_trained_apart(small, spec) -> None:
-    """A run of two restarts: the first equals a run of one, the second is another."""
+def test_restarts_are_trained_independently(small, spec) -> None:
+    """In a run of two restarts the first equals a run of one, and the second differs."""
     _, losses = trained(small.engine(spec(precision="float64", restarts=2)))
     _, own_losses = trained(small.engine(spec(precision="float64", restarts=1)))
     torch.testing.assert_close(losses[..., :1], own_losses, rtol=1e-12, atol=1e-12)
     assert not torch.isclose(losses[..., 0], losses[..., 1]).any()
 
 
-# ---------------------------------------------------------------------- going on
+# ---------------------------------------------------------------------- resuming
 @every_trained_method
 def test_interrupted_equals_uninterrupted_bit_for_bit(small, spec, tmp_path: Path) -> None:
     specs = [spec(seed=s) for s in (1, 2)]
@@ -221,10 +221,10 @@ def test_interrupted_equals_uninterrupted_bit_for_bit(small, spec, tmp_path: Pat
     assert any(not torch.equal(a[name], saved[name]) for name in a if name.startswith("model."))
 
 
-# ---------------------------------------------------------------------- small things that break
+# ---------------------------------------------------------------------- special cases
 @every_trained_method
 def test_a_last_batch_of_one_image_is_trained_on(tiny, few, spec) -> None:
-    """Of 28x28, which the networks halve to 14, 7 and 3."""
+    """With images of 28x28, which the networks halve to 14, 7 and 3."""
     engine = tiny.engine(spec(batch_size=4), few)
     assert engine.train_index.shape == (1, 5), "a batch of 4 and one of 1"
     assert engine.train_epoch().isfinite().all()
@@ -234,15 +234,15 @@ def test_a_last_batch_of_one_image_is_trained_on(tiny, few, spec) -> None:
 
 @every_trained_method
 def test_training_lowers_the_loss(small, digits, spec) -> None:
-    """The last update's, which is of the whole model, on real images. Its ELBO is not what every method is after."""
-    # of this seed the VAE that a stage begins with is far from its end, and at this rate none oversteps
+    """The last update's loss, on real images. Not the ELBO, which not every method maximises."""
+    # with this seed the VAE that a stage starts from has not converged, and at this rate no method diverges
     engine = small.engine(spec(seed=1, precision="float64", batch_size=8, stage_learning_rate=3e-4), digits)
     method = engine.method
 
     def loss() -> float:
-        """Of all training images, with the same draws each time: any change is the training's."""
+        """On all training images, with the same draws each time, so that only training changes it."""
         noise = Noise([torch.Generator().manual_seed(0)], torch.float64)
-        method.requires_grad_(True)  # SA's loss asks its decoder for gradients
+        method.requires_grad_(True)  # SA's loss differentiates its decoder
         found = engine.updates[-1].loss(Step(method.centred(engine.pixels[engine.train_index]), noise, 0)).item()
         method.requires_grad_(False)
         return found
@@ -255,7 +255,7 @@ def test_training_lowers_the_loss(small, digits, spec) -> None:
 
 @every_method
 def test_iwae_is_above_the_elbo_image_by_image(small, spec) -> None:
-    """As Jensen's inequality has it for the same draws."""
+    """By Jensen's inequality, for the same draws."""
     engine = small.engine(spec(precision="float64"))
     stream = [torch.Generator().manual_seed(0)]
     found = evaluate.scores(engine.method, engine.pixels, engine.train_index, samples=10, generators=stream)
@@ -264,13 +264,13 @@ def test_iwae_is_above_the_elbo_image_by_image(small, spec) -> None:
 
 @pytest.fixture(scope="module")
 def few(tiny) -> Images:
-    """Six images, of which five are trained on."""
+    """Six images, five of which are for training."""
     return Images(tiny.images.train[:6], tiny.images.test)
 
 
 @pytest.fixture(scope="module")
 def digits() -> Images:
-    """A few of the handwritten digits, made smaller."""
+    """A few of the handwritten digits, reduced to 8x8."""
     images = data.get("digits").load(Path())
     shrink = torch.nn.AdaptiveAvgPool2d(8)
     return Images(*(shrink(part.float()).round().to(torch.uint8) for part in (images.train[:60], images.test[:10])))
@@ -297,7 +297,7 @@ def test_the_largest_images_and_colour_work(tiny) -> None:
 
 # ---------------------------------------------------------------------- the template
 def test_the_template_is_a_vae_with_a_weight_on_the_kl(tiny) -> None:
-    """At its default it trains as the VAE; with beta = 3 its loss has 2 KL more."""
+    """With the default beta its loss is the VAE's; with beta = 3 it is 2 KL more."""
     runs = {
         name: tiny.engine(tiny.spec(method, precision="float64", options=options))
         for name, method, options in (("vae", "vae", {}), ("1", "template", {}), ("3", "template", {"beta": 3.0}))
@@ -314,7 +314,7 @@ def test_the_template_is_a_vae_with_a_weight_on_the_kl(tiny) -> None:
 # ---------------------------------------------------------------------- the registry
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch) -> Path:
-    """An extra folder of methods, and a registry that has yet to be filled."""
+    """An additional folder of methods, and an empty registry."""
     monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
     monkeypatch.setattr(methods, "_registry", None)
     yield tmp_path
@@ -329,7 +329,7 @@ class Mine(VAE):
 """
 
 
-def test_a_file_is_found_by_being_there(folder: Path) -> None:
+def test_a_file_in_the_folder_is_registered(folder: Path) -> None:
     (folder / "zz_mine.py").write_text(_GOOD)
     (folder / "_helper.py").write_text("raise RuntimeError('imported')")
     found = methods.registry()
@@ -338,12 +338,12 @@ def test_a_file_is_found_by_being_there(folder: Path) -> None:
     assert found["vae"].__name__ == "VAE", "an imported base is not registered again"
 
 
-@pytest.mark.parametrize(("text", "said"), [
+@pytest.mark.parametrize(("text", "message"), [
     ("import no_such_module_at_all", "no_such_module_at_all"),
     ("def broken(:", "SyntaxError"),
     (_GOOD.replace('"mine"', '"Mine"'), "lower case"),
-    (_GOOD.replace('"mine"', '"vae"'), "taken by"),
-    ("x = 1", "no method"),
+    (_GOOD.replace('"mine"', '"vae"'), "already used by"),
+    ("x = 1", "no Method subclass"),
     ("""
 from rme.methods.base import Method
 class Half(Method):
@@ -357,13 +357,13 @@ class Base(Method):
     def updates(self): ...
 """).replace('name, label = "mine", "Mine"', 'name = "mine"'), "label"),
 ])  # fmt: skip
-def test_a_file_that_is_not_right_is_named_with_what_is_wrong(folder: Path, text: str, said: str) -> None:
+def test_an_error_names_the_file_and_what_is_wrong(folder: Path, text: str, message: str) -> None:
     (folder / "zz_wrong.py").write_text(text)
     with pytest.raises(ImportError, match=r"rme/methods/zz_wrong\.py") as error:
         methods.registry()
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
-def test_unknown_names_are_answered_with_the_choices() -> None:
-    with pytest.raises(ValueError, match=r"no method 'vea'; there are .*rme.*vae"):
+def test_an_unknown_name_raises_with_the_valid_ones() -> None:
+    with pytest.raises(ValueError, match=r"unknown method 'vea'; valid values are .*rme.*vae"):
         methods.get("vea")

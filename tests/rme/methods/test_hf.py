@@ -1,4 +1,4 @@
-"""HF against explicit matrices: the reflections, the Gaussian of full covariance that they make, its KL."""
+"""HF against explicit matrices: the reflections, the resulting Gaussian with full covariance, its KL."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ def test_a_reflection_is_the_householder_matrix() -> None:
             assert torch.linalg.det(matrix).item() == pytest.approx(-1)
 
 
-def test_a_reflection_of_one_latent_turns_it_over() -> None:
+def test_a_reflection_of_one_latent_negates_it() -> None:
     z = normal(B, 5, N, 1)
     found, log_det = Reflection(normal(B, N, 1, seed=1)).forward(z)
     torch.testing.assert_close(found, -z, rtol=1e-12, atol=0)
     assert (log_det == 0).all() and log_det.shape == (B, 5, N)
 
 
-def test_a_reflection_without_a_direction_is_still_a_number() -> None:
+def test_a_reflection_with_a_zero_vector_is_the_identity() -> None:
     z = normal(1, 1, 3)
     assert torch.equal(Reflection(torch.zeros(1, 1, 3, dtype=torch.float64)).forward(z)[0], z)
 
@@ -75,7 +75,7 @@ def test_the_density_is_the_full_gaussians(flows: int, samples: int) -> None:
             plain = explicit(q, b, n)
             torch.testing.assert_close(log_q[b, ..., n], plain.log_prob(z[b, ..., n, :]), rtol=1e-9, atol=1e-9)
             covariance = plain.covariance_matrix
-            assert (covariance - covariance.diagonal().diag()).abs().max() > 0.05, "it is not diagonal any more"
+            assert (covariance - covariance.diagonal().diag()).abs().max() > 0.05, "it is not diagonal"
 
 
 def test_log_det_is_that_of_the_jacobian() -> None:
@@ -104,12 +104,12 @@ def test_draws_follow_the_density(flows: int) -> None:
     assert_draws_follow_the_density(q, (B, 2))
 
 
-def test_each_vector_is_linear_in_the_one_before_and_the_first_in_the_hidden_layer(tiny) -> None:
+def test_each_vector_is_linear_in_the_previous_one_and_the_first_in_the_hidden_layer(tiny) -> None:
     engine = tiny.engine(tiny.spec("hf", 4, precision="float64", restarts=2))
     method = engine.method
     x = method.centred(tiny.images.test[:5].expand(2, -1, -1, -1, -1))
     q = method.posterior(x, None)
-    assert len(q.flows) == 4, "the order is their number"
+    assert len(q.flows) == 4, "the order is the number of flows"
     for b in range(2):
         v = method.encoder.features(x)[b]
         for linear, reflection in zip(method.vectors, q.flows, strict=True):
@@ -121,7 +121,7 @@ def test_each_vector_is_linear_in_the_one_before_and_the_first_in_the_hidden_lay
 
 
 def test_the_loss_is_minus_the_elbo(tiny) -> None:
-    """With closed-form KL: against the mean of log p(x, z) - log q(z|x) over many draws."""
+    """The ELBO with closed-form KL against the mean of log p(x, z) - log q(z|x) over many draws."""
     engine = tiny.engine(tiny.spec("hf", 2, precision="float64"))
     method = engine.method
     x = method.centred(tiny.images.train[:4].unsqueeze(0))

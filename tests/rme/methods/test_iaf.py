@@ -1,4 +1,4 @@
-"""IAF: MADE's order and context, the flow against autograd's Jacobian, its density against its draws."""
+"""IAF: MADE's autoregressive order and context, the flow against autograd's Jacobian, density against draws."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 
 def made(dim: int, seed: int = 0, scale: float = 3.0, **settings) -> nets.MADE:
-    """With weights larger than at the start, so that every dependence is strong."""
+    """A MADE with weights larger than by initialisation, so that every dependence is strong."""
     net = nets.MADE(B, dim, WIDTH, hidden=40, **settings).double().requires_grad_(False)
     nets.initialise(net, [torch.Generator().manual_seed(seed + i) for i in range(B)])
     for parameter in net.parameters():
@@ -39,7 +39,7 @@ def flow(dim: int, flows: int, images: int = N, scale: float = 3.0) -> PushForwa
 # ---------------------------------------------------------------------- MADE
 @pytest.mark.parametrize("backwards", [False, True])
 @pytest.mark.parametrize("which", [0, 1])
-def test_made_sees_only_what_comes_before(backwards: bool, which: int) -> None:
+def test_made_depends_only_on_earlier_latents(backwards: bool, which: int) -> None:
     dim, context = 5, normal(B, N, WIDTH, seed=5)
     net = made(dim, backwards=backwards)
     jacobian = torch.autograd.functional.jacobian(lambda z: net(z, context)[which], normal(B, N, dim))
@@ -47,15 +47,15 @@ def test_made_sees_only_what_comes_before(backwards: bool, which: int) -> None:
         for n in range(N):
             own = jacobian[b, n, :, b, n]
             own = own.flip(0, 1) if backwards else own
-            assert torch.equal(own, own.tril(-1)), "output i must not see inputs i..p"
+            assert torch.equal(own, own.tril(-1)), "output i must not depend on inputs i..p"
             below = own[torch.tril_indices(dim, dim, -1).unbind()]
-            assert (below.abs() > 1e-6).all(), "and must see all before i"
+            assert (below.abs() > 1e-6).all(), "output i must depend on all inputs before i"
             jacobian[b, n, :, b, n] = 0
-    assert (jacobian == 0).all(), "images and members do not see each other"
+    assert (jacobian == 0).all(), "images and members are independent"
 
 
 @pytest.mark.parametrize("backwards", [False, True])
-def test_every_output_of_made_sees_the_whole_context(backwards: bool) -> None:
+def test_every_output_of_made_depends_on_the_whole_context(backwards: bool) -> None:
     net, z = made(5, backwards=backwards), normal(B, N, 5)
     jacobian = torch.autograd.functional.jacobian(lambda c: torch.cat(net(z, c), -1), normal(B, N, WIDTH, seed=5))
     for b in range(B):
@@ -64,7 +64,7 @@ def test_every_output_of_made_sees_the_whole_context(backwards: bool) -> None:
 
 
 def test_made_with_samples_pairs_each_context_with_its_own_image() -> None:
-    """Also where there are as many samples as images."""
+    """Also with as many samples as images."""
     net, context = made(3), normal(B, N, WIDTH, seed=5)
     for samples in (2, N):
         z = normal(B, samples, N, 3)
@@ -73,10 +73,10 @@ def test_made_with_samples_pairs_each_context_with_its_own_image() -> None:
             torch.testing.assert_close(torch.cat([m, s], -1)[:, i], torch.cat(net(z[:, i], context), -1))
 
 
-def test_a_masked_layer_is_the_same_for_all_members_at_once_and_one_by_one() -> None:
+def test_a_masked_layer_for_all_members_at_once_equals_one_by_one() -> None:
     net, z = made(3), normal(B, N, 3)
     for network, x in ((net.inputs, z), (net.outputs, normal(B, N, 40))):
-        together = nn.Sequential.forward(network, x)  # what an accelerator runs
+        together = nn.Sequential.forward(network, x)  # as on a GPU
         torch.testing.assert_close(network(x), together, rtol=1e-12, atol=1e-12)
         layer = network[0]
         for b in range(B):
@@ -106,11 +106,11 @@ def test_log_det_is_that_of_the_jacobian(flows: int) -> None:
             log_det = torch.linalg.slogdet(jacobian[b, n, :, b, n]).logabsdet
             torch.testing.assert_close(q.base.log_prob(z)[b, n] - log_q[b, n], log_det, rtol=1e-10, atol=1e-10)
     if flows > 1:
-        assert (jacobian[0, 0, :, 0, 0].abs() > 1e-6).all(), "two orders together leave nothing out"
+        assert (jacobian[0, 0, :, 0, 0].abs() > 1e-6).all(), "two opposite orders connect all latents"
 
 
 @pytest.mark.parametrize("samples", [0, 2, N])
-def test_the_inverse_gives_back_the_base_draw_and_its_log_det(samples: int) -> None:
+def test_the_inverse_returns_the_base_draw_and_the_log_det(samples: int) -> None:
     q = flow(4, 3)
     z0 = normal(B, *[samples] * bool(samples), N, 4)
     z, log_q = q.push(z0)
@@ -127,7 +127,7 @@ def test_draws_follow_the_density(flows: int) -> None:
 
 
 # ---------------------------------------------------------------------- the method
-def test_it_begins_near_the_vae_with_every_latent_in_its_place(tiny) -> None:
+def test_it_starts_near_the_vae_without_permuting_latents(tiny) -> None:
     engine = tiny.engine(tiny.spec("iaf", 2, dim=4, precision="float64"))
     (vae,) = tiny.models(engine.spec.parent, tiny.images)
     x = engine.method.centred(tiny.images.test.unsqueeze(0))
@@ -140,7 +140,7 @@ def test_it_begins_near_the_vae_with_every_latent_in_its_place(tiny) -> None:
         assert torch.corrcoef(torch.stack([z0[..., i].flatten(), z[..., i].flatten()]))[0, 1] > 0.95
 
 
-def test_the_order_turns_from_one_flow_to_the_next(tiny) -> None:
+def test_the_autoregressive_order_is_reversed_from_one_flow_to_the_next(tiny) -> None:
     method = tiny.engine(tiny.spec("iaf", 4, dim=3)).method
     assert [m.order for m in method.mades] == [[0, 1, 2], [2, 1, 0]] * 2
     assert all(m.inputs[0].weight.shape == (1, 500, 3) and m.context[0].weight.shape == (1, 500, 256)

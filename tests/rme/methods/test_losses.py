@@ -1,4 +1,4 @@
-"""The losses of the methods with one update, at one draw, from torch.distributions on the decoder's means."""
+"""The losses of methods with a single update, at one draw, against torch.distributions on the decoder's means."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def log_normal(value: Tensor, mean: Tensor | float, scale: Tensor | float) -> Te
 
 @pytest.mark.parametrize(("name", "order", "decoder"), CASES)
 def test_the_loss_is_minus_the_elbo_at_the_draw(tiny, name: str, order: int | None, decoder: str) -> None:
-    """KL(q || p) in closed form where q or its base is a Gaussian, by log q(z) from the inverse for IAF."""
+    """With KL(q || p) in closed form for a Gaussian q or base; for IAF from log q(z), by the inverse."""
     method = tiny.engine(tiny.spec(name, order, decoder=decoder, precision="float64", restarts=MEMBERS)).method
     method.requires_grad_(True)
     for i in range(MEMBERS):
@@ -34,7 +34,7 @@ def test_the_loss_is_minus_the_elbo_at_the_draw(tiny, name: str, order: int | No
     assert loss.shape == (MEMBERS,)
 
     noise = streams()
-    q = method.posterior(x, noise)  # SA's steps draw from it as its loss does
+    q = method.posterior(x, noise)  # SA's steps draw from the noise first, as in its loss
     eps = noise.normal((MEMBERS, IMAGES, DIM))
     with torch.no_grad():
         for b in range(MEMBERS):
@@ -67,7 +67,9 @@ def test_the_loss_is_minus_the_elbo_at_the_draw(tiny, name: str, order: int | No
 
 
 @pytest.mark.parametrize(("name", "order", "decoder"), [*CASES, ("me", 2, "conv")])
-def test_one_update_of_everything_by_the_methods_name(tiny, name: str, order: int | None, decoder: str) -> None:
+def test_the_single_update_has_all_parameters_and_the_methods_name(
+    tiny, name: str, order: int | None, decoder: str
+) -> None:
     """The metric is then `train/loss_<name>`."""
     method = tiny.engine(tiny.spec(name, order, decoder=decoder)).method
     (update,) = method.updates()
@@ -76,8 +78,8 @@ def test_one_update_of_everything_by_the_methods_name(tiny, name: str, order: in
 
 
 @pytest.mark.parametrize("name", ["me", "rme"])
-def test_what_a_mixture_shows_as_it_trains_is_of_its_posterior(tiny, name: str) -> None:
-    """At one draw of each component, from the noise given: its weight, and its own ELBO."""
+def test_a_mixtures_diagnostics_are_those_of_its_posterior(tiny, name: str) -> None:
+    """Each component's weight, and its own ELBO at one draw from the given noise."""
     method = tiny.engine(tiny.spec(name, 2, precision="float64", restarts=MEMBERS)).method
     x = method.centred(tiny.images.train[:IMAGES].expand(MEMBERS, -1, -1, -1, -1))
     with torch.no_grad():

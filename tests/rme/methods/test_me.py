@@ -1,4 +1,4 @@
-"""ME: its one loss and all gradients against torch.distributions on plain modules, its start, its density."""
+"""ME: its loss and all gradients against torch.distributions on plain modules, its start, its density."""
 
 from __future__ import annotations
 
@@ -78,14 +78,14 @@ def test_component_0_and_the_decoder_are_the_vaes_and_the_others_are_random(tiny
 
 
 class Squares(nn.Module):
-    """p(x|z) = N(1; z^2, 0.3^2): whatever the image, its posterior has a mode near 1 and one near -1."""
+    """p(x|z) = N(1; z^2, 0.3^2): for any image, the posterior has a mode near 1 and one near -1."""
 
     def log_prob(self, x: Tensor, z: Tensor) -> Tensor:
         return Normal(z.squeeze(-1).square(), 0.3).log_prob(torch.ones(()))
 
 
-def test_components_part_where_the_posterior_has_two_modes(small) -> None:
-    """From narrow starts near zero, on either side of it; both on one side may well end in one mode."""
+def test_components_find_both_modes_of_the_posterior(small) -> None:
+    """Starting narrow and on either side of zero; starting on the same side, both may end in one mode."""
     method = small.engine(small.spec("me", 2, dim=1, precision="float64")).method
     method.decoder = Squares()
     for component, centre in zip(method.components, (0.2, -0.2), strict=True):

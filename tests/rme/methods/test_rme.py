@@ -1,4 +1,4 @@
-"""RME against the supplement's section 4, written out literally with torch.nn, one torch.optim.Adam for each part."""
+"""RME against the supplement's pseudocode (section 4) in plain torch.nn, with one torch.optim.Adam for each part."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ RESTARTS = 2
 
 
 def spread_components(engine: Engine) -> None:
-    """Move component m's mean by m in every latent: its KL to the mixture before it is between 0.6 and 6 nats."""
+    """Shift component m's mean by m in every latent, so that its KL to the previous mixture is 0.6 to 6 nats."""
     for m, component in enumerate(engine.method.components):
         component.head[0].bias[:, : engine.spec.dim] += m
 
 
 def literal(engine: Engine, i: int) -> RecMixVAE:
-    """Member i as the supplement's class, drawing from that member's own training stream from its start."""
+    """Member i as the supplement's class, drawing from the start of that member's training stream."""
     spec = engine.spec
     stream = noise.generator(spec.seed, i, noise.TRAIN)
 
@@ -42,15 +42,15 @@ def engine_parts(engine: Engine, model: RecMixVAE) -> list[tuple[nn.Module, nn.M
 
 
 def assert_same(engine: Engine, i: int, model: RecMixVAE, before: dict[str, Tensor]) -> None:
-    """Parameters alike to 1e-10, and what the steps changed alike to 1e-7: a small rate cannot hide an error."""
-    twin = literal(engine, i)  # member i's present weights, under the plain model's names
-    present = dict(twin.named_parameters())
+    """Parameters equal to 1e-10, and their changes to 1e-7, so that a small learning rate cannot hide an error."""
+    twin = literal(engine, i)  # member i's current weights, under the plain model's names
+    current = dict(twin.named_parameters())
     for name, expected in model.named_parameters():
-        found = present[name].detach()
+        found = current[name].detach()
         scale = expected.detach().norm()
         assert (found - expected).norm() <= 1e-10 * scale, name
         change, wanted = found - before[name], expected.detach() - before[name]
-        assert wanted.norm() > 0, f"{name} never moved"
+        assert wanted.norm() > 0, f"{name} did not change"
         assert (change - wanted).norm() <= 1e-7 * wanted.norm(), name
 
 
@@ -69,16 +69,16 @@ def test_steps_equal_the_pseudocode(tiny, order: int, kl_max: float, expected: s
     adams = [{part: torch.optim.Adam(part.parameters(), lr=1e-3) for part in model.parts()} for model in models]
     index = torch.randperm(40, generator=torch.Generator().manual_seed(1))[:16].view(2, 8)
 
-    at_work: set[bool] = set()
+    active: set[bool] = set()
     for batch in index:
         engine.train_step(batch.expand(RESTARTS, -1))
         for i, (model, adam) in enumerate(zip(models, adams, strict=True)):
             x = tiny.images.train[batch].double() / 255 - engine.method.pixel_mean[i]
             _, kls = pseudocode_step(model, adam, x, kl_max)
-            at_work |= {bool(kl < kl_max) for kl in kls}
+            active |= {bool(kl < kl_max) for kl in kls}
         for i, model in enumerate(models):
             assert_same(engine, i, model, before[i])
-    assert at_work == expected, "the bound is not where this test needs it"
+    assert active == expected, "this test needs the KL bound active or inactive as parametrised"
 
 
 def test_losses_are_those_of_the_pseudocode_before_each_update(tiny) -> None:

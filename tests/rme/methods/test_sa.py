@@ -1,4 +1,4 @@
-"""SA: its steps against the gradient written out, each image's own; their derivative against finite differences."""
+"""SA: its steps against the analytic gradient, image by image; their derivative against finite differences."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DIM = 2
 
 
 class Zeros:
-    """Noise of zeros, whatever the number of images."""
+    """Noise of zeros, for any number of images."""
 
     def normal(self, shape) -> Tensor:
         return torch.zeros(tuple(shape), dtype=torch.float64)
@@ -28,7 +28,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 
 def linear_method(order: int, **options: float) -> SA:
-    """SA of two members on a linear-Gaussian decoder, where ELBO and gradients are known."""
+    """SA with two members and a linear-Gaussian decoder, for which ELBO and gradients are known."""
     spec = RunSpec(method="sa", order=order, dataset="digits", dim=DIM, precision="float64", options=options)
     method = SA(spec, (1, 28, 28), 2).double().requires_grad_(False)
     method.decoder = LinearGaussian(2, DIM, orthogonal=False)
@@ -40,7 +40,7 @@ def images(count: int) -> Tensor:
 
 
 def start(count: int) -> DiagonalGaussian:
-    """Some way off every posterior."""
+    """A q(z|x) far from every image's posterior."""
     return DiagonalGaussian(
         (2 + normal(2, count, DIM, seed=3)).requires_grad_(), (0.5 * normal(2, count, DIM, seed=4)).requires_grad_()
     )
@@ -58,8 +58,8 @@ def exact_elbo(decoder: LinearGaussian, x: Tensor, q: DiagonalGaussian) -> Tenso
     return torch.stack(out)
 
 
-def test_a_step_is_the_gradient_written_out() -> None:
-    """With r = x - W z - b: by mu W'r / s^2 - mu; by logvar (sigma eps W'r / s^2 - exp(logvar) + 1) / 2."""
+def test_a_step_is_the_analytic_gradient() -> None:
+    """With r = x - W z - b: W'r / s^2 - mu w.r.t. mu; (sigma eps W'r / s^2 - exp(logvar) + 1) / 2 w.r.t. logvar."""
     method, x, q, eps = linear_method(1), images(5), start(5), normal(2, 5, DIM, seed=6)
     found = method.ascend(q, x, eps)
     for b in range(2):
@@ -84,7 +84,7 @@ def test_every_step_raises_the_elbo_of_every_image() -> None:
 
 
 @pytest.mark.parametrize("order", [1, 8])
-def test_an_image_is_refined_alike_alone_and_in_a_batch(tiny, order: int) -> None:
+def test_an_image_is_refined_the_same_alone_and_in_a_batch(tiny, order: int) -> None:
     method = tiny.engine(tiny.spec("sa", order, precision="float64")).method
     x = method.centred(tiny.images.train[:10].unsqueeze(0))
     with torch.no_grad():
@@ -111,7 +111,7 @@ def test_the_steps_are_the_same_at_training_and_test_time(tiny) -> None:
 
 
 def test_the_gradient_goes_through_the_steps(tiny, monkeypatch) -> None:
-    """Against finite differences, with steps long enough for their own derivative to count."""
+    """Against finite differences, with steps so long that their own derivative matters."""
     method = tiny.engine(tiny.spec("sa", 2, dim=DIM, precision="float64", options={"svi_step": 0.02})).method
     x = method.centred(tiny.images.train[:4].unsqueeze(0))
 
@@ -133,13 +133,13 @@ def test_the_gradient_goes_through_the_steps(tiny, monkeypatch) -> None:
     through = gradients()
     ascend = SA.ascend
 
-    def blind(self, q, x, eps, learning=False):
-        """A step whose gradient counts as a constant."""
+    def detached(self, q, x, eps, learning=False):
+        """A step that is treated as a constant."""
         moved = ascend(self, q, x, eps, learning=True)
         return DiagonalGaussian(q.mu + (moved.mu - q.mu).detach(), q.logvar + (moved.logvar - q.logvar).detach())
 
-    monkeypatch.setattr(SA, "ascend", blind)
-    around = gradients()
+    monkeypatch.setattr(SA, "ascend", detached)
+    without = gradients()
     monkeypatch.setattr(SA, "ascend", ascend)
     for name, at in chosen.items():
         values = []
@@ -150,10 +150,10 @@ def test_the_gradient_goes_through_the_steps(tiny, monkeypatch) -> None:
             method.requires_grad_(False)
             parameters[name][at] -= h
         assert (values[0] - values[1]) / 2e-6 == pytest.approx(through[name], rel=1e-4, abs=1e-5), name
-    assert any(abs(through[n] - around[n]) > 0.01 * abs(through[n]) for n in chosen), "the steps do not count here"
+    assert any(abs(through[n] - without[n]) > 0.01 * abs(through[n]) for n in chosen), "this test needs longer steps"
 
 
-def test_a_step_of_zero_leaves_the_encoders_posterior_and_is_part_of_the_key(tiny) -> None:
+def test_a_step_size_of_zero_keeps_the_encoders_posterior_and_is_part_of_the_key(tiny) -> None:
     spec = tiny.spec("sa", 2, precision="float64", options={"svi_step": 0.0})
     method = tiny.engine(spec).method
     x = method.centred(tiny.images.train[:3].unsqueeze(0))

@@ -1,4 +1,4 @@
-"""SVI: the finished VAE, and for each image the best posterior that Adam finds."""
+"""SVI: the finished VAE, with each image's posterior optimised by Adam."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def streams() -> Noise:
 
 
 def on_a_linear_decoder(order: int, orthogonal: bool = True, **options: float) -> tuple[SVI, torch.Tensor]:
-    """Two members, where the best diagonal posterior is known, and images that the decoder could have made."""
+    """Two members with a known best diagonal posterior, and images drawn from the model."""
     spec = RunSpec(method="svi", order=order, dataset="digits", dim=DIM, precision="float64", options=options)
     method = SVI(spec, (1, 28, 28), 2).double().requires_grad_(False)
     nets.initialise(method, [torch.Generator().manual_seed(i) for i in range(2)])
@@ -31,7 +31,7 @@ def on_a_linear_decoder(order: int, orthogonal: bool = True, **options: float) -
     return method, decoder(z) + 0.3 * torch.randn(2, IMAGES, 1, 28, 28, generator=g, dtype=torch.float64)
 
 
-def test_it_finds_the_true_posterior_where_its_family_has_it() -> None:
+def test_it_finds_the_true_posterior_if_its_family_contains_it() -> None:
     """With orthogonal columns p(z|x) is a diagonal Gaussian, known in closed form."""
     method, x = on_a_linear_decoder(200)
     with torch.no_grad():
@@ -41,10 +41,10 @@ def test_it_finds_the_true_posterior_where_its_family_has_it() -> None:
         torch.testing.assert_close(q.mu[b], exact.mean, rtol=0, atol=0.02)
         variance = exact.covariance_matrix.diagonal(dim1=-2, dim2=-1).expand(IMAGES, -1)
         torch.testing.assert_close(q.logvar[b].exp(), variance, rtol=0.05, atol=0)
-        assert (start.mu[b] - exact.mean).abs().max() > 0.5, "or it had nothing to find"
+        assert (start.mu[b] - exact.mean).abs().max() > 0.5, "this test needs a start far from the posterior"
 
 
-def test_more_steps_are_nearer_to_log_p() -> None:
+def test_more_steps_come_closer_to_log_p() -> None:
     elbos = []
     for order in (10, 50, 200):
         method, x = on_a_linear_decoder(order, orthogonal=False)
@@ -56,7 +56,7 @@ def test_more_steps_are_nearer_to_log_p() -> None:
 
 
 def test_its_steps_are_adams_on_one_draw_each() -> None:
-    """Written out: means in units of the encoder's deviations, and a rate of its own that falls along half a cosine."""
+    """Written out: means in units of the encoder's standard deviations, a rate that decays along half a cosine."""
     method, x = on_a_linear_decoder(10, svi_rate=0.05)
     g = torch.Generator().manual_seed(0)
     draws = torch.randn(10, 2, 1, IMAGES, DIM, generator=g, dtype=torch.float64)
@@ -86,8 +86,8 @@ def test_its_steps_are_adams_on_one_draw_each() -> None:
     torch.testing.assert_close(found.logvar, logvar.detach(), rtol=1e-9, atol=1e-9)
 
 
-def test_an_images_posterior_does_not_depend_on_those_beside_it() -> None:
-    """The step of a batch's mean would shrink with the batch."""
+def test_an_images_posterior_does_not_depend_on_the_others_in_the_batch() -> None:
+    """With the gradient of the batch's mean, the step would shrink with the batch size."""
     method, x = on_a_linear_decoder(10)
 
     class Zeros:
@@ -101,20 +101,20 @@ def test_an_images_posterior_does_not_depend_on_those_beside_it() -> None:
     torch.testing.assert_close(together.logvar[:, 1:2], alone.logvar, rtol=1e-10, atol=1e-10)
 
 
-def test_its_rate_is_an_option_and_no_field_of_a_stage_concerns_it() -> None:
+def test_its_key_depends_on_its_rate_and_not_on_the_fields_of_a_stage() -> None:
     def spec(**fields) -> RunSpec:
         return RunSpec(**{"method": "svi", "order": 10, "dataset": "digits", "dim": 3, **fields})
 
     assert spec(options={"svi_rate": 0.1}).key == spec().key != spec(options={"svi_rate": 0.2}).key
     for field in ({"stage_epochs": 3}, {"stage_learning_rate": 1e-4}, {"stage_patience": 2}, {"kl_max": 3}):
         assert spec(**field).key == spec().key, field
-    assert spec(epochs=3).key != spec().key, "its VAE's"
+    assert spec(epochs=3).key != spec().key, "the epochs of its VAE"
     with pytest.raises(SpecError, match=r"order=3.*Adam steps.*10, 50, 200"):
         RunSpec.of({"method": "svi", "order": 3, "dataset": "digits", "dim": 3})
 
 
-def test_a_run_of_it_is_its_vae_scored_with_better_posteriors(small) -> None:
-    """Nothing is trained: the model is the parent's, restart by restart; its ELBO is higher."""
+def test_a_run_is_its_vae_scored_with_better_posteriors(small) -> None:
+    """Nothing is trained: each restart's model is the parent's, and its ELBO is higher."""
     run = small.spec("svi", 50, restarts=2, precision="float64", seed=6, learning_rate=0.01)
     vae = training.build([run.parent], small.images, "cpu", None)
     training.train(vae)
@@ -130,7 +130,7 @@ def test_a_run_of_it_is_its_vae_scored_with_better_posteriors(small) -> None:
     assert result.train_s == 0 and result.inference_ms > parent.inference_ms
 
 
-def test_what_it_saves_is_read_back(small, tmp_path) -> None:
+def test_its_result_is_saved_and_loaded(small, tmp_path) -> None:
     run = small.spec("svi", 10)
     engine = small.engine(run)
     training.train(engine)

@@ -1,4 +1,4 @@
-"""VAE-more: the VAE continued, and nothing but that."""
+"""VAE-more: the finished VAE trained for longer, with no other difference."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rme.noise import Noise
 from rme.step import Step
 
 
-def test_it_begins_as_the_finished_vae_and_goes_on_as_one(tiny) -> None:
+def test_it_starts_as_the_finished_vae_and_has_its_loss(tiny) -> None:
     engine = tiny.engine(tiny.spec("vae-more", precision="float64", restarts=2))
     vae = tiny.engine(engine.spec.parent)
     vae.train_epoch()
@@ -28,7 +28,7 @@ def test_it_begins_as_the_finished_vae_and_goes_on_as_one(tiny) -> None:
     assert torch.equal(loss(engine.method), loss(vae.method))
 
 
-def test_its_rate_is_its_stages_and_its_parent_is_at_the_vaes(tiny) -> None:
+def test_its_rate_is_that_of_its_stage_and_its_parent_has_the_vaes(tiny) -> None:
     spec = tiny.spec("vae-more")
     assert spec.rate == 1e-3 and tiny.spec("vae-more", stage_learning_rate=2e-3).rate == 2e-3
     assert tiny.spec("vae-more", stage_learning_rate=2e-3).parent.key == spec.parent.key
@@ -40,7 +40,7 @@ def test_its_rate_is_its_stages_and_its_parent_is_at_the_vaes(tiny) -> None:
 
 
 def test_its_default_is_rmes_rate() -> None:
-    """As equal terms with RME want it."""
+    """So that it is a fair control of RME."""
     control, rme = (RunSpec(method=m, order=o, dataset="digits", dim=3) for m, o in (("vae-more", None), ("rme", 2)))
     assert control.rate == rme.rate == 1e-6
     assert control.method_class.control and not rme.method_class.control

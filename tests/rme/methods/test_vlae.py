@@ -1,4 +1,4 @@
-"""VLAE: its linearisation against autograd's Jacobian, and where the decoder is linear, p(z|x) and log p(x) exactly."""
+"""VLAE: its linearisation against autograd's Jacobian; with a linear decoder, against the exact p(z|x) and log p(x)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DIM, MEMBERS, IMAGES = 3, 2, 4
 
 
 def engine(tiny, order: int, linear: bool) -> Engine:
-    """Two members in float64; if linear, their decoder's units are all on, wherever z is."""
+    """Two members in float64; if linear, all units of their decoders are active for any z."""
     found = tiny.engine(tiny.spec("vlae", order, decoder="fc", dim=DIM, precision="float64", restarts=MEMBERS))
     first, second, last = found.method.layers()
     for layer in (first, second, last):
@@ -63,7 +63,7 @@ def test_tangents_are_the_jacobian_and_the_precision_its_gram_matrix(tiny) -> No
     mean, tangents = method.linearise(mu)
     last = method.layers()[-1].weight
     cholesky = method.precision_cholesky(tangents, last.mT @ last)
-    assert (tangents == 0).any() and (tangents != 0).any(), "some units are off, some on"
+    assert (tangents == 0).any() and (tangents != 0).any(), "this test needs active and inactive units"
     for i in range(MEMBERS):
         decode = plain_decoder(method, i)
         torch.testing.assert_close(mean[i], decode(mu[i]), rtol=1e-12, atol=1e-12)
@@ -76,7 +76,7 @@ def test_tangents_are_the_jacobian_and_the_precision_its_gram_matrix(tiny) -> No
 
 @pytest.mark.parametrize("order", [1, 4])
 def test_the_posterior_is_the_algorithm_written_out(tiny, order: int) -> None:
-    """On the ReLU decoder, image by image, in the reference's own words: W, b, and the linear model's mode."""
+    """With a ReLU decoder, image by image, in the reference's notation: W, b, and the linear model's mode."""
     method = engine(tiny, order, linear=False).method
     x = images(method, tiny)
     q = method.posterior(x, None)
@@ -103,8 +103,8 @@ def test_the_posterior_is_the_algorithm_written_out(tiny, order: int) -> None:
 
 # ---------------------------------------------------------------------- a linear decoder
 @pytest.mark.parametrize("order", [1, 2, 4, 8])
-def test_steps_go_to_the_mode_at_their_rate(tiny, order: int) -> None:
-    """Each step leaves 1 - 0.5 / (t + 1) of the way; the covariance is exact from the start."""
+def test_each_step_reduces_the_distance_to_the_mode_as_damped(tiny, order: int) -> None:
+    """Step t multiplies the distance by 1 - 0.5 / (t + 1); the covariance is exact from the start."""
     method = engine(tiny, order, linear=True).method
     x = images(method, tiny)
     q, begin = method.posterior(x, None), method.encoder(x)
@@ -117,11 +117,11 @@ def test_steps_go_to_the_mode_at_their_rate(tiny, order: int) -> None:
             cholesky = q.precision_cholesky[i, n]
             torch.testing.assert_close(torch.linalg.inv(cholesky @ cholesky.T), covariance, rtol=1e-8, atol=1e-10)
         correlation = covariance / covariance.diagonal().outer(covariance.diagonal()).sqrt()
-        assert (correlation - torch.eye(DIM)).abs().max() > 0.05, "and it is full"
+        assert (correlation - torch.eye(DIM)).abs().max() > 0.05, "it is not diagonal"
 
 
 @pytest.mark.parametrize("order", [1, 8])
-def test_one_sample_gives_log_p_of_x_where_the_encoder_finds_the_mode(tiny, order: int, monkeypatch) -> None:
+def test_one_sample_gives_log_p_of_x_if_the_encoder_finds_the_mode(tiny, order: int, monkeypatch) -> None:
     e = engine(tiny, order, linear=True)
     method = e.method
     x = images(method, tiny)
@@ -136,8 +136,8 @@ def test_one_sample_gives_log_p_of_x_where_the_encoder_finds_the_mode(tiny, orde
         torch.testing.assert_close(found.iwae[i], evidence.log_prob(x[i].flatten(1)), rtol=1e-9, atol=1e-6)
 
 
-def test_elbo_and_iwae_stay_below_log_p_of_x(tiny) -> None:
-    """With the encoder as it is: a posterior off its mode, in expectation below; many samples come near."""
+def test_the_gap_of_the_elbo_is_the_kl_to_the_exact_posterior(tiny) -> None:
+    """With an untrained encoder, so that q is not at the mode."""
     e = engine(tiny, 4, linear=True)
     method = e.method
     x = images(method, tiny)
@@ -150,15 +150,15 @@ def test_elbo_and_iwae_stay_below_log_p_of_x(tiny) -> None:
         exact = MultivariateNormal(b, w @ w.T + s2 * torch.eye(784, dtype=torch.float64)).log_prob(x[i].flatten(1))
         mode, covariance = exact_posterior(method, i, x)
         gap = exact - log_w[i].mean(0)
-        # KL of two Gaussians of the same covariance
+        # KL of two Gaussians with the same covariance
         offset = q.mu[i] - mode
         kl = 0.5 * (offset @ torch.linalg.inv(covariance) * offset).sum(-1)
         error = log_w[i].std(0) / math.sqrt(2000)
         assert ((gap - kl).abs() < 5 * error + 1e-6).all()
 
 
-def test_the_encoder_is_told_where_to_go(tiny) -> None:
-    """Undamped, a linear decoder's posterior would not depend on it at all."""
+def test_the_encoder_gets_a_gradient(tiny) -> None:
+    """Without damping, a linear decoder's posterior would not depend on the encoder."""
     e = engine(tiny, 8, linear=True)
     parameters = list(e.method.encoder.parameters())
     e.method.requires_grad_(True)
