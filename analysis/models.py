@@ -21,6 +21,7 @@ from mlflow.tracking import MlflowClient
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from analysis.cells import runs_of
 from analysis.names import IMAGES
 from analysis.stats import CELL
 from analysis.tables import Column, Row, sort_rows, to_column, to_row
@@ -90,8 +91,7 @@ def shown_models(tracking_uri: str, runs: pd.DataFrame) -> Models:
     notes: list[Note] = []
     cells = sort_rows(runs.drop_duplicates(CELL))
     for _, first in cells.sort_values(["dataset", "decoder", "dim"], key=_places, kind="stable").iterrows():
-        same = [runs[name].isna() if pd.isna(first[name]) else runs[name] == first[name] for name in CELL]
-        cell = runs[pd.concat(same, axis=1).fillna(False).all(axis=1)]
+        cell = runs_of(runs, first)
         column = to_column(first)
         try:
             shown.append(_shown(client, column, to_row(first), cell))

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import pandas as pd
-
+from analysis.cells import cell_of
 from analysis.names import CELL
 from analysis.paper import published_scores, published_times
 from rme import methods
@@ -17,8 +16,7 @@ def paper_cells(grid: Grid) -> int:
     """How many of the grid's cells the paper has a number for, whatever the settings; a variant is none of them."""
     names = [name for name in CELL if name != "variant"]
     published = published_scores() if grid.kind.trains else published_times()
-    rows = published[names].astype(object).itertuples(index=False, name=None)
-    known = {tuple(None if pd.isna(value) else value for value in row) for row in rows}
+    known = {cell_of(row, names) for row in published[names].astype(object).to_dict("records")}
     return sum(cell["variant"] is None and tuple(cell[name] for name in names) in known for cell in _cells(grid))
 
 

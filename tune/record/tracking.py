@@ -1,7 +1,7 @@
-"""What MLflow has of a sweep: a parent run for each cell, a child for each run, written from the driver alone.
+"""Writes a sweep to MLflow: a parent run for each cell, with a child for each run.
 
-A run is recorded when its result is on the storage, so MLflow can be written late, or again: recording is idempotent.
-A run is found by its tag `run_key`; one left half-written by a killed driver is completed, never doubled.
+Recording is idempotent, and may happen any time after a run's result is on the storage. A run is found by its tag
+`run_key`; if a killed driver left it half-written, it is completed, never duplicated.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
+from analysis.cells import cell_of
 from analysis.collect import AmbiguousRuns, collect
 from analysis.names import CELL, CELL_KEY, CURVE, FAILURE, RUN_KEY, TRACEBACK
 from analysis.stats import compare_column
@@ -45,17 +46,17 @@ from tune.store.failure import Failure
 
 log = logging.getLogger(__name__)
 for _name in ("mlflow", "alembic"):
-    logging.getLogger(_name).setLevel(logging.WARNING)  # they announce each table of a new database
+    logging.getLogger(_name).setLevel(logging.WARNING)  # else they log each table of a new database
 
 METRICS_PER_BATCH = 1000
 """MLflow's limit for one log_batch."""
 
 SHOWN = "shown_val_iwae"
-"""Tag of a cell's run: the validation IWAE of the run whose pictures it has."""
+"""Tag of a cell's parent run: the validation IWAE of the run whose pictures it shows."""
 
 
 class TrackingError(CommandError):
-    """A tracking server that cannot be reached or used."""
+    """The tracking server cannot be reached or used."""
 
 
 class Tracker:
@@ -63,11 +64,11 @@ class Tracker:
 
     Args:
         uri: `sqlite:///mlflow.db`, or a server's http URI.
-        experiment: its name; made if it is not there.
-        command: what was typed, a tag of each run that is recorded with it.
+        experiment: its name; created if missing.
+        command: the command as typed, for the runs' tags.
 
     Raises:
-        TrackingError: the server does not answer, or the URI is of no kind that MLflow knows.
+        TrackingError: the server does not answer, MLflow does not know this kind of URI, or the experiment was deleted.
     """
 
     note = (
@@ -75,12 +76,12 @@ class Tracker:
         "seed. In the search box:\n\n"
         "- the cells alone: `tags.cell_key != ''`, sorted by `cell/mean`\n"
         "- a table's column: `tags.cell_key != '' and params.dataset = 'mnist' and params.dim = '10'`\n"
-        "- a cell with its runs: `tags.cell = 'MNIST d10 RME(5)'`; of a variant, which is the same method with other "
-        "settings: `tags.cell = 'MNIST d10 RME(2), kl 20'`\n"
-        "- all variants of that name: `params.variant = 'kl 20'`; a run without that param is none\n"
-        "- what failed: `attributes.status = 'FAILED'`\n"
+        "- a cell with its runs: `tags.cell = 'MNIST d10 RME(5)'`; of a variant (the same method with other settings): "
+        "`tags.cell = 'MNIST d10 RME(2), kl 20'`\n"
+        "- all variants of a name: `params.variant = 'kl 20'`; runs without this param are of no variant\n"
+        "- failed runs: `attributes.status = 'FAILED'`\n"
     )
-    """The experiment's description in MLflow, how to find one's way among thousands of runs."""
+    """The experiment's description in MLflow: how to find runs."""
 
     def __init__(self, uri: str, experiment: str, command: str = "") -> None:
         self.uri = uri
@@ -96,18 +97,18 @@ class Tracker:
             self.client = MlflowClient(tracking_uri=uri)
             found = self.client.get_experiment_by_name(experiment)
             if found is None:
-                # beside the database, not in whatever folder the command was given
+                # next to the database, not in the folder in which the command was started
                 artifacts = (path.parent / "mlartifacts" / experiment).as_uri() if path else None
-                # the kind, else the UI opens on GenAI traces
+                # without the kind, MLflow's UI opens the page of GenAI traces
                 tags = {"mlflow.experimentKind": "custom_model_development", "mlflow.note.content": self.note}
                 self.experiment_id = self._create(experiment, artifacts, tags)
-                self._index_tags()  # here, for one who only reads what is there writes nothing
+                self._index_tags()  # only for a new experiment: a command that only reads must not write
             else:
                 self._check_active(found)
                 self.experiment_id = found.experiment_id
         except TrackingError:
             raise
-        except Exception as error:  # MLflow lets through what its many stores raise
+        except Exception as error:  # each of MLflow's stores raises errors of its own
             raise TrackingError(f"--tracking-uri {uri}: {first_line(error)}") from error
 
     def _create(self, experiment: str, artifacts: str | None, tags: dict[str, Any]) -> str:
@@ -117,7 +118,7 @@ class Tracker:
             found = self.client.get_experiment_by_name(experiment)
             if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS) or found is None:
                 raise
-            return found.experiment_id  # another sweep made it in the meantime
+            return found.experiment_id  # another sweep has just created it
 
     def _check_active(self, experiment: Experiment) -> None:
         if experiment.lifecycle_stage != "active":
@@ -136,7 +137,7 @@ class Tracker:
         return list(self._search("attributes.status = 'FINISHED'"))
 
     def _search(self, condition: str = "") -> Iterator[Run]:
-        """Child runs, page by page."""
+        """All child runs that meet a condition."""
         token = None
         wanted = f"tags.{RUN_KEY} != ''" + (f" and {condition}" if condition else "")
         while True:
@@ -154,15 +155,15 @@ class Tracker:
 
     # ------------------------------------------------------------------ writing
     def record(self, result: Result) -> None:
-        """Record a finished run, whatever of it is there already. MLflow's errors pass through."""
+        """Record a finished run, or the part of it that is missing. MLflow's errors propagate."""
         spec = result.spec
         epochs = spec.training_epochs
         finished_at = (1000 * result.finished_at).long().tolist()
-        now = int(1000 * time.time())  # for what was not trained, and so has no times of its own
+        now = int(1000 * time.time())  # used for methods without training, which have no times of their own
         run = self._child(spec, now if result.started_ms is None else result.started_ms, result.tags)
         if run.info.status == RunStatus.to_string(RunStatus.FINISHED):
             return
-        # the same if it is recorded again, else a metric would have two points
+        # always the same time, because recording a metric again with another one would add a second point
         ended = finished_at[-1] if finished_at else run.info.start_time
         metrics = [Metric(name, value, ended, epochs) for name, value in result.metrics.items()]
         self._log(run, spec, [*metrics, *_history(result)], result.tags)
@@ -178,7 +179,7 @@ class Tracker:
             self.show(result)
 
     def record_timing(self, timing: Timing) -> None:
-        """As `record`, for a timing. Its repeats are a curve: one point for each pass over the test set."""
+        """As `record`, for a timing. Its repeats become a curve with a point for each pass over the test set."""
         spec = timing.spec
         now = int(1000 * time.time())
         run = self._child(spec, now, timing.tags)
@@ -191,7 +192,7 @@ class Tracker:
         self.client.set_terminated(run.info.run_id, RunStatus.to_string(RunStatus.FINISHED), now)
 
     def _log(self, run: Run, spec: RunSpec, metrics: list[Metric], tags: dict[str, str]) -> None:
-        """Everything that is not there yet, in as few writes as MLflow's limits allow."""
+        """Write metrics, and missing params and tags, in as few writes as MLflow's limits allow."""
         params = missing_params(run, spec)
         changed = [RunTag(name, value) for name, value in tags.items() if run.data.tags.get(name) != value]
         for i in range(0, max(1, len(metrics)), METRICS_PER_BATCH):
@@ -201,16 +202,16 @@ class Tracker:
             self._forget_failure(run)
 
     def _artifacts(self, run: Run) -> ArtifactRepository:
-        """Where a run's files go. The client's own way would read the whole run again for each file."""
+        """The place of a run's files. MLflow's client would read the whole run again for each file."""
         return get_artifact_repository(run.info.artifact_uri, tracking_uri=self.uri)
 
     def deserves_showing(self, result: Result) -> bool:
-        """Whether its cell's run has pictures of a worse run by validation, or of none."""
+        """Whether the cell shows no pictures yet, or those of a run with a lower validation IWAE."""
         shown = self._cell(result.spec).data.tags.get(SHOWN, "-inf")
         return result.metrics["val/iwae"] > float(shown)
 
     def show(self, result: Result) -> None:
-        """Put its pictures on its cell's run, if it deserves that: one set for a cell, not one for a run."""
+        """Replace the cell's pictures by those of this run, if it `deserves_showing`."""
         if not self.deserves_showing(result):
             return
         score = result.metrics["val/iwae"]
@@ -235,14 +236,14 @@ class Tracker:
         self.client.set_terminated(run.info.run_id, RunStatus.to_string(RunStatus.FAILED))
 
     def _forget_failure(self, run: Run) -> None:
-        """An earlier attempt's; the tag goes last, so that a cut-off is made good the next time."""
+        """Delete an earlier attempt's traceback and reason. The tag goes last, so that an interruption is completed."""
         files = self._artifacts(run)
         if any(artifact.path == TRACEBACK for artifact in files.list_artifacts()):
             files.delete_artifacts(TRACEBACK)
         self.client.delete_tag(run.info.run_id, FAILURE)
 
     def _child(self, spec: RunSpec, started: int, more_tags: dict[str, str] | None = None) -> Run:
-        """The run's MLflow run, made if it is not there."""
+        """The MLflow run of a run, created if missing."""
         run = self._find(RUN_KEY, spec.key)
         if run is None:
             tags = {
@@ -262,7 +263,7 @@ class Tracker:
         return run
 
     def _cell(self, spec: RunSpec) -> Run:
-        """The cell's parent run, made if it is not there; finished from the start: nothing runs in it."""
+        """The cell's parent run, created if missing. It is marked as finished at once, because it trains nothing."""
         key = spec.cell_key
         if key not in self._parents:
             run = self._find(CELL_KEY, key)
@@ -278,11 +279,11 @@ class Tracker:
         return self._parents[key]
 
     def summarise_cells(self) -> None:
-        """Write mean, sd, n, rank and p of every cell on its parent run (rank and p within its column)."""
+        """Write mean, sd, n, rank and p of every cell to its parent run (rank and p within its column)."""
         try:
             runs = collect(self.uri, self.experiment)
         except AmbiguousRuns as error:
-            log.info("cells are not summarised: %s", error)
+            log.info("the cells' statistics are not updated: %s", error)
             return
         if runs["test_iwae"].isna().all():
             return  # timings have no scores
@@ -291,7 +292,7 @@ class Tracker:
         now = int(1000 * time.time())
         for _, column in runs.groupby(["dataset", "dim", "decoder"]):
             for row in compare_column(column).to_dict("records"):
-                cell = tuple("None" if pd.isna(row[name]) else str(row[name]) for name in CELL)
+                cell = tuple(map(str, cell_of(row)))
                 known = parents[cell].data.metrics
                 numbers = {f"cell/{name}": row[name] for name in ("n", "mean", "sd", "rank", "p")}
                 metrics = [
@@ -304,17 +305,17 @@ class Tracker:
         self._count_rows()
 
     def _index_tags(self) -> None:
-        """Let sqlite find a tag's value without reading every run's: each run is looked for before it is recorded."""
-        # locked by another program: without the index all is as right, and slower
+        """Add a sqlite index of tags by value: recording a run first looks for its `run_key` among all runs."""
+        # the database may be locked by another program; without the index, recording is only slower
         with suppress(sqlite3.OperationalError):
             self._in_sqlite("CREATE INDEX IF NOT EXISTS rme_tags_by_value ON tags (key, value)")
 
     def _count_rows(self) -> None:
-        """Let sqlite look at what its tables hold: without, it sorts thousands of runs by a metric in ten seconds."""
+        """Update sqlite's statistics of its tables: without, sorting thousands of runs by a metric takes ten seconds."""
         self._in_sqlite("PRAGMA analysis_limit = 1000", "ANALYZE")
 
     def _in_sqlite(self, *statements: str) -> None:
-        """Carry out statements on the database, where it is a sqlite file; a server's is its own affair."""
+        """Execute statements on the database if it is a sqlite file; with a server, do nothing."""
         path = sqlite_path(self.uri)
         if path is not None:
             with closing(sqlite3.connect(path, timeout=10)) as database:
@@ -324,7 +325,7 @@ class Tracker:
 
 
 def _history(result: Result) -> Iterator[Metric]:
-    """Of the chosen restart losses, validation ELBO and diagnostics, at the epochs at which these were measured."""
+    """The chosen restart's losses, validation ELBO and diagnostics, at the epochs at which the ELBO was measured."""
     elbo = result.history_elbo[:, result.chosen]
     for epoch in elbo.isfinite().nonzero().flatten().tolist():
         at = int(1000 * result.finished_at[epoch].item())
@@ -337,7 +338,7 @@ def _history(result: Result) -> Iterator[Metric]:
 
 
 def missing_params(run: Run, spec: RunSpec) -> list[Param]:
-    """A killed driver may have got no further than making the run."""
+    """The params that a run lacks: a driver may have been killed right after it created the run."""
     return [Param(name, value) for name, value in spec.params.items() if name not in run.data.params]
 
 
@@ -346,7 +347,7 @@ def run_keys(runs: Iterable[Run]) -> set[str]:
 
 
 def finished_without_creating(uri: str, experiment: str) -> list[Run]:
-    """As `Tracker.finished`, for a plan: makes neither a database nor an experiment."""
+    """As `Tracker.finished`, for a plan: creates neither a database nor an experiment."""
     path = sqlite_path(uri)
     if path is not None and not path.exists():
         return []
@@ -360,7 +361,7 @@ def finished_without_creating(uri: str, experiment: str) -> list[Run]:
 
 
 def _check_server(uri: str) -> None:
-    """Raises TrackingError if a server does not answer."""
+    """Raise TrackingError if a server does not answer."""
     try:
         check_server(uri)
     except ConnectionError as error:

@@ -105,7 +105,7 @@ def test_a_search_says_and_records_the_best(searched):
     words = shlex.split(done.stdout.strip().splitlines()[-1])
     plan = json.loads(sweep.run(*words[4:], "--plan", "--json").stdout)
     assert (plan["cells"], plan["runs"]) == (1, 2)
-    again = sweep.run(*asked(5))
+    again = sweep.run(*asked(5), "--cpus-per-trial", str(slots()))
     assert again.returncode == 0 and "5 samples are there already" in again.stderr
     assert again.stdout == done.stdout and len(client.search_runs([experiment.experiment_id])) == 5
 
