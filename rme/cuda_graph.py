@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from rme.errors import first_line
 from rme.memory import is_out_of_memory
 
 T = TypeVar("T")
@@ -95,7 +96,7 @@ class Graphed(Generic[T]):
             if is_out_of_memory(first):
                 raise first from None
             self.possible = False
-            reason = str(first).strip().splitlines()[0]
+            reason = first_line(first)
             log.warning("continuing without a CUDA graph, because the work cannot be captured: %s", reason)
             return
         self.graphs[x.shape] = graph, static_x, result

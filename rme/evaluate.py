@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,8 +15,10 @@ from torch import Tensor
 from rme import nets, objective, precision
 from rme.cuda_graph import WARM_UP, Graphed
 from rme.distributions import gaussian_log_prob, standard_normal_log_prob
-from rme.methods.base import Method
 from rme.noise import Noise
+
+if TYPE_CHECKING:
+    from rme.methods.base import Method
 
 BLOCK = 64
 """Images whose noise is drawn at once. Fixed, so that a score does not depend on the available memory."""

@@ -29,6 +29,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -36,8 +37,10 @@ from torch import Tensor
 from rme import evaluate, objective, precision
 from rme.adam import Adam
 from rme.distributions import DiagonalGaussian, Flow, FullGaussian, Mixture, Posterior, PushForward
-from rme.methods.base import Method
 from rme.noise import Noise
+
+if TYPE_CHECKING:
+    from rme.methods.base import Method
 
 STEPS = 300
 """Adam steps of each optimisation."""

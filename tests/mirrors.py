@@ -20,7 +20,6 @@ ELSEWHERE = {
     "rme/memory.py": "rme/test_array_halving.py",
     "rme/model_file.py": "tune/record/test_tracking.py analysis/figures/test_of_models.py rme/test_result_properties.py",
     "rme/noise.py": "rme/test_engine.py rme/methods/test_contract.py",
-    "rme/errors.py": "tune/plan/test_plan.py tune/record/test_tracking.py",
     "rme/fitting.py": "rme/test_training.py rme/test_array_halving.py",
     "rme/selection.py": "rme/test_training.py rme/test_kept.py",
     "rme/untrained.py": "tune/cost/test_hours.py tune/cost/test_gpu_share.py bench/test_bench.py",

@@ -25,6 +25,7 @@ from rme.config import RunSpec
 from rme.data import Split
 from rme.device import device_name, pick_device
 from rme.engine import all_members
+from rme.errors import last_line
 from rme.selection import results
 from rme.training import train
 from rme.untrained import random_images, untrained_engine
@@ -80,7 +81,7 @@ def shares(arrays: Iterable[Sequence[RunSpec]], cpus: int) -> Callable[[Sequence
         try:
             seen[name] = ray.get(task)
         except Exception as error:  # whatever it is, the trial itself will say it
-            log.warning("the memory of %s is not known, so it gets a whole GPU: %s", name, str(error).splitlines()[-1])
+            log.warning("the memory of %s is not known, so it gets a whole GPU: %s", name, last_line(error))
     cache.save()
 
     def of(runs: Sequence[RunSpec]) -> float:
