@@ -1,1 +1,1 @@
-"""Reads what a sweep recorded in MLflow, and writes the tables and the report. Knows plain data frames alone."""
+"""Tables, statistics and the report of the runs that a sweep recorded in MLflow, computed from plain data frames."""

@@ -1,7 +1,7 @@
-"""The paper's claims, each held or not, or not to be told yet; and whether what holds is more than training longer.
+"""The paper's claims, checked by our runs: held, not held, or undecided; and whether training longer explains them.
 
-A row of the paper's methods starts from a finished VAE and trains on. So a claim that it is above others says little
-unless it is also above its control, the VAE trained as long at the same rate (`analysis.trainings.equal_control`).
+The paper's methods start from a finished VAE and train further. So a claim that a row is above others says little
+unless the row is also above its control, the VAE trained as long at the same rate (`analysis.trainings.equal_control`).
 """
 
 from __future__ import annotations
@@ -13,39 +13,40 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from analysis.names import CELL, COLUMN, CONTROL
 from analysis.paper import published_scores, published_times
 from analysis.signed_rank import LEVEL, location, paired, smallest_p, wilcoxon_greater
-from analysis.stats import CELL, COLUMN, summarise
+from analysis.stats import summarise
 from analysis.tables import DATASETS, METHODS, fullest, method_of_label, place
 from analysis.time_tables import summarise_times
-from analysis.trainings import CONTROL, NO_CONTROL, Key, by_row, equal_control, key_of, trainings
+from analysis.trainings import NO_CONTROL, Key, by_row, equal_control, key_of, trainings
 
 HELD, NOT_HELD = "held", "not held"
 NOT_ABOVE = "held, but not above its control"
 TOO_FEW, NOT_RUN = "not enough runs", "not run"
 
 STATUSES = (HELD, NOT_ABOVE, NOT_HELD, TOO_FEW, NOT_RUN)
-"""What can be said of a claim. It is told, one of the first three, by as many runs as a test needs, or not at all."""
+"""The statuses of a claim. The first three are verdicts, which need enough runs for a test."""
 
 UNKNOWN = "–"
-"""Where the paper has no such column, or does not give its numbers, or they are not legible."""
+"""For columns that the paper does not have, or whose numbers it does not give, or not legibly."""
 
 STRONG = 0.01
-"""The p up to which the paper's tables call a difference strongly distinguished."""
+"""The p up to which a difference counts as strongly distinguished in the paper's tables."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement of the paper about one column.
+    """A claim about one column.
 
     Attributes:
-        statement: what is claimed; where: of which data set, dim and decoder; source: where the paper says it.
+        statement: what is claimed; where: data set, dim and decoder; source: where the paper claims it.
         status: one of `STATUSES`, by our runs.
         evidence: the numbers behind the status.
-        published: what the paper's own means and times say of it: `HELD`, `NOT_HELD` or `UNKNOWN`.
-        control: whether it is the fair counterpart of a claim over the VAE, which the paper does not make.
-        dataset: name of the data set that it is of.
-        in_paper: whether the paper has the column that it is of.
+        published: whether it holds by the paper's own means and times: `HELD`, `NOT_HELD` or `UNKNOWN`.
+        control: whether the claim is over the equal control, which the paper does not have.
+        dataset: name of the column's data set.
+        in_paper: whether the paper has the column.
     """
 
     statement: str
@@ -60,37 +61,36 @@ class Claim:
 
 
 def title(claims: list[Claim]) -> str:
-    """`The paper's claims`, and `Claims` where no column is one of the paper's."""
+    """`The paper's claims`, or `Claims` if no column is one of the paper's."""
     return "The paper's claims" if any(claim.in_paper for claim in claims) else "Claims"
 
 
 def count(claims: list[Claim]) -> str:
-    """`The paper's claims, asked of these columns: 7 held, 3 not held.`, and the same of those over the control."""
-    said = []
+    """`The paper's claims, checked in these columns: 7 held, 3 not held.`, and a sentence on those over the control."""
+    sentences = []
     of_paper = any(claim.in_paper for claim in claims)
-    controls = "Against the control" + (", which the paper does not have" if of_paper else "")
-    subjects = {False: f"{title(claims)}, asked of these columns", True: controls}
+    controls = "Against the control" + (" (not in the paper)" if of_paper else "")
+    subjects = {False: f"{title(claims)}, checked in these columns", True: controls}
     for control, subject in subjects.items():
         statuses = Counter(claim.status for claim in claims if claim.control == control)
         if statuses:
             parts = [f"{statuses[status]} {status}" for status in STATUSES if statuses[status]]
-            said.append(f"{subject}: {', '.join(parts)}.")
-    return " ".join(said)
+            sentences.append(f"{subject}: {', '.join(parts)}.")
+    return " ".join(sentences)
 
 
 # ---------------------------------------------------------------------- scores
 def score_claims(runs: pd.DataFrame, score: str = "test_iwae", expected_seeds: int | None = None) -> list[Claim]:
     """The claims about log-likelihood: Tables 7-11, and section 3 (Table 5) for fully connected decoders.
 
-    A claim is told only where every cell it speaks of has all its runs, and enough of them for the p that it speaks
-    of, or else for one of .05. Rows of the paper that were not run are no rivals; the evidence says how many there
-    were. What holds, but not against the control of the row that it is about, is `NOT_ABOVE`: a highest mean holds
-    against it where the two are told apart at .05, a better row where they are at the p that the claim speaks of.
+    A claim has a verdict only if every cell that it is about has all its runs, and enough pairs for the claim's p, or
+    for .05 if it states none. Rows of the paper that were not run are not rivals; the evidence says how many were run.
+    A claim is `NOT_ABOVE` if it holds, but its row is not significantly above its control, at the same p.
 
     Args:
-        runs: one row for each run, as `analysis.collect.collect` gives them.
-        score: more is better.
-        expected_seeds: runs of a complete cell; by default as many as the fullest cell of `runs`.
+        runs: one row for each run, as `analysis.collect.collect` returns them.
+        score: column of the score, nats; higher is better.
+        expected_seeds: runs of a complete cell; by default as many as the fullest cell of `runs` has.
     """
     expected = expected_seeds or fullest(runs)
     columns = [_Scores(column, score, expected) for _, column in runs.groupby(COLUMN)]
@@ -122,7 +122,7 @@ def _of_column(column: _Scores) -> Iterator[Claim]:
 
 
 class _Scores:
-    """One column: our cells, and the paper's means of the same column."""
+    """One column: the cells of our runs, and the paper's means."""
 
     def __init__(self, runs: pd.DataFrame, score: str, expected: int) -> None:
         first = runs.iloc[0]
@@ -151,17 +151,18 @@ class _Scores:
         return [key for key in self.cells if key[0] == method]
 
     def best(self, method: str) -> Key | None:
-        """The row of a method with the highest mean."""
+        """The row of a method with the highest mean; None without a score."""
         scored = [key for key in self.of(method) if self.cells[key]["n"]]
         return max(scored, key=lambda key: self.cells[key]["mean"], default=None)
 
     def incomplete(self, keys: list[Key]) -> str:
-        """`RME(2) n=3/10`, and so on; empty if none is."""
+        """The rows that lack runs, `RME(2) n=3/10`; empty if none does."""
         few = [k for k in keys if self.cells[k]["n"] < self.expected]
         shown = ", ".join(f"{self.label(k)} n={self.cells[k]['n']}/{self.expected}" for k in few[:3])
         return shown + (f" and {len(few) - 3} more" if len(few) > 3 else "")
 
     def highest(self, method: str, source: str) -> Claim:
+        """The method's best mean is above those of all other trained rows but `vae-more`."""
         statement = f"{method.upper()} has the highest mean"
         rows = self.rows
         rivals = [key for key in rows if key[0] != method]
@@ -173,7 +174,7 @@ class _Scores:
 
         if not self.of(method) or not rivals:
             ran = bool(self.of(method))
-            return claim(NOT_RUN, "nothing to compare with was run" if ran else f"{method.upper()} was not run")
+            return claim(NOT_RUN, "no other method was run" if ran else f"{method.upper()} was not run")
         incomplete = self.incomplete(rows)
         if ours is None or incomplete:
             return claim(TOO_FEW, incomplete)
@@ -191,14 +192,14 @@ class _Scores:
         if control is None:
             return claim(HELD, f"{evidence}; {NO_CONTROL}")
         if incomplete := self.incomplete([control]) or self.too_few(ours, [control], LEVEL):
-            return claim(TOO_FEW, f"{evidence}; of its control, {incomplete}")
-        # a mean may be above another's by chance: above its control is what can be told apart from it
-        _, p, shown = self.hardest(ours, [control])
-        evidence += f"; over its control {self._difference(ours, control)}, {shown}"
+            return claim(TOO_FEW, f"{evidence}; its control: {incomplete}")
+        # significance, because one of two equal rows always has the higher mean
+        _, p, shown = self.least_significant(ours, [control])
+        evidence += f"; against its control, {self._difference(ours, control)}, {shown}"
         return claim(HELD if p <= LEVEL else NOT_ABOVE, evidence)
 
     def better(self, method: str, rival: str, source: str) -> Claim:
-        """The method's best row against every row of the rival, by the one-sided Wilcoxon test, paired by seed."""
+        """The method's best row is better than every row of the rival, by the one-sided paired Wilcoxon test."""
         statement = f"{method.upper()} is better than {self._name(rival)} (p ≤ {STRONG})"
         published = _published(self.paper, method, lambda name: name == rival)
         ours, rows = self.best(method), self.of(rival)
@@ -214,23 +215,23 @@ class _Scores:
         few = self.too_few(ours, rows, STRONG)
         if few:
             return claim(TOO_FEW, f"{few}; {self._difference(ours, self.best(rival))}")
-        hardest, p, shown = self.hardest(ours, rows)
-        evidence = f"{self._difference(ours, hardest)}, {shown}"
+        closest, p, shown = self.least_significant(ours, rows)
+        evidence = f"{self._difference(ours, closest)}, {shown}"
         if not p <= STRONG:
             return claim(NOT_HELD, evidence)
         control = self.controls[ours]
         if control is None:
             return claim(HELD, f"{evidence}; {NO_CONTROL}")
         if all(key == control or self.controls[key] == control for key in rows):
-            return claim(HELD, evidence)  # they were trained alike: the comparison is fair by itself
+            return claim(HELD, evidence)  # equal training: the comparison needs no control
         if incomplete := self.incomplete([control]) or self.too_few(ours, [control], STRONG):
-            return claim(TOO_FEW, f"{evidence}; of its control, {incomplete}")
-        _, p, shown = self.hardest(ours, [control])
-        evidence += f"; over its control {self._difference(ours, control)}, {shown}"
+            return claim(TOO_FEW, f"{evidence}; its control: {incomplete}")
+        _, p, shown = self.least_significant(ours, [control])
+        evidence += f"; against its control, {self._difference(ours, control)}, {shown}"
         return claim(HELD if p <= STRONG else NOT_ABOVE, evidence)
 
     def above_control(self, method: str) -> Claim:
-        """The method's best row against its equal control, which the paper does not have."""
+        """The method's best row is better than its equal control; not a claim of the paper."""
         statement = f"{method.upper()} is better than its control (p ≤ {STRONG})"
         ours = self.best(method)
 
@@ -249,18 +250,18 @@ class _Scores:
             return claim(TOO_FEW, incomplete)
         if few := self.too_few(ours, [control], STRONG):
             return claim(TOO_FEW, f"{few}; {self._difference(ours, control)}")
-        _, p, shown = self.hardest(ours, [control])
+        _, p, shown = self.least_significant(ours, [control])
         return claim(HELD if p <= STRONG else NOT_HELD, f"{self._difference(ours, control)}, {shown}")
 
     def too_few(self, ours: Key, rows: list[Key], level: float) -> str:
-        """Why the seeds that both have cannot tell these rows apart at this level; empty if they can."""
+        """Why a test against one of the rows has too few pairs for a p of `level`; empty if all have enough."""
         found = (_few_pairs(self.scores[ours], self.scores[key], level) for key in rows)
         return next(filter(None, found), "")
 
-    def hardest(self, ours: Key, rows: list[Key]) -> tuple[Key, float, str]:
-        """The row that ours is least told apart from, of equals the highest mean's; its p, and that in words.
+    def least_significant(self, ours: Key, rows: list[Key]) -> tuple[Key, float, str]:
+        """The row against which ours has the largest p, that p, and it in words. Of equal p, the highest mean counts.
 
-        Few pairs give the same smallest p for every row that all of ours are above.
+        p is equal, the smallest possible, for all rows that ours is above in every seed.
         """
         tests = {key: wilcoxon_greater(self.scores[ours], self.scores[key]) for key in rows}
         row = max(rows, key=lambda key: (1.0 if np.isnan(tests[key].p) else tests[key].p, self.cells[key]["mean"]))
@@ -281,7 +282,7 @@ class _Scores:
 
 
 def _few_pairs(a: pd.Series, b: pd.Series, level: float = LEVEL) -> str:
-    """`the smallest p that 6 pairs can give is 0.016`, where that is above the level; else empty."""
+    """`the smallest p that 6 pairs can give is 0.016`, if that is above the level; else empty."""
     pairs = len(paired(a, b))
     if smallest_p(pairs) <= level:
         return ""
@@ -289,18 +290,18 @@ def _few_pairs(a: pd.Series, b: pd.Series, level: float = LEVEL) -> str:
 
 
 def _published(means: dict[Key, float], method: str, is_rival: Callable[[str], bool]) -> str:
-    """Whether the method's best mean is above every rival's in the paper's table."""
+    """Whether the method's best mean is above every rival's in the paper's table: `HELD`, `NOT_HELD` or `UNKNOWN`."""
     ours = [mean for (name, *_), mean in means.items() if name == method]
     rivals = [mean for (name, *_), mean in means.items() if is_rival(name)]
     if not ours or not rivals or np.isnan(ours).any():
         return UNKNOWN
-    if (np.array(rivals) >= max(ours)).any():  # one that is legible suffices
+    if (np.array(rivals) >= max(ours)).any():  # one legible mean is enough
         return NOT_HELD
     return UNKNOWN if np.isnan(rivals).any() else HELD
 
 
 def _vae_above_vlae(conv: _Scores, fc: _Scores) -> Claim:
-    """Section 3: the best VLAE's scores are below the VAE's with a convolutional decoder."""
+    """Section 3: the VAE with a convolutional decoder is above the best VLAE with a fully connected one."""
     statement = "The VAE with a convolutional decoder is above the best VLAE with a fully connected one"
     theirs, their_vae = [mean for (name, *_), mean in fc.paper.items() if name == "vlae"], ("vae", None, None)
     published = _holds(conv.paper[their_vae] > max(theirs)) if theirs and their_vae in conv.paper else UNKNOWN
@@ -339,10 +340,10 @@ def _convolutional_above(conv: _Scores, fc: _Scores) -> Claim:
 
 # ---------------------------------------------------------------------- times
 def time_claims(runs: pd.DataFrame) -> list[Claim]:
-    """The claims about inference time: section 2.1 (Table 4) and section 3 (Table 6), for each device.
+    """The claims about inference time, for each device: section 2.1 (Table 4) and section 3 (Table 6).
 
     Args:
-        runs: timings, as `analysis.collect.collect` gives them. A claim speaks of the orders that were timed.
+        runs: timings, as `analysis.collect.collect` returns them. A claim is about the orders that were timed.
     """
     times, ratios = (summarise_times(runs, score) for score in ("inference_ms", "ratio_to_vae"))
     cells = times.merge(ratios[[*CELL, "device", "mean"]], on=[*CELL, "device"], suffixes=("_ms", "_ratio"))
@@ -369,7 +370,7 @@ _Test = Callable[[pd.DataFrame], tuple[bool | None, str]]
 
 
 def _time_tests(theirs: pd.DataFrame) -> list[tuple[str, _Test, str, str]]:
-    """(statement, test of a column's ms and ratio, source, decoder); a test that cannot be made gives None and why."""
+    """(statement, test, source, decoder) of each claim. A test of cells returns (held, evidence), or (None, reason)."""
     found: list[tuple[str, _Test, str, str]] = []
     rme = theirs[theirs["method"] == "rme"]
     if rme["ratio"].notna().any():
@@ -387,7 +388,7 @@ def _time_tests(theirs: pd.DataFrame) -> list[tuple[str, _Test, str, str]]:
 
 
 def _timed(cells: pd.DataFrame, method: str, column: str, least_order: int = 0) -> pd.Series:
-    """Numbers of a method's orders, by order."""
+    """The `column` of a method's cells, by order, from `least_order`."""
     chosen = cells[(cells["method"] == method) & (cells["order"].fillna(0) >= least_order)].set_index("order")[column]
     return chosen.dropna().sort_index()
 
@@ -396,7 +397,7 @@ def _at_most(cells: pd.DataFrame, most: float) -> tuple[bool | None, str]:
     ratios = _timed(cells, "rme", "ratio")
     if ratios.empty:
         return None, "RME was not timed against the VAE"
-    # a ratio of the paper's own is a quotient of rounded numbers: compare as printed
+    # compared as printed: the paper's ratios are quotients of rounded numbers
     return bool(round(ratios.max(), 2) <= round(most, 2)), f"{_shown('RME', ratios, '× ')}; at most {most:.2f}×"
 
 

@@ -1,4 +1,4 @@
-"""From MLflow to one tidy data frame, a row for each finished run; `python -m analysis.collect` writes it to a file."""
+"""Reads finished runs from MLflow into a data frame; `python -m analysis.collect` writes it to a file."""
 
 from __future__ import annotations
 
@@ -27,16 +27,14 @@ from analysis.runs import (
     newest,
     row_of,
 )
-from analysis.stats import CELL
 from analysis.tracking_uri import DEFAULT_TRACKING_URI, check_server, default_tracking_uri, sqlite_path
 from rme.errors import first_line
 
-if TYPE_CHECKING:  # MLflow's client takes seconds to load, and what is read from files needs none
+if TYPE_CHECKING:  # MLflow's client takes seconds to load, and runs from files do not need it
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
 __all__ = [
-    "CELL",
     "CURVES",
     "CURVE_COLUMNS",
     "IDENTITY",
@@ -47,7 +45,7 @@ __all__ = [
     "failures",
 ]
 
-_PAGE = 5000  # each page sorts all runs anew
+_PAGE = 5000  # large, because MLflow sorts all runs for each page
 
 
 def collect(tracking_uri: str, experiment: str, where: Mapping[str, str] | None = None) -> pd.DataFrame:
@@ -55,26 +53,25 @@ def collect(tracking_uri: str, experiment: str, where: Mapping[str, str] | None 
 
     Args:
         tracking_uri: an MLflow store, such as `sqlite:///mlflow.db` or `http://host:5000`.
-        experiment: name of the experiment, one for each grid.
-        where: keeps the runs whose param (or device, git_commit, torch_version, ...) has this value; numbers
-            compare as numbers. A run that lacks the param is kept: the setting does not concern it.
+        experiment: the experiment's name, which is the grid's.
+        where: keeps only runs whose param (or device, git_commit, torch_version, ...) has this value; numbers
+            compare as numbers. A run without the param is kept, because the setting does not affect it.
 
     Returns:
-        One row for each run, ordered by cell and seed; an empty frame with the same columns if none has finished.
-        Columns: run_key, method, order (NA for a method that has none), variant (NA for a row's usual settings),
+        One row for each run, ordered by cell and seed; an empty frame with the same columns if no run has finished.
+        Columns: run_key, method, order (NA for methods without order), variant (NA for a row's usual settings),
         method_label, dataset, dataset_label, dim, decoder, seed; starts_from ("vae" or "scratch"), restarts, epochs,
         learning_rate, finish_epochs, finish_learning_rate, stage_epochs, stage_learning_rate, keep, stage_keep,
-        patience and stage_patience, each NA where it was not recorded; chosen_restart, and of that kept_epoch,
-        updates (a training step's) and parameters; val_iwae, val_elbo, test_iwae, test_elbo in nats per image
-        (NaN where it was not recorded); inference_ms, the milliseconds of a batch, and of a timing
-        ratio_to_vae, and inference_ms_sd and ratio_to_vae_sd over its repeats; train_s, seconds; device,
-        git_commit, torch_version, command, start_time (UTC), mlflow_run_id, mlflow_parent_id; curves, a tuple
-        of the names of what was recorded during training, for the function of that name; then every other
-        param, as text.
+        patience and stage_patience, each NA if not recorded; chosen_restart, and of that restart kept_epoch,
+        updates (number of a training step's updates) and parameters; val_iwae, val_elbo, test_iwae, test_elbo in nats
+        per image (NaN if not recorded); inference_ms, ms per batch; of timings also inference_ms_sd, ratio_to_vae and
+        ratio_to_vae_sd, over the repeats; train_s, s; device, git_commit, torch_version, command, start_time (UTC),
+        mlflow_run_id, mlflow_parent_id; curves, a tuple of the names of the recorded curves, for `curves`; then every
+        other param, as text.
 
     Raises:
-        CollectError: no such store or experiment, a field of `where` that no run has, or a run that is incomplete.
-        AmbiguousRuns: two settings in one cell.
+        CollectError: the store or the experiment does not exist, no run has a field of `where`, or a run is incomplete.
+        AmbiguousRuns: a cell has runs with different settings.
     """
     rows = choose(map(_row, _read(tracking_uri, experiment, "FINISHED")), where)
     frame = frame_of(newest(rows))
@@ -90,7 +87,7 @@ def failures(tracking_uri: str, experiment: str, where: Mapping[str, str] | None
         dataset, dataset_label, dim, decoder, seed, reason, device, git_commit, mlflow_run_id, start_time (UTC).
 
     Raises:
-        CollectError: no such store or experiment, or a run that is incomplete.
+        CollectError: the store or the experiment does not exist, or a run is incomplete.
     """
     read = _read(tracking_uri, experiment, "FAILED")
     rows = [_row(run) | {"reason": run.data.tags.get(FAILURE, "no reason recorded")} for run in read]
@@ -116,23 +113,22 @@ def curves(
     runs: pd.DataFrame | None = None,
     metrics: Iterable[str] = CURVES,
 ) -> pd.DataFrame:
-    """Read what was recorded during training, in long form.
+    """Read training curves, in long form.
 
-    MLflow is asked for one metric of one run at a time, some milliseconds each, and by a server longer. Of a large
-    experiment pass the `runs` that are wanted.
+    Each metric of each run is one query, which takes some milliseconds, or longer with a server. For a large
+    experiment, pass only the `runs` that you need.
 
     Args:
         tracking_uri: as for `collect`.
         experiment: as for `collect`.
         where: as for `collect`.
-        runs: read the curves of these, rows of `collect`'s frame; by default of all that `collect` gives.
+        runs: read only the curves of these rows of `collect`'s frame; by default of all.
         metrics: names of `CURVES`.
 
     Returns:
         One row for each run, metric and epoch. Columns: run_key, method, order, variant, dataset, dim, decoder, seed,
-        the labels; parent_epochs: of the VAE that the run starts from, 0 from scratch; metric; component (NA for
-        val_elbo); epoch: of the run's own training, from 1; value (finite). Runs and metrics that have none are not in
-        it.
+        the labels; parent_epochs, those of the VAE that the run starts from, or 0; metric; component (NA for val_elbo);
+        epoch, of the run's own training, from 1; value (finite). Runs without curves have no rows.
 
     Raises:
         CollectError: as for `collect`.
@@ -152,14 +148,14 @@ def curves(
                 values = {point.step: finite(point.value) for point in sorted(points, key=lambda p: p.timestamp)}
                 about = {"run_key": run["run_key"], "metric": metric, "component": component}
                 rows += [about | {"epoch": epoch, "value": value} for epoch, value in sorted(values.items())]
-    except Exception as error:  # MLflow lets its backends' own exceptions through
+    except Exception as error:  # each of MLflow's stores raises errors of its own
         raise CollectError(f"cannot read the MLflow store {tracking_uri!r}: {first_line(error)}") from error
     return curve_frame(points_of(rows), chosen)
 
 
 # ---------------------------------------------------------------------- reading the store
 def _read(tracking_uri: str, experiment: str, status: str) -> list[Run]:
-    """All runs of that status that have a run_key, page by page; a cell's summary run has none."""
+    """All runs of this status that have a run_key; parent runs of cells have none."""
     _check_reachable(tracking_uri)
     try:
         client = _client(tracking_uri)
@@ -167,9 +163,9 @@ def _read(tracking_uri: str, experiment: str, status: str) -> list[Run]:
         if found is not None and found.lifecycle_stage == "active":
             return list(_pages(client, found.experiment_id, f"attributes.status = '{status}' and tags.{RUN_KEY} != ''"))
         names = sorted(e.name for e in client.search_experiments())
-    except Exception as error:  # MLflow lets its backends' own exceptions through
+    except Exception as error:  # each of MLflow's stores raises errors of its own
         raise CollectError(f"cannot read the MLflow store {tracking_uri!r}: {first_line(error)}") from error
-    raise CollectError(f"no experiment {experiment!r} in {tracking_uri}; there are {', '.join(names) or 'none'}")
+    raise CollectError(f"no experiment {experiment!r} in {tracking_uri}; it has {', '.join(names) or 'none'}")
 
 
 def _client(tracking_uri: str) -> MlflowClient:
@@ -189,7 +185,7 @@ def _pages(client: MlflowClient, experiment_id: str, query: str) -> Iterator[Run
 
 
 def _check_reachable(tracking_uri: str) -> None:
-    """Fail early and clearly where MLflow would create a database, alter a foreign one, or retry for minutes."""
+    """Raise CollectError if the store cannot be read, where MLflow would create or alter a database, or retry long."""
     path = sqlite_path(tracking_uri)
     if path is not None:
         if not path.is_file():
@@ -222,25 +218,25 @@ def parser() -> argparse.ArgumentParser:
     """The command line's options."""
     options = argparse.ArgumentParser(
         prog="python -m analysis.collect",
-        description="Write every finished run as a line of a CSV file, which `python -m analysis.report --runs` reads, "
-        "and the training curves beside it. Sources may be given together: a run of several counts once.",
+        description="Write all finished runs to a CSV file, which `python -m analysis.report --runs` reads, and their "
+        "training curves to a second file. Sources may be combined; a run in several of them counts once.",
     )
     options.add_argument("--experiment", metavar="E", help="runs of this MLflow experiment (the grid's name)")
     options.add_argument("--tracking-uri", metavar="URI",
                          help=f"default: $MLFLOW_TRACKING_URI or {DEFAULT_TRACKING_URI}")  # fmt: skip
     options.add_argument("--storage", type=Path, action="append", default=[], metavar="DIR",
-                        help="runs whose results lie there, without MLflow; can be given several times")  # fmt: skip
+                        help="runs of this storage, without MLflow; can be given several times")  # fmt: skip
     options.add_argument("--runs", type=Path, action="append", default=[], metavar="A.csv",
-                        help="runs that were written before; can be given several times")  # fmt: skip
+                        help="runs from an earlier file; can be given several times")  # fmt: skip
     options.add_argument("--where", type=assignment, action="append", default=[], metavar="FIELD=VALUE",
                         help="only the runs with this param; can be given several times")  # fmt: skip
-    options.add_argument("--no-curves", action="store_true", help="the runs alone, which is quicker")
+    options.add_argument("--no-curves", action="store_true", help="do not write curves, which is faster")
     options.add_argument("--out", required=True, type=Path, metavar="RUNS.csv", help="file to write")
     return options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; 0 when the file is written, 2 with a line on stderr when it cannot be."""
+    """Run the command line. Returns 0, or 2 with a line on stderr if the file cannot be written."""
     options = parser().parse_args(arguments)
     if not (options.experiment or options.storage or options.runs):
         parser().error("say what to collect: --experiment E, --storage DIR or --runs A.csv")
@@ -257,13 +253,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _collect_all(options: argparse.Namespace) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The runs and the points of their curves, of all sources together."""
+    """The runs of all sources, and the points of their curves."""
     where, draw = dict(options.where), not options.no_curves
     sources: list[tuple[pd.DataFrame, pd.DataFrame]] = []
     for path in options.runs:
         sources.append((read_runs(path, checked=False), read_points(curves_path(path)) if draw else points_of([])))
     for folder in options.storage:
-        from analysis.stored import stored  # torch, which no other source needs
+        from analysis.stored import stored  # late: imports torch, which no other source needs
 
         sources.append(stored(folder))
     if options.experiment:
@@ -279,7 +275,7 @@ def _collect_all(options: argparse.Namespace) -> tuple[pd.DataFrame, pd.DataFram
 
 
 def assignment(text: str) -> tuple[str, str]:
-    """An option's FIELD=VALUE."""
+    """(FIELD, VALUE) of an option's FIELD=VALUE."""
     name, equals, value = text.partition("=")
     if not (name and equals):
         raise argparse.ArgumentTypeError(f"{text!r} is not FIELD=VALUE")

@@ -1,7 +1,8 @@
-"""Runs as a file: a tidy CSV that says all that the tables need, the same byte for byte whoever writes the same runs.
+"""Runs as a CSV file with all that the tables need, and their training curves as a second file beside it.
 
-Numbers stand as Python's repr, so that reading gives back what was written. What is known of a run beside its own
-numbers (where MLflow has it) is left out. The training curves are in a second file beside it, a line for each point.
+The runs' file has a line for each run, the curves' file a line for each point. Numbers are written as Python's repr, so
+that they are read back exactly; the same runs give the same bytes. Columns that say where MLflow has a run are left
+out.
 """
 
 from __future__ import annotations
@@ -28,30 +29,30 @@ from analysis.runs import (
 )
 
 WRITTEN = [name for name in COLUMNS if name not in PLACE]
-"""The columns of every file, in this order; the other params follow by name."""
+"""The columns of every file, in this order; other params follow in the order of their names."""
 
 _NEEDED = ["run_key", "method", "order", "dataset", "dim", "decoder", "seed", "method_label", "dataset_label"]
 
 
 def curves_path(path: Path) -> Path:
-    """The curves' file beside that of the runs: `runs.curves.csv` of `runs.csv`."""
+    """The file of the curves of a file of runs: `runs.curves.csv` for `runs.csv`."""
     return path.with_suffix(".curves.csv")
 
 
 # ---------------------------------------------------------------------- writing
 def runs_csv(runs: pd.DataFrame) -> str:
-    """The file's text: a line for each run of `analysis.collect.collect`'s frame, in its order."""
+    """The file's text: a line for each run of a frame from `analysis.collect.collect`, in its order."""
     names = [*WRITTEN, *sorted(set(runs.columns) - set(COLUMNS))]
     return _csv(names, (runs.get(name, pd.Series(None, runs.index, dtype=object)) for name in names))
 
 
 def write_runs(runs: pd.DataFrame, path: Path) -> None:
-    """Write `runs_csv`, folders as well. OSError passes through."""
+    """Write `runs_csv`, creating folders as needed. OSError propagates."""
     _write(path, runs_csv(runs))
 
 
 def write_points(points: pd.DataFrame, path: Path) -> None:
-    """Write points of curves, ordered by run, metric, component and epoch. OSError passes through."""
+    """Write points of curves, ordered by run, metric, component and epoch. OSError propagates."""
     ordered = points.sort_values(POINT[:-1], na_position="first")
     _write(path, _csv(POINT, (ordered[name] for name in POINT)))
 
@@ -79,16 +80,16 @@ def _write(path: Path, text: str) -> None:
 
 # ---------------------------------------------------------------------- reading
 def read_runs(path: Path, where: Mapping[str, str] | None = None, *, checked: bool = True) -> pd.DataFrame:
-    """The frame that `write_runs` wrote; like `analysis.collect.collect`'s, but no run is anywhere in MLflow.
+    """The frame that `write_runs` wrote: as from `analysis.collect.collect`, but without a run's place in MLflow.
 
     Args:
         path: the file.
-        where: keeps the runs that have these values; see `analysis.collect.collect`.
-        checked: whether two settings in one cell are refused.
+        where: keep only runs with these values; see `analysis.collect.collect`.
+        checked: whether two settings in one cell raise AmbiguousRuns.
 
     Raises:
-        CollectError: there is no such file, it lacks a column, or a line is not what it should be, which is named.
-        AmbiguousRuns: two settings in one cell.
+        CollectError: the file or a column is missing, or a line, which the message names, is invalid.
+        AmbiguousRuns: a cell has runs of two settings.
     """
     types: dict[str, Callable[[str], object]] = dict.fromkeys(INTEGERS, int) | dict.fromkeys(NUMBERS, float)
     types["start_time"] = pd.Timestamp
@@ -96,11 +97,11 @@ def read_runs(path: Path, where: Mapping[str, str] | None = None, *, checked: bo
     for line, row in rows:
         for name in _NEEDED:
             if row[name] is None and name != "order":
-                raise CollectError(f"{path}, line {line}: there is no {name}")
+                raise CollectError(f"{path}, line {line}: {name} is missing")
     keys: dict[object, int] = {}
     for line, row in rows:
         if row["run_key"] in keys:
-            raise CollectError(f"{path}, line {line}: the run {row['run_key']} is on line {keys[row['run_key']]} too")
+            raise CollectError(f"{path}, line {line}: run {row['run_key']} is already on line {keys[row['run_key']]}")
         keys[row["run_key"]] = line
     empty = dict.fromkeys(NUMBERS, np.nan) | {"start_time": None, "variant": None, "curves": ()}
     frame = frame_of(choose([{**empty, **{k: v for k, v in row.items() if v is not None}} for _, row in rows], where))
@@ -110,10 +111,10 @@ def read_runs(path: Path, where: Mapping[str, str] | None = None, *, checked: bo
 
 
 def read_points(path: Path) -> pd.DataFrame:
-    """The points that `write_points` wrote; none if there is no such file.
+    """The points that `write_points` wrote; none if the file does not exist.
 
     Raises:
-        CollectError: it lacks a column, or a line is not what it should be, which is named.
+        CollectError: a column is missing, or a line, which the message names, is invalid.
     """
     if not path.exists():
         return points_of([])
@@ -121,18 +122,18 @@ def read_points(path: Path) -> pd.DataFrame:
     for line, row in rows:
         for name in ("run_key", "metric", "epoch", "value"):
             if row[name] is None:
-                raise CollectError(f"{path}, line {line}: there is no {name}")
+                raise CollectError(f"{path}, line {line}: {name} is missing")
     return points_of([row for _, row in rows])
 
 
 def _read(
     path: Path, needed: Sequence[str], types: Mapping[str, Callable[[str], object]]
 ) -> list[tuple[int, dict[str, object]]]:
-    """(line number, values by column) of each line; None for an empty field."""
+    """Line number and values by column of each line; an empty field is None."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise CollectError(f"there is no file {path}") from None
+        raise CollectError(f"{path} does not exist") from None
     except (OSError, UnicodeDecodeError) as error:
         raise CollectError(f"{path} cannot be read: {error}") from error
     lines = csv.reader(io.StringIO(text, newline=""), strict=True)
@@ -151,14 +152,14 @@ def _read(
     except csv.Error as error:
         raise CollectError(f"{path}, line {lines.line_num}: {error}") from error
     if not header:
-        raise CollectError(f"{path} is empty; its first line should name the columns {', '.join(needed)}, ...")
+        raise CollectError(f"{path} is empty: its first line must name the columns {', '.join(needed)}, ...")
     return rows
 
 
 def _header(path: Path, names: list[str], needed: Sequence[str]) -> list[str]:
     missing = [name for name in needed if name not in names]
     if missing:
-        raise CollectError(f"{path} has no column {', '.join(missing)}; it should be what analysis.collect wrote")
+        raise CollectError(f"{path} has no column {', '.join(missing)}: it must be a file that analysis.collect wrote")
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise CollectError(f"{path} has the column {', '.join(twice)} more than once")
@@ -182,35 +183,35 @@ def _values(
 def merge(
     sources: Sequence[tuple[pd.DataFrame, pd.DataFrame]], where: Mapping[str, str] | None = None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Runs and points of several sources together; of a run that several have, the newest stands, with its points.
+    """Runs and points of several sources, combined. Of a run in several of them the newest is kept, with its points.
 
-    Raises CollectError where two have other numbers for one and the same recording of a run.
+    Raises CollectError if two sources have different scores for the same recording of a run.
     """
     rows = [{**row, "source": i} for i, (runs, _) in enumerate(sources) for row in _records(runs)]
-    _check_one_number(rows)
+    _check_scores_agree(rows)
     kept = newest(choose(rows, where))
-    of = {row["run_key"]: row["source"] for row in kept}
+    source_of = {row["run_key"]: row["source"] for row in kept}
     frame = frame_of({name: value for name, value in row.items() if name != "source"} for row in kept)
-    points = [points[points["run_key"].map(of) == i] for i, (_, points) in enumerate(sources)]
+    points = [points[points["run_key"].map(source_of) == i] for i, (_, points) in enumerate(sources)]
     return frame, pd.concat(points, ignore_index=True) if points else points_of([])
 
 
-def _check_one_number(rows: Sequence[Mapping[str, object]]) -> None:
-    """A run that began at one moment has one set of scores, wherever it is read."""
+def _check_scores_agree(rows: Sequence[Mapping[str, object]]) -> None:
+    """Raise CollectError if runs with the same run_key and start time have different scores."""
     seen: dict[tuple, Mapping[str, object]] = {}
     for row in rows:
         first = seen.setdefault((row["run_key"], row.get("start_time")), row)
         for name in ("val_iwae", "test_iwae"):
-            here, there = row.get(name), first.get(name)
-            if here != there and not (pd.isna(here) or pd.isna(there)):  # type: ignore[call-overload]
+            a, b = first.get(name), row.get(name)
+            if a != b and not (pd.isna(a) or pd.isna(b)):  # type: ignore[call-overload]
                 raise CollectError(
-                    f"the run {row['run_key']} ({row['method_label']}, seed {row['seed']}) has two values of {name}: "
-                    f"{there} in one source and {here} in another; leave out the one that is wrong"
+                    f"run {row['run_key']} ({row['method_label']}, seed {row['seed']}) has two values of {name}: "
+                    f"{a} in one source and {b} in another; leave out the source that is wrong"
                 )
 
 
 def _records(runs: pd.DataFrame) -> list[dict]:
-    """Rows with what they have: a param that only another run has is none of theirs."""
+    """Each run's row, without the params that only other runs have."""
     known = set(COLUMNS)
     return [
         {name: value for name, value in row.items() if name in known or not pd.isna(value)}

@@ -1,4 +1,4 @@
-"""A figure of the report: a drawing with its words and the numbers that it shows."""
+"""A figure of the report: a drawing with its title, caption, alternative text and data."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Figure:
 
     Attributes:
         name: of its files: `NAME.png`, `NAME.pdf`, `NAME.csv`.
-        title: one line; caption: how to read it; alt: what it shows, in words, for who cannot see it. Plain text.
-        dataset: the data set that it is of, for the page's filter; empty if it is of several.
-        finding: what it shows, as a sentence for the report's answer; empty if it says nothing that others do not.
-        drawing: what matplotlib drew, at the size of a printed column.
-        data: the numbers drawn, a row for each mark.
+        title: one line; caption: how to read the figure; alt: what it shows, for readers who cannot see it. Plain text.
+        dataset: its data set, for the page's filter; empty if it shows several.
+        finding: its result as a sentence for the report's findings; empty if those already have it.
+        drawing: the matplotlib figure, at the size of a printed column.
+        data: the numbers drawn.
     """
 
     name: str
@@ -35,11 +35,11 @@ class Figure:
     finding: str = ""
 
     def png(self) -> bytes:
-        """The drawing as a PNG file's bytes, 300 dots an inch."""
-        return self._rendered("png", {"Software": None})  # no version: the same drawing is the same file
+        """The drawing as a PNG file's bytes, 300 dots per inch."""
+        return self._rendered("png", {"Software": None})  # without matplotlib's version: the same drawing, same bytes
 
     def pdf(self) -> bytes:
-        """The drawing as a PDF file's bytes, fonts embedded."""
+        """The drawing as a PDF file's bytes, with embedded fonts."""
         return self._rendered("pdf", {"CreationDate": None})
 
     def _rendered(self, kind: str, metadata: dict[str, None]) -> bytes:
@@ -49,7 +49,7 @@ class Figure:
         return out.getvalue()
 
     def save(self, folder: Path) -> list[Path]:
-        """Write the three files. OSError passes through."""
+        """Write the PNG, PDF and CSV files, and return their paths. OSError propagates."""
         files = {"png": self.png(), "pdf": self.pdf(), "csv": self.data.to_csv(index=False).encode()}
         for suffix, content in files.items():
             (folder / f"{self.name}.{suffix}").write_bytes(content)

@@ -1,4 +1,4 @@
-"""What a gain over the VAE is worth: how much of it the VAE has too when it is trained as long at the same rate."""
+"""Gains over the VAE, each with the gain of its equal control: the VAE trained as long at the same rate."""
 
 from __future__ import annotations
 
@@ -8,27 +8,31 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from analysis.names import BASELINE, COLUMN, CONTROLS
 from analysis.signed_rank import LEVEL, Location, location, paired, smallest_p, wilcoxon_greater
-from analysis.stats import COLUMN, difference_frame, difference_row, of_baseline, summarise
-from analysis.trainings import BASELINE, CONTROLS, NO_CONTROL, Key, by_row, equal_control, key_of, start_of, trainings
+from analysis.stats import difference_frame, difference_row, of_baseline, summarise
+from analysis.trainings import NO_CONTROL, Key, by_row, equal_control, key_of, start_of, trainings
 
 
 @dataclass(frozen=True)
 class Gain:
-    """One row of a column against the VAE that it starts from, or the column's, and against its equal control.
+    """One row of a column, compared with the VAE and with the row's equal control, paired by seed.
+
+    The VAE is the one that the row starts from. For a row from scratch, or if that VAE was not run, it is the column's
+    baseline.
 
     Attributes:
-        key, label: which row; n: runs that have a score; mean: of them, nats.
-        start_label: of the VAE that it starts from, if that is not the one that has the name alone; else empty.
-        above_vae: mean paired difference from that VAE, or from the column's, of the same seed, nats; NaN without a
-            pair. Where there is a control, over the seeds that the control has too.
-        is_trained: whether it is trained at all (`analysis.trainings.Training`).
+        key, label: the row; n: runs that have a score; mean: of their scores, nats.
+        start_label: label of the VAE that the row starts from, if that is not the column's baseline; else empty.
+        above_vae: mean paired difference row minus VAE, nats; NaN without a pair. Only seeds that the control has too
+            count, if there are any.
+        is_trained: whether the row is trained at all (`analysis.trainings.Training`).
         control, control_label: the equal control; None and empty without one.
-        control_is_vae: whether that is the VAE itself, which had the same training.
-        control_above_vae: as above_vae, of the control.
-        above_control: mean paired difference from the control, nats; NaN without one or a pair.
-        own: the paired difference from the control; p: of the one-sided Wilcoxon test that it is above it, NaN where
-            no p of .05 is possible; n_pairs: of that.
+        control_is_vae: whether the control is that VAE itself.
+        control_above_vae: mean paired difference control minus VAE, nats, over the same seeds as above_vae.
+        above_control: mean paired difference row minus control, nats; NaN without a control or a pair.
+        own: estimates of that difference; n_pairs: seeds that row and control share.
+        p: of the one-sided Wilcoxon test that the row is above its control; NaN if the pairs cannot give a p of .05.
     """
 
     key: Key
@@ -49,16 +53,16 @@ class Gain:
 
     @property
     def is_control(self) -> bool:
-        """Whether it has the VAE's own posterior and objective."""
+        """Whether the method is a control: it has the VAE's posterior and objective."""
         return self.key[0] in CONTROLS
 
 
 def gains(column: pd.DataFrame, score: str = "test_iwae") -> list[Gain]:
-    """Every row of a column but the VAE's own, best mean first.
+    """Gain of every row of a column that has a score, except of the baseline VAE; best mean first.
 
     Args:
-        column: runs of one (dataset, dim, decoder), as `analysis.collect.collect` gives them.
-        score: more is better.
+        column: runs of one (dataset, dim, decoder), as `analysis.collect.collect` returns them.
+        score: column of the score, nats; higher is better.
     """
     cells = {key_of(cell): cell for cell in summarise(column, score).to_dict("records")}
     known = trainings(column)
@@ -81,12 +85,12 @@ def gains(column: pd.DataFrame, score: str = "test_iwae") -> list[Gain]:
                 n=int(cell["n"]),
                 mean=float(cell["mean"]),
                 start_label=_label(cells[start]) if start and start != vae else "",
-                above_vae=_mean(_where_both(scores, key, control), scores[start]) if start else np.nan,
+                above_vae=_mean(_on_shared_seeds(scores, key, control), scores[start]) if start else np.nan,
                 is_trained=known[key].is_trained,
                 control=control,
                 control_label=_label(cells[control]) if control else "",
                 control_is_vae=control is not None and control == start,
-                control_above_vae=_mean(_where_both(scores, control, key), scores[start])
+                control_above_vae=_mean(_on_shared_seeds(scores, control, key), scores[start])
                 if control and start
                 else np.nan,
                 above_control=_mean(scores[key], scores[control]) if control else np.nan,
@@ -99,9 +103,9 @@ def gains(column: pd.DataFrame, score: str = "test_iwae") -> list[Gain]:
 
 
 def control_differences(runs: pd.DataFrame, score: str = "test_iwae") -> pd.DataFrame:
-    """Each cell's difference from its own equal control, in the columns of `analysis.stats.paired_difference`.
+    """Difference of each cell from its equal control, in the columns of `analysis.stats.paired_difference`.
 
-    A cell that has none, or whose control is the VAE that it is compared with anyway, is not in it.
+    Cells without a control are left out, and those whose control is the baseline of `paired_difference`.
     """
     rows = []
     for _, column in runs.groupby(COLUMN):
@@ -119,8 +123,8 @@ def _label(cell: dict) -> str:
     return str(label if label is not None else cell["method"])
 
 
-def _where_both(scores: Mapping[Key, pd.Series], key: Key, other: Key | None) -> pd.Series:
-    """A row's scores of the seeds that another row has too, if any: what is told beside it is of the same seeds."""
+def _on_shared_seeds(scores: Mapping[Key, pd.Series], key: Key, other: Key | None) -> pd.Series:
+    """A row's scores for the seeds shared with `other`, so that both gains are over the same seeds; all if none is."""
     own = scores[key].dropna()
     if other is None or not len(common := own[own.index.isin(scores[other].dropna().index)]):
         return own
@@ -136,7 +140,7 @@ def _mean(a: pd.Series, b: pd.Series) -> float:
 def gain_words(gain: Gain) -> str:
     """`RME(2) is 12.1 nats above the VAE; the VAE that trained on at the same rate for as long is 13.1 above it`.
 
-    Without a control it says so instead. Empty where there is no VAE to compare with.
+    Without a control the second part says so. Empty without a VAE to compare with.
     """
     if np.isnan(gain.above_vae):
         return ""
@@ -153,7 +157,7 @@ def gain_words(gain: Gain) -> str:
 
 
 def own_words(gain: Gain) -> str:
-    """`RME(2) − VAE-more: -1.0 nats [-1.4, -0.6], p = 0.98`; empty without a control."""
+    """`RME(2) − VAE-more: -1.0 nats [-1.4, -0.6], p = 0.98`; empty without a control or a pair."""
     if gain.control is None or gain.own.n_pairs == 0:
         return ""
     interval = "" if np.isnan(gain.own.low) else f" [{gain.own.low:+.1f}, {gain.own.high:+.1f}]"

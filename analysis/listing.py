@@ -1,4 +1,4 @@
-"""Lists that are no table of methods by dimensions (average ranks, claims), as text, Markdown, CSV, LaTeX and HTML."""
+"""The report's lists (average ranks, claims, gains, trainings), and their formats: text, Markdown, CSV, LaTeX, HTML."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from analysis import trainings
 from analysis.claims import HELD, NOT_ABOVE, NOT_HELD, NOT_RUN, STATUSES, TOO_FEW, UNKNOWN, Claim, count
 from analysis.claims import title as title_of
 from analysis.gains import Gain, gains
+from analysis.names import CELL, CONTROL
 from analysis.ranks import RankComparison
 from analysis.render import escape_latex, escape_markdown, label_latex, p_text, source, templates
-from analysis.stats import CELL
 from analysis.tables import DECODERS, SCORES, slug, sort_rows, sorted_columns
 
 Value = str | float
 
 STYLES = {HELD: "held", NOT_ABOVE: "not-above", NOT_HELD: "not-held", TOO_FEW: "too-few", NOT_RUN: "not-run"}
-"""Class of a claim's row in the page's style sheet."""
+"""CSS class of a claim's row, by status."""
 
 
 @dataclass(frozen=True)
 class Listing:
-    """Rows of words and numbers below a header.
+    """A list: a header and rows of texts and numbers.
 
     Attributes:
-        name: of its files; title: one line; caption: how to read it.
-        header: of each column; the same number of values in each row; a NaN is shown as nothing.
-        styles: for each row a class of the page's style sheet; empty if none has one.
-        labels: columns of method labels, which LaTeX sets as the paper does.
-        datasets: for each row the name of the data set that it is of, for the page's filter; empty if none has one.
+        name: stem of its file names; title: one line; caption: how to read it.
+        header: name of each column; rows: as many values each; NaN is shown as an empty cell.
+        styles: CSS class of each row; empty for no classes.
+        labels: indices of the columns of method labels, which LaTeX sets as the paper does.
+        datasets: data set of each row, for the page's filter; empty for no filter.
     """
 
     name: str
@@ -53,11 +53,11 @@ class Listing:
 
 
 def rank_listing(ranks: RankComparison, decoder: str) -> Listing | None:
-    """Average ranks, and by letters who is not told apart; None with fewer than two rows or complete columns.
+    """Average ranks; indistinguishable rows share a letter. None with fewer than two rows or complete columns.
 
     Args:
         ranks: of `analysis.ranks.compare_ranks`.
-        decoder: whose columns they are over.
+        decoder: the decoder of the ranked runs.
     """
     if np.isnan(ranks.critical_difference):
         return None
@@ -67,27 +67,27 @@ def rank_listing(ranks: RankComparison, decoder: str) -> Listing | None:
     ]
     test = ranks.friedman
     if test.note:
-        says = f"Friedman's test: {test.note}."
+        friedman = f"Friedman's test: {test.note}."
     else:
-        says = (
-            f"Friedman's test that all are equal: chi-squared {test.statistic:.2f}, p = {p_text(test.p)}; Iman and "
-            f"Davenport's F {test.f:.2f}, p = {p_text(test.f_p)}."
+        friedman = (
+            f"Friedman's test that all rows are equal: chi-squared {test.statistic:.2f}, p = {p_text(test.p)}; Iman "
+            f"and Davenport's F {test.f:.2f}, p = {p_text(test.f_p)}."
         )
     left_out = [*ranks.left_out_rows, *ranks.left_out_columns]
     caption = (
         f"Rank of each row's mean within a column, averaged over the {len(ranks.columns)} complete columns; 1 is the "
-        f"best. {says} Rows that share a letter differ by less than Nemenyi's critical difference of "
-        f"{ranks.critical_difference:.2f} (level {ranks.level:g}). Columns of one data set are not independent of one "
-        f"another."
+        f"best. {friedman} Rows that share a letter are indistinguishable: their average ranks differ by less than "
+        f"Nemenyi's critical difference of {ranks.critical_difference:.2f} (level {ranks.level:g}). Columns of one "
+        "data set are not independent of one another."
     )
     if left_out:
-        caption += f" Left out, as incomplete: {', '.join(left_out)}."
+        caption += f" Left out as incomplete: {', '.join(left_out)}."
     rows: list[list[Value]] = [
         [row["method_label"], float(row["average_rank"]), letter]
         for row, letter in zip(ranks.rows.to_dict("records"), letters, strict=True)
     ]
     title = f"Average rank over all columns: {DECODERS.get(decoder, decoder)}"
-    header = ["Row", "Average rank", "Not told apart"]
+    header = ["Row", "Average rank", "Indistinguishable"]
     return Listing(f"average-ranks-{slug(decoder)}", title, caption, header, rows, labels=(0,))
 
 
@@ -95,7 +95,7 @@ _LETTERS = string.ascii_letters
 
 
 def claim_summary(claims: list[Claim]) -> Listing | None:
-    """For each statement, in how many columns it holds, by our runs and by the paper's numbers; None without any."""
+    """In how many columns each statement has each status, and holds by the paper's numbers; None without claims."""
     if not claims:
         return None
     of_paper = any(claim.in_paper for claim in claims)
@@ -112,20 +112,20 @@ def claim_summary(claims: list[Claim]) -> Listing | None:
 
 
 def claim_listing(claims: list[Claim]) -> Listing | None:
-    """The claims with their status, by ours and by the paper's own numbers; None without any.
+    """The claims with their status by our runs and by the paper's numbers; None without claims.
 
-    Where the paper has none of the columns, its numbers have no column here.
+    If the paper has none of the columns, the list has no column for its numbers.
     """
     if not claims:
         return None
     of_paper = any(claim.in_paper for claim in claims)
     caption = (
-        "A claim has not enough runs where a cell it speaks of lacks some, or where they are too few for the p that it "
-        "speaks of, or for one of .05. It is held, but not above its control, where the VAE that was trained at the "
-        "same rate for as long does as well."
+        "Not enough runs: a cell of the claim lacks runs, or the pairs are too few for the claim's p (.05 if it states "
+        "none). Held, but not above its control: by the same p, the row is not significantly above the VAE that was "
+        "trained at the same rate for as long."
     )
     if of_paper:
-        caption += " The last column is what the paper's own means or times, taken alone, say of the claim."
+        caption += " The last column says whether the claim holds by the paper's own means or times, without a test."
     rows: list[list[Value]] = [
         [
             claim.status,
@@ -145,10 +145,10 @@ def claim_listing(claims: list[Claim]) -> Listing | None:
 
 
 def gain_listing(runs: pd.DataFrame, score: str = "test_iwae") -> Listing | None:
-    """Every row's gain over the VAE beside that of its equal control, and what is its own; None without a VAE.
+    """Gain of each row over the VAE, the gain of its equal control, and their difference; None without a VAE.
 
     Args:
-        runs: trainings, one row for each run, as `analysis.collect.collect` gives them.
+        runs: trainings, one row for each run, as `analysis.collect.collect` returns them.
         score: a key of `analysis.tables.SCORES`, nats.
     """
     rows: list[list[Value]] = []
@@ -168,11 +168,11 @@ def gain_listing(runs: pd.DataFrame, score: str = "test_iwae") -> Listing | None
     header = ["Where", "Row", "Above the VAE", "Its control", "The control above the VAE", "Above its control",
               "Interval", "p", "Pairs"]  # fmt: skip
     caption = (
-        f"{SCORES[score]}, nats per image, paired by seed. Above the VAE: mean differences from the VAE that it starts "
-        "from, over the seeds that its control has too. A row's control is the VAE trained for as many epochs at the "
-        "same rate, from the same start: what it gains too is the training's. Above its control: Hodges and Lehmann's "
-        "estimate of what is the row's own, with its interval, and the p of the one-sided Wilcoxon test that it is "
-        "above 0; none where the pairs are too few."
+        f"{SCORES[score]}, nats per image, paired by seed. Above the VAE: mean difference from the VAE that the row "
+        "starts from, over the seeds that its control has too. Its control: the VAE trained for as many epochs at the "
+        "same rate, from the same start, so its gain is that of training longer. Above its control: Hodges-Lehmann "
+        "estimate of the row's own gain, its confidence interval, and p of the one-sided Wilcoxon test; empty if the "
+        "pairs are too few."
     )
     return Listing(
         "gains", "What each gain over the VAE is worth", caption, header, rows, datasets=datasets, labels=(1, 3)
@@ -181,7 +181,7 @@ def gain_listing(runs: pd.DataFrame, score: str = "test_iwae") -> Listing | None
 
 def _gain_row(gain: Gain) -> list[Value]:
     if gain.is_control:
-        kind = "(a control)" if gain.key[0] == trainings.CONTROL else "(a VAE)"
+        kind = "(a control)" if gain.key[0] == CONTROL else "(a VAE)"
         return [gain.label, gain.above_vae, kind, np.nan, np.nan, "", "", str(gain.n)]
     if gain.control is None:
         return [gain.label, gain.above_vae, trainings.NO_CONTROL, np.nan, np.nan, "", "", ""]
@@ -194,17 +194,17 @@ def _gain_row(gain: Gain) -> list[Value]:
 
 
 def training_listing(runs: pd.DataFrame) -> Listing:
-    """How each row was trained: start, epochs, rate, finish, which epoch was kept, updates, parameters.
+    """How each row was trained: start, epochs, rate, finish, kept epoch, updates, parameters.
 
     Args:
-        runs: trainings, one row for each run, as `analysis.collect.collect` gives them.
+        runs: trainings, one row for each run, as `analysis.collect.collect` returns them.
     """
     found = trainings.described(sort_rows(runs))
     caption = (
-        "Epochs: of the training from scratch, and of the stage that starts from a finished VAE. Rate: Adam's in the "
-        "row's own training. Kept epoch: of the row's own training, by the validation ELBO if it says best; median, "
-        "and range over the runs. Updates a step: optimiser steps for each batch. Parameters: those that are trained. "
-        "What was not recorded is empty."
+        "Epochs: of the training from scratch + of the stage that starts from a finished VAE. Rate: Adam's learning "
+        "rate in the row's own training. Kept epoch: of the row's own training, the best by validation ELBO or the "
+        "last; median and range over the runs. Updates a step: optimiser steps for each batch. Parameters: how many "
+        "are trained. Empty: not recorded."
     )
     rows: list[list[Value]] = [list(words) for _, words in found]
     return Listing("trainings", "How each row was trained", caption, trainings.HEADER, rows,
@@ -216,7 +216,7 @@ _RICH = {"held": "green", "not-above": "bold red", "not-held": "bold red", "too-
 
 
 def to_rich(listing: Listing) -> Group:
-    """Title, list and caption, for `rich.console.Console.print`."""
+    """Title, list and caption, as a renderable of `rich`."""
     out = RichTable(box=box.SIMPLE_HEAD)
     for title in listing.header:
         out.add_column(title)
@@ -227,7 +227,7 @@ def to_rich(listing: Listing) -> Group:
 
 
 def to_text(listing: Listing, width: int = 160) -> str:
-    """Text for a terminal of `width` characters."""
+    """Plain text for a terminal of `width` characters."""
     console = Console(file=io.StringIO(), width=width)
     with console.capture() as capture:
         console.print(to_rich(listing))
@@ -235,7 +235,7 @@ def to_text(listing: Listing, width: int = 160) -> str:
 
 
 def to_markdown(listing: Listing) -> str:
-    """A pipe table with its title and caption."""
+    """Markdown pipe table with title and caption."""
     rows = ["| " + " | ".join(escape_markdown(_words(value)) for value in row) + " |" for row in listing.rows]
     head = ["| " + " | ".join(map(escape_markdown, listing.header)) + " |", "|" + "---|" * len(listing.header)]
     title, caption = escape_markdown(listing.title), escape_markdown(listing.caption)
@@ -243,7 +243,7 @@ def to_markdown(listing: Listing) -> str:
 
 
 def to_csv(listing: Listing) -> str:
-    """The same columns, numbers at full precision."""
+    """CSV with the list's columns, numbers in full precision."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(listing.header)
@@ -253,7 +253,7 @@ def to_csv(listing: Listing) -> str:
 
 
 def to_latex(listing: Listing) -> str:
-    """A table in booktabs' style; columns of sentences are set as paragraphs, and a long list breaks over pages."""
+    """LaTeX table (booktabs). Columns of long texts are paragraphs; a list of many rows is a longtable."""
     wide = [max(len(_words(row[i])) for row in listing.rows) > _PARAGRAPH for i in range(len(listing.header))]
     share = 0.6 / max(1, sum(wide))
     shape = "".join(
@@ -277,17 +277,17 @@ def to_latex(listing: Listing) -> str:
     return "\n".join(lines) + "\n"
 
 
-_PAGE = 45  # rows, beyond which a table breaks over pages
-_PARAGRAPH = 24  # characters, from which a column is set as paragraphs
+_PAGE = 45  # most rows of a table on one page
+_PARAGRAPH = 24  # most characters of a column that is not set as paragraphs
 
 
 def to_html(listing: Listing) -> str:
-    """A `<figure>` with the list, its caption and colours, for a notebook: it needs no page around it."""
+    """A `<figure>` with its own style sheet, for a notebook."""
     return f"<style>\n{source('table.css')}</style>\n{_html(listing, alone=True)}"
 
 
 def to_page_html(listing: Listing) -> Markup:
-    """As `to_html`, for the report's page, which has the colours and the files itself."""
+    """A `<figure>` for the report's page, which has the style sheet and links the files."""
     return Markup(_html(listing, alone=False))
 
 
@@ -297,7 +297,7 @@ def _html(listing: Listing, alone: bool) -> str:
 
 
 def _sort_key(value: Value) -> str:
-    """What the page sorts a number by; words are sorted as words."""
+    """Full precision of a number, by which the page sorts; empty for a text."""
     return "" if isinstance(value, str) or np.isnan(value) else repr(value)
 
 

@@ -1,6 +1,6 @@
-"""What is computed from models for the figures, once for each shown run: gaps, IWAE by samples, posteriors on a grid.
+"""Measures each cell's shown run, its best by validation: gaps, IWAE by number of samples, posteriors on a grid.
 
-It is kept in a folder, a safetensors file for each run, so that a second report only reads it.
+The results are cached in a folder, a safetensors file for each run; later reports only read them.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from rme.noise import Noise
 from rme.posterior_grid import grids
 
 VERSION = 1
-"""Raise it when what is computed changes, so that nothing older is read."""
+"""To be incremented when what is computed changes, so that older cache files are ignored."""
 
 IDENTITY = [
     "dataset", "dataset_label", "dim", "decoder", "method", "order", "variant", "method_label", "seed", "run_key",
 ]  # fmt: skip
-"""The columns that say of which run a row is."""
+"""The columns that identify a row's run."""
 
 _GAPS = ["log_p", "best_elbo", "elbo", "log_p_error", "best_elbo_error", "elbo_error"]
 
@@ -45,11 +45,11 @@ class Budget:
     """How much is computed.
 
     Attributes:
-        images: test images of each model.
-        samples: draws for each of them, hence the largest K of IWAE.
-        steps: of the search for the best posterior.
-        panels: images whose posteriors are drawn on a grid, of models with two latents.
-        minutes: after which no further model is begun; the next report goes on from there. None: no limit.
+        images: test images for each model.
+        samples: draws for each image, which is also the largest K of IWAE.
+        steps: optimisation steps towards the best posterior of the method's family.
+        panels: images whose posterior is computed on a grid, if the model has two latents.
+        minutes: time after which no further model is started; the next report continues. None: no limit.
     """
 
     images: int = 64
@@ -60,20 +60,22 @@ class Budget:
 
     @property
     def counts(self) -> list[int]:
-        """Every K: 1, 2, 5, 10, ... up to `samples`."""
+        """The K of IWAE: 1, 2, 5, 10, ... and `samples`."""
         rising = [step * 10**power for power in range(9) for step in (1, 2, 5)]
         return [count for count in rising if count < self.samples] + [self.samples]
 
 
 @dataclass(frozen=True)
 class Panel:
-    """The posterior of one image under one model of two latents.
+    """The posterior of one image under a model with two latents.
 
     Attributes:
-        image: which of the run's test images; pixels: it, uint8 (C, H, W).
-        axes: (2, side), the latents' coordinates; log_posterior, log_q: (side, side), at each pair of them.
+        shown: the model's run.
+        image: index of the image among the run's test images; pixels: the image, uint8 (C, H, W).
+        axes: (2, side), the grid's coordinates; log_posterior, log_q: (side, side), log p(z|x) and log q(z|x) there.
         log_p: log p(x), nats.
-        weights, means, deviations: (K,), (K, 2), (K, 2), the components of q; none if q is no (mixture of) Gaussians.
+        weights, means, deviations: (K,), (K, 2), (K, 2), the components of q; K = 0 if q is neither a diagonal Gaussian
+            nor a mixture of them.
     """
 
     shown: Shown
@@ -93,13 +95,13 @@ class Measures:
     """What the figures show.
 
     Attributes:
-        gaps: a row for each image: those of `IDENTITY`, image, log_p, best_elbo, elbo and their Monte-Carlo errors
-            log_p_error, best_elbo_error, elbo_error, in nats, and gain, what the search's last tenth still gained, a
-            mean over the run's images.
-        growth: a row for each run and K: those of `IDENTITY`, samples, iwae, the mean over images in nats, error, its
-            Monte-Carlo error, and images, how many.
+        gaps: a row for each run and image. Columns: `IDENTITY`; image; log_p, best_elbo, elbo and their Monte-Carlo
+            errors log_p_error, best_elbo_error, elbo_error, nats; gain, the ELBO that the optimisation's last tenth of
+            steps gained, a mean over the run's images, nats.
+        growth: a row for each run and K. Columns: `IDENTITY`; samples, which is K; iwae, the mean over images, and its
+            Monte-Carlo error, nats; images, their number.
         panels: of models with two latents.
-        notes: cells that could not be measured, or not yet.
+        notes: cells that could not be measured or are not measured yet.
     """
 
     gaps: pd.DataFrame
@@ -111,12 +113,12 @@ class Measures:
 def measure(
     models: Models, budget: Budget, cache: Path, on_run: Callable[[Shown, float], None] | None = None
 ) -> Measures:
-    """Measure every shown run that is not in the cache, until the time is over.
+    """Measure every shown run that is not in the cache, within the budget's time.
 
     Args:
         models: from `analysis.models.shown_models`.
-        budget: how much of each, and how long.
-        cache: folder of what was computed; made if it is missing.
+        budget: how much to compute for each run, and for how long in all.
+        cache: folder of the results; created if missing.
         on_run: called with each run that was computed, and the seconds that it took.
 
     Raises:
@@ -136,25 +138,25 @@ def measure(
             start = time.monotonic()
             try:
                 numbers = _compute(shown, budget)
-            except (ModelError, TypeError) as error:  # TypeError: a posterior whose parameters are not known
+            except (ModelError, TypeError) as error:  # TypeError: a posterior of a family that `gaps` does not know
                 notes.append(Note(shown.column, shown.row, str(error)))
                 continue
-            _keep(numbers, path)
+            _write(numbers, path)
             if on_run is not None:
                 on_run(shown, time.monotonic() - start)
-        who = identity(shown)
+        run = identity(shown)
         table = {name: numbers[name].tolist() for name in _GAPS}
         gap_rows.append(
-            pd.DataFrame({**who, "image": range(len(numbers["elbo"])), **table, "gain": numbers["gain"].item()})
+            pd.DataFrame({**run, "image": range(len(numbers["elbo"])), **table, "gain": numbers["gain"].item()})
         )
         growth = {"samples": budget.counts, "iwae": numbers["iwae"].tolist(), "error": numbers["iwae_error"].tolist()}
-        growth_rows.append(pd.DataFrame({**who, **growth, "images": len(numbers["elbo"])}))
+        growth_rows.append(pd.DataFrame({**run, **growth, "images": len(numbers["elbo"])}))
         panels += _panels(shown, numbers)
     return Measures(_joined(gap_rows), _joined(growth_rows), panels, notes)
 
 
 def identity(shown: Shown) -> dict[str, object]:
-    """The columns `IDENTITY` of a run's rows."""
+    """The values of the columns `IDENTITY` for a run."""
     return {
         "dataset": shown.column.dataset, "dataset_label": shown.column.dataset_label, "dim": shown.column.dim,
         "decoder": shown.column.decoder, "method": shown.row.method, "order": shown.row.order,
@@ -165,8 +167,7 @@ def identity(shown: Shown) -> dict[str, object]:
 def _joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     if not frames:
         return pd.DataFrame(columns=IDENTITY)
-    joined = pd.concat([frame.astype(KEY_TYPES) for frame in frames], ignore_index=True)
-    return joined
+    return pd.concat([frame.astype(KEY_TYPES) for frame in frames], ignore_index=True)
 
 
 # ---------------------------------------------------------------------- one run
@@ -178,10 +179,10 @@ def _compute(shown: Shown, budget: Budget) -> dict[str, Tensor]:
     x = method.centred(shown.images[: budget.images].unsqueeze(0).to(device))
     found = gaps(method, x, source, samples=budget.samples, steps=budget.steps)
     means, errors = iwae_by_samples(found.log_w, budget.counts)
-    # the largest K may have one group, whose spread is not known
     numbers = {name: getattr(found, name)[0] for name in _GAPS}
     numbers["gain"] = found.gain[0]
     numbers["iwae"] = means[:, 0].mean(-1)
+    # NaN where K has one group of draws, which has no spread
     numbers["iwae_error"] = errors[:, 0].square().sum(-1).sqrt() / errors.shape[-1]
     if method.spec.dim == 2 and budget.panels:
         numbers |= _on_grid(method, x[:, : budget.panels], source)
@@ -232,7 +233,7 @@ def _panels(shown: Shown, numbers: dict[str, Tensor]) -> list[Panel]:
 
 # ---------------------------------------------------------------------- the cache
 def _digest(shown: Shown, budget: Budget) -> str:
-    """Of all that the numbers depend on, beside the run: another recording of it may hold another model."""
+    """A hash of what the numbers depend on. It has the run's MLflow id, as another recording may have another model."""
     sizes = {name: value for name, value in asdict(budget).items() if name != "minutes"}
     text = json.dumps([VERSION, shown.mlflow_run_id, sizes], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
@@ -241,11 +242,11 @@ def _digest(shown: Shown, budget: Budget) -> str:
 def _cached(path: Path) -> dict[str, Tensor] | None:
     try:
         return load_file(path)
-    except (OSError, SafetensorError):  # missing, or cut off
+    except (OSError, SafetensorError):  # missing or truncated
         return None
 
 
-def _keep(numbers: dict[str, Tensor], path: Path) -> None:
+def _write(numbers: dict[str, Tensor], path: Path) -> None:
     part = path.with_suffix(".part")
     save_file(numbers, part)
     os.replace(part, path)

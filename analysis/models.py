@@ -1,7 +1,7 @@
-"""From MLflow's artifacts to models: for each cell the run that it shows, with its test images and pictures.
+"""Loads each cell's shown run from MLflow: its model, test images, reconstructions and samples.
 
-A cell shows its best run by validation (see `tune.record.tracking`): one model for a cell, however many seeds it has.
-Only safetensors files are read; nothing is unpickled. Unlike the rest of `analysis`, this needs `rme`.
+A cell shows the pictures of its best run by validation IWAE (see `tune.record.tracking`). Only safetensors files are
+read; nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # two lines for each file
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # else two lines for each file
 
 import pandas as pd
 from mlflow.exceptions import MlflowException
@@ -22,8 +22,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from analysis.cells import runs_of
-from analysis.names import IMAGES
-from analysis.stats import CELL
+from analysis.names import CELL, IMAGES
 from analysis.tables import Column, Row, sort_rows, to_column, to_row
 from rme import model_file
 from rme.checkpoint import CorruptFile
@@ -33,7 +32,7 @@ from rme.model_file import ModelFile, ModelFileError
 
 
 class ModelError(ValueError):
-    """An artifact that is missing or not what it should be; the message says what, in a few words."""
+    """An artifact is missing or invalid; the message says which, in a few words."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +40,12 @@ class Shown:
     """A cell's shown run.
 
     Attributes:
-        column, row: where it stands in a table.
-        run_key, mlflow_run_id: which run it is; seed: its seed.
-        images: uint8 (m, C, H, W), the first of its test images.
-        reconstructions: uint8 (n, C, H, W), the model's, of the first n images from one draw of q(z|x) each.
+        column, row: its place in the tables.
+        run_key, mlflow_run_id: identify the run; seed: its seed.
+        images: uint8 (m, C, H, W), its first test images.
+        reconstructions: uint8 (n, C, H, W), of the first n images, each from one draw of q(z|x).
         samples: uint8 (n, C, H, W), decoder means at draws of the prior.
-        load: reads the model, one member; raises ModelError.
+        load: reads the model, an array of one member; raises ModelError.
     """
 
     column: Column
@@ -62,7 +61,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Note:
-    """Why a cell is not in a figure."""
+    """A cell that is not in a figure, and why."""
 
     column: Column
     row: Row
@@ -71,20 +70,18 @@ class Note:
 
 @dataclass(frozen=True)
 class Models:
-    """The shown runs, column by column and in each in the tables' order, and the cells that have none."""
+    """The shown runs in the tables' order, column by column; and notes on the cells without one."""
 
     shown: list[Shown]
     notes: list[Note]
 
 
 def shown_models(tracking_uri: str, runs: pd.DataFrame) -> Models:
-    """The shown run of each cell.
+    """The shown run of each cell. A cell whose artifacts are missing or damaged becomes a note.
 
     Args:
         tracking_uri: the MLflow store that `runs` were read from.
-        runs: as `analysis.collect.collect` gives them.
-
-    A cell whose artifacts are missing or damaged, such as one recorded before there were any, becomes a note.
+        runs: as from `analysis.collect.collect`.
     """
     client = MlflowClient(tracking_uri)
     shown: list[Shown] = []
@@ -101,20 +98,20 @@ def shown_models(tracking_uri: str, runs: pd.DataFrame) -> Models:
 
 
 def _places(values: pd.Series) -> pd.Series:
-    """Dims by size; names by where they first are, which keeps an order that is there."""
+    """Sort keys: dims by size, names in the order of their first appearance."""
     return values if values.name == "dim" else pd.Series(pd.factorize(values)[0], values.index)
 
 
 def _shown(client: MlflowClient, column: Column, row: Row, cell: pd.DataFrame) -> Shown:
     parents = cell["mlflow_parent_id"].dropna().unique()
     if len(parents) != 1:
-        raise ModelError("no run of the cell that could have images")
+        raise ModelError("the cell has no parent run with images")
     tensors, about = _read(client, parents[0], IMAGES)
     missing = [name for name in ("test_images", "reconstructions", "samples") if name not in tensors]
     if missing or "run_key" not in about:
         raise ModelError(f"{IMAGES} lacks {', '.join(missing) or 'its run_key'}")
     of = cell[cell["run_key"] == about["run_key"]]
-    if of.empty:  # other test images may be among the training images of the runs that are left
+    if of.empty:  # another run is no substitute: these test images may be among its training images
         raise ModelError("the run with images is not among those chosen")
     run = of.iloc[0]
     return Shown(
@@ -131,7 +128,7 @@ def _shown(client: MlflowClient, column: Column, row: Row, cell: pd.DataFrame) -
 
 
 def load_model(client: MlflowClient, mlflow_run_id: str) -> Method:
-    """The model of a run, one member. Raises ModelError if it is missing, or none that this version can make."""
+    """The model of a run, an array of one member. Raises ModelError if it is missing, damaged or of another version."""
     with tempfile.TemporaryDirectory() as folder:
         path = _download(client, mlflow_run_id, model_file.NAME, Path(folder))
         try:

@@ -6,17 +6,20 @@ measured by epoch is a metric `train/NAME`; everything else is a tag.
 
 from __future__ import annotations
 
-ROW = ("method", "order", "variant")
-"""One row of a table; a variant names settings that differ from the row's usual ones."""
+ROW = ["method", "order", "variant"]
+"""The fields that identify a row of a table. A variant names settings that are not the usual ones; NA if none is."""
 
-COLUMN = ("dataset", "dim", "decoder")
-"""One column of a table: the cells that are compared with one another."""
+COLUMN = ["dataset", "dim", "decoder"]
+"""The fields that identify a column of a table, whose cells are compared with one another."""
 
-CELL = (*ROW, *COLUMN)
-"""One number in a table: runs that share these fields are repetitions of one another."""
+CELL = [*ROW, *COLUMN]
+"""The fields that identify one number in a table: runs that share them are repetitions of one another."""
 
 BASELINE, CONTROL = "vae", "vae-more"
-"""The VAE, and the VAE trained on for as long as the methods that start from it, which is not in the paper."""
+"""The VAE, and a finished VAE with an additional stage like the methods that start from one; it is not in the paper."""
+
+CONTROLS = (BASELINE, CONTROL)
+"""The methods that can be controls: they have the VAE's posterior and objective."""
 
 METRICS = {
     "val/iwae": "val_iwae",

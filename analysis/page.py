@@ -1,4 +1,4 @@
-"""The report's page: one file that needs no other one and that loads nothing, which its own policy makes sure of."""
+"""The report's page: one self-contained HTML file, whose content security policy forbids loading anything else."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from analysis.listing import Listing
 from analysis.tables import DATASETS, SCORES, Table, place
 
 _FEW = 6
-"""Up to so many tables are all open."""
+"""Up to this many tables, none is folded."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,9 @@ class Group:
     """The tables of one data set and decoder.
 
     Attributes:
-        label: in the page's contents.
-        first, beside, folded: what is shown, what is shown beside it where there is room, and what is to be opened.
+        label: its entry in the page's contents.
+        first: the table shown first; beside: those shown next to it where the window is wide enough; folded: those
+            shown when the reader unfolds them.
     """
 
     label: str
@@ -54,19 +55,19 @@ def render_page(
     """The page as HTML.
 
     Args:
-        experiment: name of the MLflow experiment.
-        answer: sentences, the first of which the page opens with.
-        tables: of scores and times.
-        against_paper: ours next to the paper's.
+        experiment: the page's title, usually the name of the MLflow experiment.
+        answer: the findings; the page opens with the first.
+        tables: scores and times.
+        against_paper: our numbers next to the paper's.
         ranks: average ranks over all columns.
-        gains: what each row's gain over the VAE is worth.
+        gains: each row's gain over the VAE and over its control.
         trainings: how each row was trained.
-        claims: the paper's.
-        claim_lists: the same counted, and one by one.
-        figures: each with its PNG file.
-        files: what the page's links give, by file name: of each table and list its CSV, LaTeX and Markdown, of each
-            figure its PDF and its numbers as CSV.
-        how_it_was_run: what the template says of the runs, of the settings and of what is missing.
+        claims: the claims with their status.
+        claim_lists: the claims' counts, and the claims one by one.
+        figures: each with the bytes of its PNG file.
+        files: the files that the page's links download, by name: each table and list as CSV, LaTeX and Markdown, each
+            figure as PDF and its data as CSV.
+        how_it_was_run: the template's variables about the runs, their settings, and what is missing.
     """
     script, styles = render.source("page.js"), render.source("table.css") + render.source("page.css")
     known = {column.dataset: column.dataset_label for table in tables for column in table.columns}
@@ -97,16 +98,14 @@ def render_page(
 
 
 def group(tables: Sequence[Table]) -> list[Group]:
-    """Tables of one data set and decoder together, in their order; each other table alone."""
+    """Group tables of the same data set and decoder, keeping their order; every other table is a group by itself."""
     together: dict[tuple[str, ...], list[Table]] = {}
     for table in tables:
         alone = table.heads != "dim" or table.score not in SCORES
         first = table.columns[0]
         together.setdefault((table.name,) if alone else (first.dataset, first.decoder), []).append(table)
     shown = len(tables) if len(tables) <= _FEW else 1
-    return [
-        Group(_label(first), first, others[:shown], others[shown:]) for first, *others in together.values()
-    ]  # fmt: skip
+    return [Group(_label(first), first, others[:shown], others[shown:]) for first, *others in together.values()]
 
 
 def _label(table: Table) -> str:
@@ -120,9 +119,9 @@ def _label(table: Table) -> str:
 
 
 def pack(tables: Sequence[Table], files: Mapping[str, str | bytes]) -> str:
-    """Base64 of gzip of JSON: the files (bytes as base64), and for each table what is known of each of its cells.
+    """The files and the details of each table's cells, as base64 of gzipped JSON; binary files are base64 within it.
 
-    Both repeat themselves much, so that this takes a fraction of what they would take as text.
+    Compressed, because both are repetitive text and would make the page several times larger.
     """
     cells = {
         table.name: [
@@ -142,13 +141,13 @@ def pack(tables: Sequence[Table], files: Mapping[str, str | bytes]) -> str:
 
 
 def _statuses(claims: Sequence[Claim]) -> list[tuple[str, str, int]]:
-    """(class of the rows, words, how many) of each status."""
+    """Each status: its rows' CSS class, its words, and the number of claims."""
     counted = [(name, sum(claim.status == name for claim in claims)) for name in STATUSES]
     return [("", "all", len(claims)), *((listing.STYLES[name], name, count) for name, count in counted)]
 
 
 def _policy(script: str, styles: str) -> str:
-    """What the browser is to allow: this script, these styles, pictures within the page, and nothing else."""
+    """A content security policy that allows this script, these styles and images in the page, and nothing else."""
     hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (script, styles)]
     return (
         f"default-src 'none'; script-src 'sha256-{hashes[0]}'; style-src 'sha256-{hashes[1]}'; img-src data:; "

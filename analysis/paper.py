@@ -1,4 +1,4 @@
-"""The paper's own numbers, and ours next to them. They are in `published/`, whose README says where they come from."""
+"""The paper's numbers, and ours next to them. `published/README.md` says where they come from."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.stats import CELL, KEY_TYPES, summarise
+from analysis.names import CELL
+from analysis.stats import KEY_TYPES, summarise
 from analysis.tables import DECODERS, SCORES, Table, beside_table, fullest, slug, sort_rows, to_entry
 from analysis.time_tables import TIMES, summarise_times
 
@@ -20,27 +21,26 @@ _FOLDER = Path(__file__).parent / "published"
 def _read(name: str) -> pd.DataFrame:
     frame = pd.read_csv(_FOLDER / name).rename(columns={"std": "sd"})
     names = {column: frame[column].str.lower() for column in ("dataset", "method")}
-    # the paper's rows have no variant, so that none of ours with one is set beside them
+    # no row of the paper is a variant, so our variants are compared with none
     return frame.assign(**names, variant=None).astype(KEY_TYPES)
 
 
 def published_scores() -> pd.DataFrame:
-    """Tables 5 and 7-11.
+    """The log-likelihoods of the paper's Tables 5 and 7-11.
 
     Returns:
         One row for each cell. Columns: table, dataset, decoder, dim, method, order (NA for the VAE), variant (NA),
-        mean and sd in nats per image; NaN where the paper gives none or it is not legible. Names are those of this
-        project.
+        mean and sd in nats per image; NaN where the paper has none or it is illegible. Names are this project's.
     """
     return _read("log_likelihood.csv").copy()
 
 
 def published_times() -> pd.DataFrame:
-    """Tables 4 and 6; a cell that both have is given as in Table 4.
+    """The inference times of the paper's Tables 4 and 6; of a cell in both, the value in Table 4.
 
     Returns:
-        One row for each cell. Columns: table, dataset, decoder, dim, method, order, ms (of a batch of 128 images), and
-        ratio, to the VAE's of the same column (NaN where the paper did not time the VAE there).
+        One row for each cell. Columns: table, dataset, decoder, dim, method, order, ms for a batch of 128 images, and
+        ratio, to the VAE's ms in the same column (NaN where the paper did not time the VAE).
     """
     frame = _read("inference_time.csv").drop_duplicates(CELL).reset_index(drop=True)
     column = ["dataset", "decoder", "dim"]
@@ -53,13 +53,13 @@ def against_paper(runs: pd.DataFrame, score: str = "test_iwae") -> pd.DataFrame:
     """Our means next to the paper's, for the cells that both have.
 
     Args:
-        runs: one row for each run, as `analysis.collect.collect` gives them.
-        score: what the paper's log-likelihood is compared with.
+        runs: one row for each run, as `analysis.collect.collect` returns them.
+        score: our score to compare with the paper's log-likelihood.
 
     Returns:
-        The columns of `analysis.stats.summarise`, and published_mean, published_sd, difference (ours - theirs, nats),
-        difference_in_published_sd (the same over their standard deviation); NaN where the paper's is not legible. In
-        the paper's order.
+        One row for each cell, in the paper's order: the columns of `analysis.stats.summarise`, and published_mean,
+        published_sd, difference (ours - theirs, nats), difference_in_published_sd (difference / published_sd); NaN
+        where the paper's number is missing.
     """
     theirs = published_scores().rename(columns={"mean": "published_mean", "sd": "published_sd"}).drop(columns="table")
     both = sort_rows(summarise(runs, score).merge(theirs, on=CELL))
@@ -68,11 +68,11 @@ def against_paper(runs: pd.DataFrame, score: str = "test_iwae") -> pd.DataFrame:
 
 
 def paper_tables(runs: pd.DataFrame, score: str = "test_iwae", expected_seeds: int | None = None) -> list[Table]:
-    """`against_paper` as tables, one for each data set and decoder that the paper has.
+    """`against_paper` as tables, one for each data set and decoder in both.
 
     Args:
-        runs: one row for each run, as `analysis.collect.collect` gives them.
-        score: what the paper's log-likelihood is compared with.
+        runs: one row for each run, as `analysis.collect.collect` returns them.
+        score: our score to compare with the paper's log-likelihood.
         expected_seeds: runs of a complete cell; by default as many as the fullest cell of `runs`.
     """
     expected = expected_seeds or fullest(runs)
@@ -92,10 +92,12 @@ def paper_tables(runs: pd.DataFrame, score: str = "test_iwae", expected_seeds: i
 
 
 def paper_ratio_tables(runs: pd.DataFrame) -> list[Table]:
-    """Our ratios to the VAE's time next to the paper's, one table for each device; milliseconds are the device's.
+    """Our ratios to the VAE's time next to the paper's, one table for each device.
+
+    Milliseconds are not compared, because they depend on the device.
 
     Args:
-        runs: timings, as `analysis.collect.collect` gives them.
+        runs: timings, as `analysis.collect.collect` returns them.
     """
     theirs = published_times()[[*CELL, "ratio"]].dropna(subset="ratio").rename(columns={"ratio": "published_mean"})
     both = sort_rows(summarise_times(runs, "ratio_to_vae").merge(theirs, on=CELL)).assign(published_sd=np.nan)

@@ -1,4 +1,4 @@
-"""One table as text for a terminal, Markdown, CSV, LaTeX and HTML. Colours are doubled by marks where type is plain."""
+"""Renders a table for a terminal, as Markdown, CSV, LaTeX and HTML. Plain text has marks in place of colours."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rich.text import Text
 from analysis.tables import SCORES, Entry, Table
 
 MARKS = {"best": "*", "": "", "yellow-orange": "†", "orange": "‡", "red-orange": "§", "untested": "?"}
-"""What stands for a colour where there is none."""
+"""The mark of each colour in plain text."""
 
 MEANINGS = {
     "best": "best mean",
@@ -31,7 +31,7 @@ MEANINGS = {
     "red-orange": "p > 0.1",
     "untested": "too few pairs for a test",
 }
-"""What a colour says about a cell, in the order of a legend."""
+"""The meaning of each colour, in the order of a legend."""
 
 NO_RUN = "–"
 
@@ -62,12 +62,12 @@ templates.globals.update(marks=MARKS, no_run=NO_RUN, scores=SCORES)
 
 
 def mean_text(table: Table, entry: Entry) -> str:
-    """`698.2`, and `+13.1` in a table of differences; empty without a number."""
+    """`698.2`, or `+13.1` in a table of differences; empty for NaN."""
     return _number(entry.mean, table.digits, table.signed)
 
 
 def value_text(table: Table, entry: Entry) -> str:
-    """`698.2 ± 1.1`, behind it the other decoder's in parentheses; against the paper `698 − 699 = -1 (-0.6 sd)`."""
+    """`698.2 ± 1.1`, then the other decoder's in parentheses; against the paper `698 − 699 = -1 (-0.6 sd)`."""
     if table.against_paper:
         return _against_paper_text(table, entry)
     sd = "" if np.isnan(entry.sd) else f" ± {entry.sd:.{table.digits}f}"
@@ -87,7 +87,7 @@ def _against_paper_text(table: Table, entry: Entry) -> str:
 
 
 def in_published_sd(entry: Entry) -> float:
-    """Ours minus the paper's mean, in standard deviations of the paper; NaN where it gives none."""
+    """Our mean minus the paper's, in the paper's standard deviations; NaN where it gives none."""
     return (entry.mean - entry.published_mean) / entry.published_sd if entry.published_sd > 0 else np.nan
 
 
@@ -97,17 +97,17 @@ def _number(value: float, digits: int, signed: bool = False) -> str:
 
 
 def p_text(p: float) -> str:
-    """`0.016`: two digits that count."""
+    """`0.016`: two significant digits."""
     return f"{p:.2g}"
 
 
 def details(table: Table, entry: Entry) -> str:
-    """All that is known of one entry, in a line: `n = 10 of 10, mean 698.2341, sd 1.1021, rank 2, p = 0.016 ...`."""
+    """All statistics of an entry in one line: `n = 10 of 10, mean 698.2341, sd 1.1021, rank 2, p = 0.016 ...`."""
     return ", ".join(detail_list(table, entry))
 
 
 def detail_list(table: Table, entry: Entry) -> list[str]:
-    """As `details`, one thing after the other."""
+    """The statistics of `details`, one line for each."""
     parts = [f"n = {entry.n} of {entry.expected}"]
     if not np.isnan(entry.mean):
         parts.append(f"mean {entry.mean:.4f}")
@@ -121,7 +121,7 @@ def detail_list(table: Table, entry: Entry) -> list[str]:
         whose = "" if table.signed else "the best is above by "
         parts.append(f"{whose}median {entry.median:+.4f}, Hodges-Lehmann {entry.estimate:+.4f} {interval_text(entry)}")
     if entry.restarts:
-        parts.append(f"restart chosen, by seed: {' '.join(map(str, entry.restarts))}")
+        parts.append(f"chosen restart by seed: {' '.join(map(str, entry.restarts))}")
     if entry.beside is not None:
         parts.append(f"in parentheses: {details(table, entry.beside)}")
     if table.against_paper:
@@ -138,7 +138,7 @@ def interval_text(entry: Entry) -> str:
 
 
 def legend(table: Table) -> list[tuple[str, str, str]]:
-    """(colour, mark, meaning) of the colours that occur; empty for a table that compares nothing."""
+    """Colour, mark and meaning of each colour in the table; empty for a table without tests."""
     if not table.compared:
         return []
     return [(colour, MARKS[colour], meaning) for colour, meaning in MEANINGS.items() if colour in table.colours]
@@ -162,7 +162,7 @@ def to_rich(table: Table) -> Group:
     for column, header in zip(table.columns, table.flat_headers, strict=True):
         entries = [table.entries.get((row, column)) for row in table.rows]
         words = [_plain(table, entry, mark=False) for entry in entries]
-        width = max(map(len, [*words, header]))  # the numbers stand below one another, the marks behind them
+        width = max(map(len, [*words, header]))  # right-aligned numbers, followed by the marks
         cells = [
             Text(
                 f"{word:>{width}} {MARKS[entry.colour] if entry else ''}", style=_RICH[entry.colour] if entry else "dim"
@@ -180,7 +180,7 @@ def to_rich(table: Table) -> Group:
 
 
 def to_text(table: Table, colour: bool = False, width: int = 160) -> str:
-    """Text for a terminal of `width` characters, with ANSI colours if asked for."""
+    """Text for a terminal of `width` characters, with ANSI colours if `colour`."""
     console = Console(file=io.StringIO(), force_terminal=colour, width=width, color_system="256" if colour else None)
     with console.capture() as capture:
         console.print(to_rich(table))
@@ -189,7 +189,7 @@ def to_text(table: Table, colour: bool = False, width: int = 160) -> str:
 
 # ---------------------------------------------------------------------- Markdown
 def to_markdown(table: Table) -> str:
-    """A pipe table with its title and legend; the best of a column in bold."""
+    """A pipe table with title, caption and legend; the best mean of a column in bold."""
     lines = [f"**{escape_markdown(table.title)}**", ""]
     headers = map(escape_markdown, table.flat_headers)
     lines += [f"| {table.corner} | " + " | ".join(headers) + " |", "|:--|" + "--:|" * len(table.columns)]
@@ -210,19 +210,18 @@ def _markdown_cell(table: Table, entry: Entry | None) -> str:
 
 
 def escape_markdown(text: str) -> str:
-    """`text` with nothing in it that Markdown would obey."""
+    """`text` with Markdown's special characters escaped."""
     return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", text)
 
 
 # ---------------------------------------------------------------------- CSV
 def to_csv(table: Table) -> str:
-    """Long form, a line for each cell that has runs, with every number at full precision; empty where there is none.
+    """Long form: a line for each cell that has runs, numbers at full precision, empty fields for NaN.
 
-    Columns: table, score, dataset, decoder, dim, method, order, variant, label, n, expected, mean, sd, rank, p,
-    p_holm,
-    n_pairs, colour, then of the paired difference median, estimate, low, high and level (see `analysis.tables.Entry`),
-    restarts, note; against the paper also published_mean, published_sd, difference, difference_in_published_sd. The
-    cells of parentheses have lines of their own, with their decoder.
+    Columns: table, score, dataset, decoder, dim, method, order, variant, label, n, expected, mean, sd, rank, p, p_holm,
+    n_pairs, colour; of the paired difference median, estimate, low, high and level (see `analysis.tables.Entry`);
+    restarts, note; against the paper also published_mean, published_sd, difference, difference_in_published_sd. A cell
+    in parentheses has its own line, with its decoder.
     """
     out = io.StringIO()
     fields = [*_CSV, *(_CSV_PAPER if table.against_paper else [])]
@@ -258,7 +257,7 @@ def _csv_numbers(table: Table, entry: Entry) -> dict[str, object]:
 
 # ---------------------------------------------------------------------- LaTeX
 def to_latex(table: Table) -> str:
-    """A table environment in the look of Tables 7-11: `685.1^{1.8}`, the best in bold red."""
+    """A table environment that looks like the paper's Tables 7-11: `685.1^{1.8}`, the best mean in bold red."""
     lines = [
         r"% needs \usepackage{booktabs} and \usepackage[dvipsnames]{xcolor}",
         r"\begin{table}",
@@ -278,7 +277,7 @@ def to_latex(table: Table) -> str:
 
 
 def _latex_groups(table: Table) -> list[str]:
-    """The data sets above the dims they span, each with a line below it."""
+    """A header row of data sets, each spanning its dims, with a rule below each."""
     if not table.groups:
         return []
     spans, rules, first = [], [], 2
@@ -329,14 +328,14 @@ def _latex_caption(table: Table) -> str:
 
 
 def label_latex(label: str) -> str:
-    """`RME(5)` as the paper sets it, with the order raised; a variant, `RME(5), kl 20`, stands behind it."""
+    """`RME(5)` with the order as a superscript, as in the paper; a variant follows, as in `RME(5), kl 20`."""
     parts = re.fullmatch(r"(.*?)(\(\d+\))?(, .*)?", label, re.DOTALL).groups()  # type: ignore[union-attr]
     name, order, variant = parts
     return escape_latex(name) + (f"$^{{{order}}}$" if order else "") + escape_latex(variant or "")
 
 
 def escape_latex(text: str) -> str:
-    """`text` with nothing in it that LaTeX would obey."""
+    """`text` with LaTeX's special characters escaped."""
     special = {
         "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "≤": r"$\le$",
         "<": r"$<$", ">": r"$>$", "−": "$-$", "×": r"$\times$", "–": "--",
@@ -347,15 +346,15 @@ def escape_latex(text: str) -> str:
 
 # ---------------------------------------------------------------------- HTML
 def to_html(table: Table) -> str:
-    """A `<figure>` with the table, its caption, legend and colours, for a notebook: it needs no page around it.
+    """A self-contained `<figure>` with the table, caption, legend and colours, for a notebook.
 
-    Colours follow the reader's light or dark scheme; hovering over a cell tells its n, mean, sd and p.
+    Colours follow the reader's light or dark scheme; hovering over a cell shows its statistics.
     """
     return f"<style>\n{source('table.css')}</style>\n{_html(table, alone=True)}"
 
 
 def to_page_html(table: Table) -> Markup:
-    """As `to_html`, for the report's page, which has the colours, the hover text and the files itself."""
+    """As `to_html`, without the styles, the hover text and the files, which the report's page holds itself."""
     return Markup(_html(table, alone=False))
 
 
@@ -366,7 +365,7 @@ def _html(table: Table, alone: bool) -> str:
 
 
 class _Cells:
-    """What the template asks of one entry."""
+    """The functions of an entry that the template calls."""
 
     def __init__(self, table: Table) -> None:
         self.value = partial(value_text, table)
@@ -375,11 +374,11 @@ class _Cells:
 
 
 def sort_key(table: Table, entry: Entry) -> str:
-    """What the page sorts by: the mean, or in a table against the paper the difference; empty if there is none."""
+    """What the page sorts by: the mean, or against the paper the difference; empty for NaN."""
     number = entry.mean - entry.published_mean if table.against_paper else entry.mean
     return "" if np.isnan(number) else repr(float(number))
 
 
 def source(name: str) -> Markup:
-    """A style sheet or script of the templates' folder, as it is."""
+    """The text of a style sheet or script in the templates' folder."""
     return Markup((_TEMPLATES / name).read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""`python -m analysis.report`: the tables of an experiment as a page to read and as files to paste."""
+"""`python -m analysis.report`: an experiment's report, as an HTML page and as files of its tables and figures."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ from analysis.figures import figures
 from analysis.figures.curves import to_read
 from analysis.findings import findings
 from analysis.listing import Listing, claim_listing, claim_summary, gain_listing, rank_listing, training_listing
+from analysis.names import CELL
 from analysis.page import render_page
 from analysis.paper import paper_ratio_tables, paper_tables
 from analysis.ranks import compare_ranks
 from analysis.runs import COLUMNS, SETTINGS, frame_of
-from analysis.stats import CELL, summarise
+from analysis.stats import summarise
 from analysis.tables import (
     Table,
     control_tables,
@@ -36,9 +37,10 @@ from analysis.tables import (
     sort_rows,
 )
 from analysis.time_tables import is_timing, time_findings, time_tables
+from analysis.tracking_uri import DEFAULT_TRACKING_URI, default_tracking_uri
 
 SCORE = "test_iwae"
-"""What methods are judged by; validation ELBOs are shown beside it."""
+"""The score that methods are compared by; tables of the validation ELBO are shown beside its tables."""
 
 _WIDTH = 160
 _RENDERERS = {"md": render.to_markdown, "csv": render.to_csv, "tex": render.to_latex}
@@ -48,14 +50,17 @@ _NOT_SETTINGS = set(COLUMNS) - set(SETTINGS)
 
 @dataclass(frozen=True)
 class Report:
-    """What was written: the page, all files with it, the answer in sentences, and what the page holds.
+    """A written report.
 
     Attributes:
-        tables: of scores and times; against_paper: ours next to the paper's.
-        ranks: average ranks over all columns, one list for each decoder that has two complete columns.
-        gains: what each row's gain over the VAE is worth; trainings: how each row was trained. None without scores.
-        claims: the paper's, and whether ours is above its control.
-        figures: what is drawn.
+        index: the HTML page; files: all files, the page included.
+        answer: the findings, one sentence or paragraph each; the first is the page's opening.
+        tables: scores and times; against_paper: our numbers next to the paper's.
+        ranks: average ranks, one list for each decoder with at least two complete rows and columns.
+        gains: each row's gain over the VAE and over its control; trainings: how each row was trained. None without
+            trainings.
+        claims: the paper's claims and those about controls, with their status.
+        figures: as drawn.
     """
 
     index: Path
@@ -73,22 +78,23 @@ class Report:
 def build_report(
     experiment: str,
     out: str | Path,
-    tracking_uri: str = "sqlite:///mlflow.db",
+    tracking_uri: str = DEFAULT_TRACKING_URI,
     where: Mapping[str, str] | None = None,
     expected_seeds: int | None = None,
     draw: bool = True,
     model_minutes: float | None = None,
 ) -> Report:
-    """Read the runs of an MLflow experiment and write their report, as `report_of` does.
+    """Read the runs of an MLflow experiment and write their report with `report_of`.
 
     Args:
         experiment: name of the MLflow experiment.
         out: as for `report_of`.
         tracking_uri: the MLflow store.
-        where: keeps the runs that have these values; see `analysis.collect.collect`.
+        where: keep only runs with these values; see `analysis.collect.collect`.
         expected_seeds: as for `report_of`.
         draw: as for `report_of`.
-        model_minutes: also draw what needs the trained models, and compute for so many minutes at most.
+        model_minutes: also draw the figures that need the trained models; after so many minutes no further model is
+            measured. None: no such figures.
 
     Raises:
         CollectError: the runs cannot be read, or none has finished.
@@ -121,21 +127,21 @@ def report_of_file(
     expected_seeds: int | None = None,
     draw: bool = True,
 ) -> Report:
-    """Read the runs of a file that `python -m analysis.collect` wrote, and write their report, as `report_of` does.
+    """Read a file of runs written by `python -m analysis.collect`, and write their report with `report_of`.
 
-    The curves are those of the file beside it, where there is one. Of the same files the report is the same, byte for
+    Training curves are read from the file beside it, if that exists. The same files give the same report, byte for
     byte.
 
     Args:
         path: the file of runs.
         out: as for `report_of`.
-        title: by default the name of the file, or of its folder where that is just `runs.csv`.
-        where: keeps the runs that have these values; see `analysis.collect.collect`.
+        title: by default the file's name, or its folder's if the file is `runs.csv`.
+        where: keep only runs with these values; see `analysis.collect.collect`.
         expected_seeds: as for `report_of`.
         draw: as for `report_of`.
 
     Raises:
-        CollectError: there is no such file, it is not what it should be, or it has no run that matches.
+        CollectError: the file is missing or invalid, or no run matches.
         OSError: `out` cannot be written.
     """
     path = Path(path)
@@ -167,28 +173,29 @@ def report_of(
     expected_seeds: int | None = None,
     draw: bool = True,
 ) -> Report:
-    """Write `out/index.html`, each table and list as `out/tables/NAME.{md,csv,tex,txt}`, and the figures.
+    """Write the report of some runs.
 
-    These are `out/figures/NAME.{png,pdf,csv}`: the drawing, and the numbers that it shows. The sentences of the answer
-    are `out/tables/answer.txt`. Timings get Tables 4 and 6, trainings all others.
+    The page is `out/index.html`; each table and list is `out/tables/NAME.{md,csv,tex,txt}`; the findings are
+    `out/tables/answer.txt`; each figure and the numbers that it shows are `out/figures/NAME.{png,pdf,csv}`. Runs of a
+    timing grid give Tables 4 and 6, trainings all other tables.
 
     Args:
-        runs: one row for each run, at least one, as `analysis.collect.collect` gives them.
-        out: folder to write to; made if it is missing, files of the same name are replaced.
-        title: of the page: the experiment's name.
-        failed: as `analysis.collect.failures` gives them; by default none has failed.
-        read_curves: gives the training curves of some of the runs, as `analysis.collect.curves` does; by default there
-            are none.
-        draw_models: gives the figures that need the models of the trainings.
-        where: what the runs were chosen by, for the page to say.
+        runs: one row for each run, at least one, as `analysis.collect.collect` returns them.
+        out: folder to write to; created if missing, files of the same name are overwritten.
+        title: of the page, usually the experiment's name.
+        failed: failed runs, as `analysis.collect.failures` returns them; by default none.
+        read_curves: returns the training curves of given runs, as `analysis.collect.curves` does; by default no
+            training curves are drawn.
+        draw_models: returns the figures that need the trained models, given the trainings.
+        where: the values that the runs were selected by, to be shown on the page.
         expected_seeds: runs of a complete cell; by default as many as the fullest cell has.
-        draw: whether there are figures; they take most of the time.
+        draw: whether to draw the figures that need no models; they take most of the time.
 
     Raises:
         OSError: `out` cannot be written.
     """
     out = Path(out)
-    (out / "tables").mkdir(parents=True, exist_ok=True)  # before what takes minutes: it may be forbidden
+    (out / "tables").mkdir(parents=True, exist_ok=True)  # fails before minutes of work, not after them
     failed = frame_of([], FAILURE_COLUMNS) if failed is None else failed
     timings, scored = runs[is_timing(runs)], runs[~is_timing(runs)]
     answer, tables, against, ranks, claims = [], [], [], [], []
@@ -221,10 +228,10 @@ def report_of(
         written |= {f"{item.name}.{suffix}": write(item) for suffix, write in _LIST_RENDERERS.items()}
     if drawn:
         (out / "figures").mkdir(exist_ok=True)
-    alone = {"answer.txt": "\n".join(answer) + "\n"}
-    alone |= {f"{t.name}.txt": render.to_text(t) for t in [*tables, *against]}
-    alone |= {f"{i.name}.txt": listing.to_text(i) for i in filter(None, [*found, gained, trained, *claimed])}
-    for name, text in (written | alone).items():
+    not_on_page = {"answer.txt": "\n".join(answer) + "\n"}
+    not_on_page |= {f"{t.name}.txt": render.to_text(t) for t in [*tables, *against]}
+    not_on_page |= {f"{i.name}.txt": listing.to_text(i) for i in filter(None, [*found, gained, trained, *claimed])}
+    for name, text in (written | not_on_page).items():
         (out / "tables" / name).write_text(text, encoding="utf-8", newline="")
     pictures = [path for figure in drawn for path in figure.save(out / "figures")]
     pdfs = {path.name: path.read_bytes() for path in pictures if path.suffix == ".pdf"}
@@ -245,16 +252,16 @@ def report_of(
     )
     index = out / "index.html"
     index.write_text(page, encoding="utf-8")
-    files = [index, *(out / "tables" / name for name in written | alone), *pictures]
+    files = [index, *(out / "tables" / name for name in written | not_on_page), *pictures]
     return Report(index, files, answer, tables, against, found, gained, trained, claims, drawn)
 
 
 def figures_of_models(runs: pd.DataFrame, tracking_uri: str, out: Path, minutes: float) -> list[Figure]:
-    """The figures that need the models themselves; what was computed for them is kept in `out/models`.
+    """The figures that need the trained models. What is computed for them is cached in `out/models`.
 
-    What cannot be drawn, and how far the computation is, goes to standard error.
+    Prints to standard error the seconds that each run took, and which cells are left out, with the reason.
     """
-    from analysis.figures.of_models import figures_of_runs  # torch, which no other part of a report needs
+    from analysis.figures.of_models import figures_of_runs  # imports torch, which no other part of a report needs
     from analysis.measures import Budget
 
     found, notes = figures_of_runs(
@@ -266,20 +273,20 @@ def figures_of_models(runs: pd.DataFrame, tracking_uri: str, out: Path, minutes:
                                    file=sys.stderr),
     )  # fmt: skip
     for note in notes:
-        print(f"not in the models' figures: {note}", file=sys.stderr)
+        print(f"left out of the figures of models: {note}", file=sys.stderr)
     return found
 
 
 def _score_tables(runs: pd.DataFrame, expected: int) -> list[Table]:
-    """Those of one data set and decoder together; what both decoders were run with, at the end."""
-    beside = difference_tables(runs, SCORE, expected)
-    beside += control_tables(runs, SCORE, expected)
-    beside += score_tables(runs, "val_elbo", expected)
+    """All tables of scores, grouped by data set and decoder; at the end the table that compares the two decoders."""
+    others = difference_tables(runs, SCORE, expected)
+    others += control_tables(runs, SCORE, expected)
+    others += score_tables(runs, "val_elbo", expected)
     tables = [
         table
         for main in score_tables(runs, SCORE, expected)
-        for table in [main, *beside]
-        if _subject(table) == _subject(main) and (table is main or _any(table))
+        for table in [main, *others]
+        if _subject(table) == _subject(main) and (table is main or _has_scores(table))
     ]
     both = decoder_table(runs, SCORE, expected)
     return tables if both is None else [*tables, both]
@@ -289,7 +296,7 @@ def _subject(table: Table) -> tuple[str, str]:
     return table.columns[0].dataset, table.columns[0].decoder
 
 
-def _any(table: Table) -> bool:
+def _has_scores(table: Table) -> bool:
     return any(entry.n for entry in table.entries.values())
 
 
@@ -307,7 +314,7 @@ def _how_it_was_run(runs: pd.DataFrame, failed: pd.DataFrame, expected_seeds: in
             for name, title in {"git_commit": "Commit", "device": "Device", "torch_version": "PyTorch"}.items()
         },
         "settings": {
-            name: sorted({str(value) for value in runs[name].dropna()}, key=_natural)
+            name: sorted({str(value) for value in runs[name].dropna()}, key=_number_first)
             for name in runs.columns
             if name not in _NOT_SETTINGS
         },
@@ -317,14 +324,14 @@ def _how_it_was_run(runs: pd.DataFrame, failed: pd.DataFrame, expected_seeds: in
 
 
 def _day(time: pd.Timestamp) -> str:
-    return "at a time that was not recorded" if pd.isna(time) else f"{time:%Y-%m-%d}"
+    return "at an unknown time" if pd.isna(time) else f"{time:%Y-%m-%d}"
 
 
 def _missing(runs: pd.DataFrame, failed: pd.DataFrame, expected_seeds: int | None) -> list[dict[str, object]]:
-    """The cells that have fewer scores than they should, also those of which every run failed."""
+    """The cells with fewer scores than expected, including those whose runs all failed."""
     score = pd.Series(runs[SCORE].where(~is_timing(runs), runs["inference_ms"]), name="score")
     both = pd.concat([runs.assign(score=score), failed.assign(score=float("nan"))], ignore_index=True)
-    both = both.drop_duplicates([*CELL, "seed"])  # a run may have failed with one setting and finished with another
+    both = both.drop_duplicates([*CELL, "seed"])  # a finished run counts, even if it failed with another setting
     cells = sort_rows(summarise(both, "score"))
     expected = expected_seeds or fullest(runs)
     seeds = set(both["seed"])
@@ -334,8 +341,8 @@ def _missing(runs: pd.DataFrame, failed: pd.DataFrame, expected_seeds: int | Non
     ]
 
 
-def _natural(text: str) -> tuple[int, float, str]:
-    """Numbers by size, then words."""
+def _number_first(text: str) -> tuple[int, float, str]:
+    """A sort key: numbers by size, then words."""
     try:
         return (0, float(text), text)
     except ValueError:
@@ -344,7 +351,7 @@ def _natural(text: str) -> tuple[int, float, str]:
 
 def _seeds(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seeds, 1 or more")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of seeds, 1 or more")
     return int(text)
 
 
@@ -354,36 +361,47 @@ def _minutes(text: str) -> float:
     except ValueError:
         minutes = -1.0
     if not 0 <= minutes < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of minutes")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of minutes, 0 or more")
     return minutes
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; 0 when the report is written, 2 with a line on stderr when it cannot be."""
-    parser = argparse.ArgumentParser(prog="python -m analysis.report", description=__doc__)
-    parser.add_argument("--experiment", metavar="E", help="name of the MLflow experiment (the grid)")
-    parser.add_argument("--runs", type=Path, metavar="RUNS.csv", help="instead: runs that analysis.collect wrote")
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to write the report to")
-    parser.add_argument("--tracking-uri", default="sqlite:///mlflow.db", metavar="URI", help="default: %(default)s")
-    parser.add_argument(
-        "--where", type=assignment, action="append", default=[], metavar="FIELD=VALUE",
-        help="only the runs with this param; can be given several times",
-    )  # fmt: skip
-    parser.add_argument(
-        "--expected-seeds", type=_seeds, metavar="N", help="runs of a complete cell (default: the most)"
+def parser() -> argparse.ArgumentParser:
+    """The command line's options."""
+    parser = argparse.ArgumentParser(
+        prog="python -m analysis.report",
+        description="Write an experiment's report: an HTML page, and its tables and figures as files.",
     )
-    parser.add_argument("--no-figures", action="store_true", help="tables alone, which is quicker")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--experiment", metavar="E",
+        help="MLflow experiment, by default named after the sweep's grid; with --runs, the page's title")  # fmt: skip
+    add("--runs", type=Path, metavar="RUNS.csv",
+        help="read the runs from this file, which analysis.collect wrote, instead of from MLflow")  # fmt: skip
+    add("--out", required=True, type=Path, metavar="DIR", help="folder to write the report to")
+    add("--tracking-uri", metavar="URI",
+        help=f"the MLflow store (default: $MLFLOW_TRACKING_URI or {DEFAULT_TRACKING_URI})")  # fmt: skip
+    add("--where", type=assignment, action="append", default=[], metavar="FIELD=VALUE",
+        help="only runs with this param; can be given several times")  # fmt: skip
+    add("--expected-seeds", type=_seeds, metavar="N",
+        help="runs of a complete cell (default: as many as the fullest cell has)")  # fmt: skip
+    add("--no-figures", action="store_true", help="skip the figures that need no models; much faster")
+    add(
         "--models", type=_minutes, nargs="?", const=10.0, metavar="MINUTES",
-        help="also draw what needs the trained models: gaps, IWAE by K, posteriors at two latents, reconstructions and "
-        "samples. Computes for each cell's shown run, on one core about half a minute for MNIST, ten times that for "
-        "CelebA; begins no further run after MINUTES (10), and goes on there the next time",
+        help="also draw the figures that need the trained models: gaps, IWAE by K, posteriors at two latents, "
+        "reconstructions and samples. Measures one run of each cell, on one core in about half a minute for MNIST and "
+        "five minutes for CelebA. No further run is started after MINUTES (default: 10); the next report continues "
+        "with the rest",
     )  # fmt: skip
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line. Returns 0 when the report is written, 2 with a line on stderr when it cannot be."""
+    command = parser()
+    options = command.parse_args(arguments)
     if options.runs is None and options.experiment is None:
-        parser.error("say of what: --experiment E, or --runs RUNS.csv")
+        command.error("nothing to report on: give --experiment E or --runs RUNS.csv")
     if options.runs is not None and options.models is not None:
-        parser.error("--models needs the models, which are in MLflow: say --experiment E without --runs")
+        command.error("--models with --runs: the models are in MLflow; give --experiment E instead of --runs")
     try:
         report = _build(options)
     except (CollectError, OSError) as error:
@@ -404,9 +422,8 @@ def _build(options: argparse.Namespace) -> Report:
     where, draw = dict(options.where), not options.no_figures
     if options.runs is not None:
         return report_of_file(options.runs, options.out, options.experiment, where, options.expected_seeds, draw)
-    return build_report(
-        options.experiment, options.out, options.tracking_uri, where, options.expected_seeds, draw, options.models
-    )
+    uri = options.tracking_uri or default_tracking_uri()
+    return build_report(options.experiment, options.out, uri, where, options.expected_seeds, draw, options.models)
 
 
 if __name__ == "__main__":

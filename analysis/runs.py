@@ -1,6 +1,6 @@
-"""The data frame of runs that all of `analysis` takes: its columns, who may stand in it, and how it is made of records.
+"""The data frame of runs that all of `analysis` uses: its columns, how rows are built, and how they are selected.
 
-A record is what MLflow has of a run: params, tags and metrics, by name. A result on a storage is brought to the same.
+A row is built from a run's params, tags and metrics, as MLflow has them; results on a storage provide the same.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.names import METRICS
-from analysis.stats import CELL, KEY_TYPES, variant_places
+from analysis.names import CELL, METRICS
+from analysis.stats import KEY_TYPES, variant_places
 
 IDENTITY = [*CELL, "seed"]
-"""What makes two runs of one experiment the same run, unless their settings differ."""
+"""The columns that identify a run in an experiment, if all runs of a cell have the same settings."""
 
 INTEGERS = [
     "order", "dim", "seed", "restarts", "epochs", "finish_epochs", "stage_epochs", "patience", "stage_patience",
@@ -26,7 +26,7 @@ SETTINGS = [
     "restarts", "epochs", "learning_rate", "finish_epochs", "finish_learning_rate", "stage_epochs",
     "stage_learning_rate", "keep", "stage_keep", "patience", "stage_patience",
 ]  # fmt: skip
-"""Params that every frame has a column for; NA in runs recorded before there were such, or of methods without."""
+"""Params with a column in every frame; NA if the run's method does not use it, or the run is older than the param."""
 
 TAGS = [
     "run_key", "method_label", "dataset_label", "starts_from", "chosen_restart", "kept_epoch", "updates", "parameters",
@@ -34,37 +34,37 @@ TAGS = [
 ]  # fmt: skip
 NUMBERS = [*RATES, *METRICS.values()]
 PLACE = ["mlflow_run_id", "mlflow_parent_id", "curves"]
-"""Where MLflow has it; a run from elsewhere has none of these."""
+"""The run's place in MLflow; empty for runs from other sources."""
 
 COLUMNS = [
     "run_key", "method", "order", "variant", "method_label", "dataset", "dataset_label", "dim", "decoder", "seed",
     "starts_from", *SETTINGS, "chosen_restart", "kept_epoch", "updates", "parameters", *METRICS.values(), "device",
     "git_commit", "torch_version", "command", "start_time", *PLACE,
 ]  # fmt: skip
-"""The columns that every frame has; every other param is a column after them, as text."""
+"""The columns of every frame. Every other param follows as a further column, as text."""
 
 _NEEDED = [name for name in IDENTITY if name != "variant"]
 
 
 class CollectError(ValueError):
-    """The runs cannot be read; the message, one line, says what is wrong and what would be right."""
+    """The runs cannot be read; the message, in one line, says why and what would be valid."""
 
 
 class AmbiguousRuns(CollectError):
-    """One cell holds runs of more than one setting; the message says which, and how to choose."""
+    """A cell has runs with different settings; the message names them and says how to choose."""
 
 
 def row_of(params: Mapping[str, str], tags: Mapping[str, str], metrics: Mapping[str, float], name: str) -> dict:
     """A row of the frame from a run's record.
 
     Args:
-        params: every field that the run's method reads, as text.
-        tags: those of `TAGS` that were recorded.
+        params: every field that affects the run, as text.
+        tags: the recorded ones of `TAGS`.
         metrics: by MLflow's names.
-        name: of the run, for messages.
+        name: the run's, for error messages.
 
     Raises:
-        CollectError: a param that identifies the run is missing, or a number is none.
+        CollectError: a param that identifies the run is missing, or the value of a numeric param is not a number.
     """
     missing = [field for field in _NEEDED if field not in params]
     if missing:
@@ -75,7 +75,7 @@ def row_of(params: Mapping[str, str], tags: Mapping[str, str], metrics: Mapping[
             try:
                 row[field] = None if row.get(field) in (None, "None", "") else kind(row[field])
             except ValueError as error:
-                raise CollectError(f"run {name}: {field}={row[field]!r} is no number") from error
+                raise CollectError(f"run {name}: {field}={row[field]!r} is not a number") from error
     row["variant"] = None if row.get("variant") in (None, "None", "") else row["variant"]
     row["method_label"] = row["method_label"] or _label(row["method"], row["order"], row["variant"])
     row["dataset_label"] = row["dataset_label"] or row["dataset"]
@@ -87,12 +87,12 @@ def _label(method: str, order: int | None, variant: str | None) -> str:
 
 
 def finite(value: float | None) -> float:
-    """NaN for what is missing or not finite; SQL stores keep an infinity as the largest double."""
+    """The value, or NaN if it is missing or not finite. SQL stores have the largest double for an infinity."""
     return float(value) if value is not None and abs(value) < np.finfo(float).max else np.nan
 
 
 def frame_of(rows: Iterable[Mapping[str, Any]], columns: Iterable[str] = COLUMNS) -> pd.DataFrame:
-    """The frame of rows: `columns`, then every other field by name; ordered by cell and seed."""
+    """The data frame of these rows: `columns`, then all other fields by name; ordered by cell and seed."""
     frame = pd.DataFrame(list(rows))
     columns = list(columns)
     frame = frame.reindex(columns=[*columns, *sorted(set(frame.columns) - set(columns))])
@@ -104,22 +104,22 @@ def frame_of(rows: Iterable[Mapping[str, Any]], columns: Iterable[str] = COLUMNS
 
 
 def _places(values: pd.Series) -> pd.Series:
-    """Variants in their order; all else as it is."""
+    """Sort keys: variants by their order, other values unchanged."""
     return variant_places(values) if values.name == "variant" else values
 
 
 def newest(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """One row for each run_key: a repeated recording of the same run is no second sample."""
+    """The newest row of each run_key, so that a run that was recorded twice counts once."""
     by_time = sorted(rows, key=lambda row: -np.inf if pd.isna(row["start_time"]) else row["start_time"].timestamp())
     return list({row["run_key"]: row for row in by_time}.values())
 
 
 # ---------------------------------------------------------------------- choosing runs
 def choose(rows: Iterable[Mapping[str, Any]], where: Mapping[str, str] | None) -> list[Mapping[str, Any]]:
-    """The rows whose fields have these values; a row that lacks a field is kept, for it does not concern it.
+    """The rows whose fields have these values. A row without a field is kept, because the field does not affect it.
 
     Raises:
-        CollectError: a field that no row has.
+        CollectError: no row has one of the fields.
     """
     rows = list(rows)
     present = {name for row in rows for name in _fields(row)}
@@ -130,14 +130,14 @@ def choose(rows: Iterable[Mapping[str, Any]], where: Mapping[str, str] | None) -
 
 
 def matching(rows: Iterable[Mapping[str, Any]], where: Mapping[str, str] | None) -> list[Mapping[str, Any]]:
-    """As `choose`, but a field that no row has concerns none."""
+    """As `choose`, but a field that no row has is ignored."""
     fields = [(row, _fields(row)) for row in rows]
     wanted = {name: str(value) for name, value in (where or {}).items()}
     return [row for row, has in fields if all(_same(has[n], value) for n, value in wanted.items() if n in has)]
 
 
 def _fields(row: Mapping[str, Any]) -> dict[str, str]:
-    """What `where` can ask for; a method without order, and a row without variant, have None."""
+    """The fields of a row for `where`, as text; a missing order or variant is "None"."""
     hidden = {*METRICS.values(), *PLACE, "start_time"}
     known = {name: str(value) for name, value in row.items() if name not in hidden and not pd.isna(value)}
     return dict.fromkeys(IDENTITY, "None") | known
@@ -152,23 +152,23 @@ def _same(recorded: str, wanted: str) -> bool:
 
 # ---------------------------------------------------------------------- one setting for each cell
 def check_one_setting_per_cell(runs: pd.DataFrame) -> None:
-    """Runs of one cell are repetitions: apart from the seed, nothing may differ between them.
+    """Check that the runs of each cell differ only in their seeds.
 
     Raises:
-        AmbiguousRuns: two settings in one cell.
+        AmbiguousRuns: a cell has runs with different settings.
     """
     settings = [name for name in runs.columns if name not in COLUMNS] + SETTINGS
     for _, cell in runs.groupby(CELL, dropna=False):
         differing = [name for name in settings if cell[name].nunique(dropna=False) > 1]
         repeated = cell.loc[cell["seed"].duplicated(), "seed"]
-        # under one summary run, a field that differs is one that the method does not read
+        # if all have one parent run in MLflow, a field that differs does not affect the method
         one_parent = cell["mlflow_parent_id"].nunique(dropna=False) == 1 and cell["mlflow_parent_id"].notna().all()
         if repeated.empty and (one_parent or not differing):
             continue
         first = cell.iloc[0]
         seed = f"seed {repeated.iloc[0]} twice" if len(repeated) else "seeds of different settings"
         name = f"{first['dataset_label']} d{first['dim']} {first['decoder']} {first['method_label']}"
-        if not differing:  # other code, or an option that was not recorded as a param
+        if not differing:  # other code, or a setting that is not a param
             differing = [tag for tag in ("git_commit", "run_key") if cell[tag].nunique(dropna=False) > 1][:1]
         values = {name: sorted({str(value) for value in cell[name]}) for name in differing}
         listed = "; ".join(f"{field} {' or '.join(choices)}" for field, choices in values.items())

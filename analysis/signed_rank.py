@@ -1,4 +1,4 @@
-"""The signed-rank test of paired scores, and how large their difference is, with an exact interval."""
+"""Wilcoxon's signed-rank test of paired scores, Hodges-Lehmann estimate and exact interval, Holm's correction."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pandas as pd
 from scipy import stats
 
 LEVEL = 0.05
-"""A comparison is shown only if it has enough pairs for a p as small as this; an interval covers 1 - LEVEL or more."""
+"""Significance level. A p is shown only if its pairs are enough for a p this small."""
 
 EXACT_UP_TO = 50
-"""With more pairs than these, Wilcoxon's p is the normal approximation."""
+"""Most pairs for which Wilcoxon's p is exact; beyond, it is the normal approximation."""
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,12 @@ class WilcoxonResult:
 
     Attributes:
         statistic: W+, the sum of the ranks of the positive differences.
-        p: P(W+ at least this large) if neither is better; NaN without a pair that differs.
+        p: P(W+ >= statistic) under the null hypothesis that neither is better; NaN without a nonzero difference.
         n_pairs: seeds that both have.
-        n_zero: pairs without a difference, which the test leaves out.
-        ties: whether some differences are equally large, so that ranks are averaged.
+        n_zero: pairs with difference 0, which the test leaves out.
+        ties: whether some differences are equally large, so that they share their average rank.
         exact: whether p comes from the exact distribution.
-        note: what a reader should know, in words; empty if nothing.
+        note: caveats about the test, in words; empty if none.
     """
 
     statistic: float
@@ -48,12 +48,12 @@ def smallest_p(n: int) -> float:
 def wilcoxon_greater(best: Mapping[int, float] | pd.Series, other: Mapping[int, float] | pd.Series) -> WilcoxonResult:
     """Test whether `best` is greater than `other`, paired by seed (section 1.4).
 
-    Pairs without a difference are left out (Wilcoxon's rule). Equal differences share their average rank, and p is
-    the exact probability over the 2^n sign patterns of those ranks, for up to 50 pairs that differ.
+    Pairs with difference 0 are left out (Wilcoxon's rule). Equal differences share their average rank. For up to
+    `EXACT_UP_TO` nonzero differences, p is the exact share of the 2^n sign patterns of those ranks.
 
     Args:
         best: score in nats of each seed.
-        other: likewise; seeds that only one of the two has are left out.
+        other: the same; seeds that only one of the two has are left out.
     """
     difference = paired(best, other)
     nonzero = difference[difference != 0]
@@ -76,9 +76,9 @@ def wilcoxon_greater(best: Mapping[int, float] | pd.Series, other: Mapping[int, 
 
 
 def _exact_p(ranks: np.ndarray, statistic: float) -> float:
-    """P(W+ >= statistic) when each rank is counted with probability one half."""
-    doubled = np.rint(2 * ranks).astype(int)  # average ranks are halves, so these are whole
-    patterns = np.zeros(doubled.sum() + 1, dtype=np.int64)  # sign patterns for each value of 2 W+; up to 2^50
+    """P(W+ >= statistic), W+ being the sum of ranks that are each included with probability 1/2."""
+    doubled = np.rint(2 * ranks).astype(int)  # integers: average ranks are multiples of 1/2
+    patterns = np.zeros(doubled.sum() + 1, dtype=np.int64)  # how many give each value of 2 W+; up to 2^50
     patterns[0] = 1
     for rank in doubled:
         patterns[rank:] += patterns[:-rank].copy()
@@ -87,14 +87,14 @@ def _exact_p(ranks: np.ndarray, statistic: float) -> float:
 
 @dataclass(frozen=True)
 class Location:
-    """How large a paired difference is.
+    """Estimates of a paired difference, with a confidence interval.
 
     Attributes:
         n_pairs: seeds that both have.
         median: of the differences, nats; NaN without a pair.
-        estimate: Hodges and Lehmann's, nats: the median of the Walsh averages (d_i + d_j) / 2, i <= j.
-        low, high: the ends of its interval, nats; NaN where n_pairs is too small for the level.
-        level: the confidence that the interval attains, at least what was asked for; NaN without one.
+        estimate: Hodges-Lehmann estimate, nats: the median of the Walsh averages (d_i + d_j) / 2, i <= j.
+        low, high: confidence interval of the estimate, nats; NaN if the pairs are too few for the level.
+        level: confidence that the interval attains, at least the level asked for; NaN without an interval.
     """
 
     n_pairs: int
@@ -106,20 +106,20 @@ class Location:
 
 
 def location(a: Mapping[int, float] | pd.Series, b: Mapping[int, float] | pd.Series, level: float = 0.95) -> Location:
-    """How much greater `a` is than `b`, paired by seed: median, Hodges-Lehmann estimate and confidence interval.
+    """Median, Hodges-Lehmann estimate and confidence interval of the difference a - b, paired by seed.
 
-    With the Walsh averages in order, the interval goes from the (t+1)-th smallest to the (t+1)-th largest, where t is
-    the largest number with P(W+ <= t) <= (1 - level) / 2, W+ being the signed-rank statistic of n differences without
-    ties (Hollander, Wolfe and Chicken, Nonparametric Statistical Methods, sections 3.2 and 3.3). It is exact at every
-    n, its level moves in steps, and under ties it covers at least that. Differences of zero are kept.
+    The interval goes from the (t+1)-th smallest to the (t+1)-th largest Walsh average, where t is the largest number
+    with P(W+ <= t) <= (1 - level) / 2, W+ being the signed-rank statistic of n differences without ties (Hollander,
+    Wolfe and Chicken, Nonparametric Statistical Methods, sections 3.2 and 3.3). It is exact for every n; with ties it
+    covers at least the attained level, which depends on n in steps. Differences of 0 are included.
 
     Args:
         a: score in nats of each seed; seeds that only one of the two has are left out.
-        b: likewise.
-        level: two-sided confidence asked for; .95 needs 6 pairs.
+        b: the same.
+        level: two-sided confidence to attain; .95 needs 6 pairs.
 
     Raises:
-        ValueError: a level that is not between 0 and 1.
+        ValueError: the level is not between 0 and 1.
     """
     if not 0 < level < 1:
         raise ValueError(f"level={level}: a confidence must be between 0 and 1")
@@ -139,7 +139,7 @@ def location(a: Mapping[int, float] | pd.Series, b: Mapping[int, float] | pd.Ser
 
 @cache
 def signed_rank_probabilities(n: int) -> np.ndarray:
-    """P(W+ = t) for t = 0 .. n(n+1)/2: the sum of ranks 1..n, each of which is counted with probability one half."""
+    """P(W+ = t) for t = 0 .. n(n+1)/2, W+ being the sum of the ranks 1..n, each included with probability 1/2."""
     probabilities = np.zeros(n * (n + 1) // 2 + 1)
     probabilities[0] = 1
     for rank in range(1, n + 1):
@@ -149,10 +149,10 @@ def signed_rank_probabilities(n: int) -> np.ndarray:
 
 
 def holm(p: np.ndarray | pd.Series) -> np.ndarray:
-    """Holm's (1979) step-down adjustment of the p of one family: reject what is at most .05 and err once in .05.
+    """Holm-corrected p (1979) of one family of tests: rejecting those up to .05 errs at all in at most .05.
 
-    The i-th smallest of m becomes the largest of (m - j + 1) p_(j) over j <= i, at most 1. It needs no independence.
-    A NaN was not tested, is no member of the family, and stays NaN.
+    The i-th smallest p of m becomes max over j <= i of (m - j + 1) p_(j), at most 1. The tests may be dependent.
+    NaN stays NaN: it was not tested and does not count in m.
     """
     p = np.asarray(p, dtype=float)
     adjusted = np.full(p.shape, np.nan)
@@ -163,8 +163,8 @@ def holm(p: np.ndarray | pd.Series) -> np.ndarray:
 
 
 def paired(a: Mapping[int, float] | pd.Series, b: Mapping[int, float] | pd.Series) -> np.ndarray:
-    """a - b of the seeds that have a finite score in both."""
-    other = _by_seed(b)  # a dict: thousands of cells are compared, and aligning two series takes a millisecond
+    """a - b for each seed with a finite score in both: (n,)."""
+    other = _by_seed(b)  # a dict: aligning two series takes a millisecond, and thousands of cells are compared
     return np.array([score - other[seed] for seed, score in _by_seed(a).items() if seed in other], dtype=float)
 
 

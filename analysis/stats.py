@@ -1,7 +1,7 @@
-"""The statistics of the tables: means over seeds, and who is told apart from the best (supplement, section 1.4).
+"""The statistics of the tables: means over seeds, and tests of each row against the best (supplement, section 1.4).
 
-The functions take plain data frames with one row for each run: the columns method, order, variant, dataset, dim,
-decoder, seed and a score in nats, where more is better. A score that is not finite counts as missing.
+The functions take plain data frames with one row for each run. Columns: method, order, variant, dataset, dim, decoder,
+seed and a score in nats, where higher is better. A score that is not finite counts as missing.
 """
 
 from __future__ import annotations
@@ -12,34 +12,27 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.cells import cell_of
+from analysis.names import CELL, COLUMN
 from analysis.signed_rank import LEVEL, holm, location, smallest_p, wilcoxon_greater
 
-ROW = ["method", "order", "variant"]
-"""One row of a table; a variant names settings that differ from the row's usual ones, NA where they do not."""
-
-CELL = [*ROW, "dataset", "dim", "decoder"]
-"""One number in a table."""
-
 KEY_TYPES = {"order": "Int64", "variant": "str"}
-"""Of the columns of `ROW` that may be NA: with these, NA is a value like any other in groups and merges."""
-
-COLUMN = ["dataset", "dim", "decoder"]
-"""One column of a table: the cells that are compared with one another."""
+"""Dtypes of the columns of `ROW` that may be NA, with which groups and merges treat NA like any other value."""
 
 LABELS = ["method_label", "dataset_label"]
-"""Carried along where they are given."""
+"""Copied into the results if the runs have them."""
 
 DIFFERENCE = ["median", "estimate", "low", "high", "level"]
-"""What is told of a paired difference, as in `analysis.signed_rank.Location`."""
+"""Statistics of a paired difference, as in `analysis.signed_rank.Location`."""
 
 
 def summarise(runs: pd.DataFrame, score: str = "test_iwae") -> pd.DataFrame:
     """Mean and standard deviation of each cell.
 
     Returns:
-        One row for each cell, in the order of its names. Columns: those of `CELL`, the labels
-        that `runs` has, n (runs with a score), mean and sd in nats (sd with n - 1; NaN for n = 1), seeds (a tuple),
-        restarts (of each of those seeds, which restart validation chose; empty where `runs` does not say).
+        One row for each cell, sorted by the columns of `CELL`. Columns: those of `CELL`, the labels that `runs` has,
+        n (runs with a score), mean and sd in nats (sd with n - 1; NaN for n = 1), seeds (a tuple), restarts (the
+        restart that validation chose for each of those seeds; empty unless it is recorded for all).
 
     Raises:
         ValueError: a seed occurs twice in a cell.
@@ -61,35 +54,35 @@ def summarise(runs: pd.DataFrame, score: str = "test_iwae") -> pd.DataFrame:
 
 
 def compare_column(runs: pd.DataFrame, score: str = "test_iwae") -> pd.DataFrame:
-    """Compare the cells of one column with the best of them, as the colours of Tables 7-11 do.
+    """Test the best cell of one column against each other cell, as the colours of Tables 7-11 do.
 
-    The best is the cell of the highest mean among those that have the most runs: a mean of fewer seeds is of other
-    seeds, which differ from one another by more than methods do. Each other cell is tested against it by the one-sided
-    Wilcoxon test, paired by seed. A p is given only where there are enough pairs for one of .05 or less.
+    The best cell has the highest mean among those with the most runs. A mean over fewer seeds is not comparable: seeds
+    differ from one another by more than methods do. The test is the one-sided Wilcoxon signed-rank test, paired by
+    seed. p is NaN if the pairs are too few for a p of .05 or less.
 
     Args:
         runs: runs of one (dataset, dim, decoder).
-        score: name of the score's column, nats.
+        score: column of the score, nats.
 
     Returns:
-        The columns of `summarise`, best first, and: rank (1 = the highest mean; NA where runs are missing), is_best,
-        p (NaN for the best and where it is not given), n_pairs, note, colour (see `colour_of`; "best" for the best),
-        p_holm (p corrected for the tests of this column, `analysis.signed_rank.holm`), and how far the best is above
-        this cell, paired by seed, in nats: median, estimate, low, high, level (`analysis.signed_rank.location`).
+        The columns of `summarise`, best first, and: rank (1 = the highest mean; NA if the cell has fewer runs than
+        others), is_best, p (NaN for the best), n_pairs, note, colour (see `colour_of`; "best" for the best), p_holm
+        (p corrected for all tests of this column, `analysis.signed_rank.holm`), and of the paired difference best
+        minus this cell, in nats: median, estimate, low, high, level (`analysis.signed_rank.location`).
 
     Raises:
         ValueError: the runs belong to more than one column, or a seed occurs twice in a cell.
     """
     columns = runs[COLUMN].drop_duplicates()
     if len(columns) > 1:
-        raise ValueError(f"runs of {len(columns)} columns; compare those of one (dataset, dim, decoder) at a time")
+        raise ValueError(f"runs of {len(columns)} columns; pass those of one (dataset, dim, decoder) at a time")
     table = summarise(runs, score)
-    whole = (table["n"] == table["n"].max()) & (table["n"] > 0)
-    order = table["mean"].where(whole).sort_values(ascending=False, kind="stable").index
-    rest = table["mean"][~whole].sort_values(ascending=False, kind="stable").index
-    table = table.loc[[*(i for i in order if whole[i]), *rest]].reset_index(drop=True)
-    scores = {_cell_key(key): _scores(cell, score) for key, cell in _cells(runs, score)}
-    keys = [_cell_key(row) for row in table[CELL].itertuples(index=False, name=None)]
+    has_most = (table["n"] == table["n"].max()) & (table["n"] > 0)
+    order = table["mean"].where(has_most).sort_values(ascending=False, kind="stable").index
+    rest = table["mean"][~has_most].sort_values(ascending=False, kind="stable").index
+    table = table.loc[[*(i for i in order if has_most[i]), *rest]].reset_index(drop=True)
+    scores = {cell_of(cell.iloc[0]): _scores(cell, score) for _, cell in _cells(runs, score)}
+    keys = [cell_of(row) for row in table[CELL].to_dict("records")]
     ranked = table["mean"].where(table["n"] == table["n"].max())
     table["rank"] = ranked.rank(ascending=False, method="min").astype("Int64")
     table["is_best"] = (table.index == 0) & (table["n"] > 0)
@@ -110,9 +103,9 @@ def compare_column(runs: pd.DataFrame, score: str = "test_iwae") -> pd.DataFrame
 
 
 def colour_of(p: float) -> str:
-    """The colour of a p in Tables 7-11: none up to .01, then yellow-orange, orange above .05, red-orange above .1.
+    """Colour of a p in Tables 7-11: none up to .01, yellow-orange up to .05, orange up to .1, red-orange above.
 
-    A NaN gives "untested": leaving it without a colour would say that the difference is certain.
+    NaN has the colour "untested": no colour at all would mean that the difference is significant.
     """
     if np.isnan(p):
         return "untested"
@@ -120,14 +113,14 @@ def colour_of(p: float) -> str:
 
 
 def paired_difference(runs: pd.DataFrame, score: str = "test_iwae", baseline: str = "vae") -> pd.DataFrame:
-    """Each cell's difference from the baseline of the same column, paired by seed.
+    """Difference of each cell from the baseline of the same column, paired by seed.
 
-    The baseline is the method's row without a variant; where it has none, its first (`of_baseline`).
+    The baseline is the row of the method `baseline` without a variant, or else its first variant (`of_baseline`).
 
     Returns:
-        One row for each cell but the baseline's own. Columns: those of the cell and its labels, n (seeds that both
-        have), mean and sd of the differences in nats (positive: better than the baseline; NaN without a pair), and
-        of the same differences median, estimate, low, high and level (`analysis.signed_rank.location`).
+        One row for each cell except the baseline. Columns: those of `CELL`, the labels that `runs` has, n (pairs),
+        mean and sd of the differences in nats (positive: better than the baseline; NaN without a pair), and of the
+        same differences median, estimate, low, high and level (`analysis.signed_rank.location`).
     """
     rows = []
     for _, column in runs.groupby(COLUMN, dropna=False):
@@ -138,7 +131,7 @@ def paired_difference(runs: pd.DataFrame, score: str = "test_iwae", baseline: st
 
 
 def difference_row(cell: pd.DataFrame, reference: pd.DataFrame, score: str) -> dict[str, Any]:
-    """A row of `paired_difference`: the runs of one cell against those of another."""
+    """A row of `paired_difference`: `cell` minus `reference`, the runs of one cell each."""
     ours, theirs = _scores(cell, score), _scores(reference, score)
     difference = (ours - theirs).dropna()
     names = [*CELL, *(name for name in LABELS if name in cell)]
@@ -150,14 +143,14 @@ def difference_row(cell: pd.DataFrame, reference: pd.DataFrame, score: str) -> d
 
 
 def difference_frame(runs: pd.DataFrame, rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """The frame of `difference_row`'s rows, with the labels that `runs` has."""
+    """Data frame of rows of `difference_row`, with the labels that `runs` has."""
     labels = [name for name in LABELS if name in runs]
     frame = pd.DataFrame(rows, columns=[*CELL, *labels, "n", "mean", "sd", *DIFFERENCE])
     return frame.astype({**KEY_TYPES, "mean": float, "sd": float})
 
 
 def of_baseline(column: pd.DataFrame, method: str) -> pd.Series:
-    """Which runs of a column are the baseline's: the method's without a variant, else those of its first variant."""
+    """Mask of the baseline's runs in a column: the method's runs without a variant, or else of its first variant."""
     of_method = column["method"] == method
     plain = of_method & column["variant"].isna()
     if plain.any() or not of_method.any():
@@ -166,7 +159,7 @@ def of_baseline(column: pd.DataFrame, method: str) -> pd.Series:
 
 
 def natural(text: object) -> list[tuple[bool, float, str]]:
-    """A key that sorts words and the numbers in them, these by size; NA first."""
+    """Sort key that orders the numbers within a text by size (`kl 20` before `kl 100`); NA comes first."""
     if pd.isna(text):  # type: ignore[call-overload]
         return []
     parts = re.split(r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?)", str(text))
@@ -174,7 +167,7 @@ def natural(text: object) -> list[tuple[bool, float, str]]:
 
 
 def variant_places(variants: pd.Series) -> pd.Series:
-    """A number for each of these variants that sorts them as `natural` does, after the rows that have none: 0."""
+    """Position of each variant in the order of `natural`, from 1; 0 without a variant."""
     known = {variant: i for i, variant in enumerate(sorted(variants.dropna().unique(), key=natural), 1)}
     return variants.map(known).fillna(0)
 
@@ -192,14 +185,9 @@ def _restarts(cell: pd.DataFrame, seeds: pd.Index) -> tuple[int, ...]:
 
 
 def _cells(runs: pd.DataFrame, score: str) -> list[tuple[tuple, pd.DataFrame]]:
-    """The runs of each cell, with the columns that are read here; a method without order is a cell like any other."""
-    names = [name for name in (*CELL, *LABELS, "seed", "chosen_restart", score) if name in runs]  # of some fifty
+    """(key, runs) of each cell, NA being a value of the key like any other."""
+    names = [name for name in (*CELL, *LABELS, "seed", "chosen_restart", score) if name in runs]  # of ~50 columns
     return [(tuple(key), cell) for key, cell in runs[names].astype(KEY_TYPES).groupby(CELL, dropna=False)]
-
-
-def _cell_key(key: tuple) -> tuple:
-    """A key that equals itself: NA does not."""
-    return tuple(None if pd.isna(value) else value for value in key)
 
 
 def _name(key: tuple) -> str:
@@ -207,7 +195,7 @@ def _name(key: tuple) -> str:
 
 
 def _scores(cell: pd.DataFrame, score: str) -> pd.Series:
-    """The finite scores of one cell by seed, in the order of the seeds."""
+    """The finite scores of one cell, indexed and sorted by seed."""
     values = cell[score].to_numpy(dtype=float, na_value=np.nan)
     kept = np.isfinite(values)
     seeds = cell["seed"].to_numpy(dtype=int)[kept]

@@ -1,4 +1,4 @@
-"""From a storage's results to the frame of runs, without MLflow. Needs torch, for results are safetensors files."""
+"""Reads the data frame of runs from the results on a storage, without MLflow. Needs torch."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def stored(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The finished runs of a storage, and the points of their training curves.
 
     Args:
-        folder: the storage (`--storage` of a sweep): results are in `runs/KEY/`.
+        folder: the storage (`--storage` of a sweep), with results in `runs/KEY/`.
 
     Returns:
-        the runs as `analysis.collect.collect` gives them, whatever they differ in, their commit and command unknown;
-        the points as in `analysis.curve_frame`. A result of an earlier version of the code, whose key is another now,
-        is passed over, which the log says.
+        the runs as from `analysis.collect.collect`, but without commit and command, and without a check of their
+        settings; the points as in `analysis.curve_frame`. Results that now have another key, because they are of an
+        earlier version of the code or of other images, are logged and left out.
 
     Raises:
-        CollectError: no such folder, or a result that is damaged or of another version.
+        CollectError: the folder does not exist, or a result is damaged or of another version.
     """
     rows, points = [], []
     for result in _results(folder):
@@ -50,12 +50,12 @@ def _results(folder: Path) -> Iterator[Result | Timing]:
             result = _kind(path).load(path.parent)
             if result.spec.key == path.parent.name:
                 yield result
-            else:  # what its spec says now is not what was run then
-                log.warning("passed over: %s is of an earlier version of this code, or of other images", path)
+            else:  # its settings mean something else now
+                log.warning("result passed over: %s is of an earlier version of this code, or of other images", path)
         except checkpoint.CorruptFile as error:
-            raise CollectError(f"{error}; the sweep makes it anew once it is removed") from error
+            raise CollectError(f"{error}; delete the file, and the sweep trains the run again") from error
         except (SpecError, KeyError, TypeError, ValueError) as error:
-            raise CollectError(f"{path} is no result of this version: {error}") from error
+            raise CollectError(f"{path} is not a result of this version: {error}") from error
 
 
 def _kind(path: Path) -> type[Result] | type[Timing]:
@@ -67,7 +67,7 @@ def _kind(path: Path) -> type[Result] | type[Timing]:
 
 
 def _points(result: Result | Timing) -> list[dict[str, Any]]:
-    """Of the chosen restart what was measured, at the epochs at which it was."""
+    """The points of the chosen restart's curves, at the epochs at which the ELBO was measured."""
     if isinstance(result, Timing):
         return []
     chosen, elbo = result.chosen, result.history_elbo[:, result.chosen]

@@ -1,4 +1,4 @@
-"""The look of all figures: one colour and marker for each method everywhere, sizes of a printed column."""
+"""The style of all figures: each method's colour and marker, and sizes for printing in one column of a paper."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure as Drawing
 
 COLUMN_IN = 3.4
-"""Width of one column of a two-column paper, inches; figures are drawn at the size at which they are printed."""
+"""Width of one column of a two-column paper, inches. Figures are drawn at their printed size."""
 
 DPI = 300
 
@@ -27,13 +27,13 @@ COLOURS = {
     "vlae": "#6b4c00",
     "svi": "#8800dd",
 }
-"""Okabe and Ito's palette and, where it ends, colours that the colour-blind tell from it and from one another."""
+"""Okabe and Ito's palette, and more colours that colour-blind readers can distinguish from it and one another."""
 
 MARKERS = {
     "vae": "o", "vae-more": "s", "sa": "v", "iaf": "^", "hf": "<", "me": "D", "rme": "*", "bvi-er1": "P",
     "bvi-er2": "X", "vlae": ">", "svi": "8",
 }  # fmt: skip
-"""So that no method is told by its colour alone."""
+"""Methods must be distinguishable without colour."""
 
 _SPARE_COLOURS = ("#332288", "#117733", "#999933", "#661100", "#6699cc")
 _SPARE_MARKERS = ("h", "p", "d", "H")
@@ -41,7 +41,7 @@ _DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 
 
 def colour(method: str) -> str:
-    """The method's colour; one that is not in the paper has one by its name, the same in every figure and session."""
+    """The method's colour. One outside `COLOURS` is chosen by the method's name, so it is the same in every figure."""
     return COLOURS.get(method) or _SPARE_COLOURS[sum(method.encode()) % len(_SPARE_COLOURS)]
 
 
@@ -51,7 +51,7 @@ def marker(method: str) -> str:
 
 
 def size(method: str, points: float = 3.5) -> float:
-    """The size of its marker where a disc has `points`: a star's or a cross's arms are thin."""
+    """Size of the method's marker, points, that looks like a disc of `points`: stars and crosses have thin arms."""
     return points * {"*": 1.6, "P": 1.15, "X": 1.15, "D": 0.9}.get(marker(method), 1.0)
 
 
@@ -62,7 +62,7 @@ def dashes(place: int) -> Any:
 
 @contextmanager
 def printed() -> Iterator[None]:
-    """Within it figures are drawn with 7-point text and thin lines, which one printed column can be read with."""
+    """Context in which figures have 7-point text and thin lines, legible in one printed column."""
     with mpl.rc_context({
         "font.size": 7, "axes.titlesize": 7, "axes.labelsize": 7, "xtick.labelsize": 6, "ytick.labelsize": 6,
         "legend.fontsize": 6, "legend.frameon": False, "axes.spines.top": False, "axes.spines.right": False,
@@ -74,5 +74,5 @@ def printed() -> Iterator[None]:
 
 
 def drawing(height: float = 2.4, width: float = COLUMN_IN) -> Drawing:
-    """An empty drawing, `width` x `height` inches, that needs no display and is forgotten with its last name."""
+    """An empty drawing, `width` x `height` inches. It needs no display, and is freed when no longer referenced."""
     return Drawing(figsize=(width, height), layout="constrained")

@@ -1,4 +1,4 @@
-"""The tables of the paper as values: what is in them, not how they look. `analysis.time_tables` has those of times."""
+"""The content of the paper's tables of scores, without a format. `analysis.time_tables` has the tables of times."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.cells import cell_of
 from analysis.gains import control_differences
+from analysis.names import CELL, COLUMN, ROW
 from analysis.signed_rank import smallest_p
-from analysis.stats import CELL, COLUMN, compare_column, natural, of_baseline, paired_difference, variant_places
+from analysis.stats import compare_column, natural, of_baseline, paired_difference, variant_places
 
 METHODS = ["vae", "sa", "iaf", "hf", "me", "rme", "bvi-er1", "bvi-er2", "vlae"]
-"""The paper's order of rows; other methods follow by name."""
+"""The paper's order of rows. Other methods follow by name."""
 
 DATASETS = ["mnist", "omniglot", "cifar10", "svhn", "celeba"]
-"""The paper's order of Tables 7-11; other data sets follow by name."""
+"""The paper's order of Tables 7-11. Other data sets follow by name."""
 
 SCORES = {
     "test_iwae": "Test log-likelihood",
@@ -26,14 +28,14 @@ SCORES = {
     "val_iwae": "Validation log-likelihood",
     "val_elbo": "Validation ELBO",
 }
-"""Title of each score; all in nats per image, where more is better."""
+"""Title of each score. All are in nats per image; higher is better."""
 
 DECODERS = {"conv": "convolutional decoder", "fc": "fully connected decoder"}
 
 
 @dataclass(frozen=True)
 class Row:
-    """A method at one order, with other settings than usual if it has a variant."""
+    """A row: a method of one order. A variant names settings that are not the usual ones."""
 
     method: str
     order: int | None
@@ -42,18 +44,18 @@ class Row:
 
     @property
     def place(self) -> tuple:
-        """What rows are sorted by: the paper's order, and after a row its variants."""
+        """Sort key: the paper's order, each row followed by its variants."""
         return place(self.method, METHODS), self.order or 0, natural(self.variant), self.label
 
     @property
     def family(self) -> str:
-        """`RME` of `RME(5), kl 20`."""
+        """The method's label: `RME` of `RME(5), kl 20`."""
         return method_of_label(self.label)
 
 
 @dataclass(frozen=True, order=True)
 class Column:
-    """A data set at one latent dimension, and the decoder whose numbers stand without parentheses."""
+    """A data set at one latent dimension, and the decoder of the numbers outside parentheses."""
 
     dataset: str
     dataset_label: str
@@ -66,18 +68,18 @@ class Entry:
     """One number of a table.
 
     Attributes:
-        n: runs (or pairs) behind it; expected: how many there should be.
-        mean, sd: in the table's unit; NaN where n is too small for them.
-        rank: 1 for the highest mean of the column; None where the column is not compared.
-        p, n_pairs: of the Wilcoxon test against the best; NaN and 0 where there was none.
+        n: runs (or pairs) that it averages; expected: of a complete cell.
+        mean, sd: in the table's unit; NaN if n is too small.
+        rank: 1 for the highest mean of the column; None if not ranked.
+        p, n_pairs: of the Wilcoxon test of the best against this cell; NaN and 0 without a test.
         p_holm: p corrected for all tests of the column.
-        colour: of `analysis.stats.compare_column`; empty where the column is not compared.
-        note: what a reader should know about the test.
+        colour: of `analysis.stats.compare_column`; empty if the column is not compared.
+        note: caveats about the test, in words.
         median, estimate, low, high, level: of the paired difference, nats (`analysis.signed_rank.Location`): in a
             compared column, best - this; in a table of differences, this - baseline.
-        restarts: which restart validation chose, by seed; empty if that is not recorded.
-        published_mean, published_sd: the paper's number for this cell; NaN where it is not shown or not legible.
-        beside: the same cell with the other decoder, which the paper sets in parentheses.
+        restarts: the restart that validation chose, for each seed; empty if not recorded.
+        published_mean, published_sd: the paper's numbers for this cell; NaN if not shown or not legible.
+        beside: the same cell with the other decoder, shown in parentheses as in the paper.
     """
 
     n: int
@@ -102,7 +104,7 @@ class Entry:
 
     @property
     def incomplete(self) -> str:
-        """`n=3/10` where runs are missing, else empty."""
+        """`n=3/10` if runs are missing, else empty."""
         return f"n={self.n}/{self.expected}" if self.n < self.expected else ""
 
 
@@ -111,15 +113,15 @@ class Table:
     """Rows of methods, columns of data sets and latent dimensions.
 
     Attributes:
-        name: of its files: `test_iwae-mnist-conv`.
+        name: stem of its file names: `test_iwae-mnist-conv`.
         title: one line; caption: how to read it, plain text.
         score: column of the runs that it shows.
-        entries: by (row, column); a cell without any run is not there.
+        entries: by (row, column); cells without a run have none.
         compared: whether the best of each column is marked and the others are coloured by p.
-        signed: whether the numbers are differences and carry their sign.
+        signed: whether the numbers are differences, shown with their sign.
         digits: after the decimal point.
-        against_paper: whether each entry is to be shown beside the paper's.
-        heads: what stands above the columns, the rest being in the title: "dim", "dataset", or "both".
+        against_paper: whether each entry is shown next to the paper's number.
+        heads: what the column headers name: "dim", "dataset" or "both". The title has the rest.
     """
 
     name: str
@@ -137,35 +139,35 @@ class Table:
 
     @property
     def colours(self) -> set[str]:
-        """The colours that occur, for a legend."""
+        """The colours of the entries, for a legend."""
         return {entry.colour for entry in self.entries.values()}
 
     @property
     def corner(self) -> str:
-        """What the words right above the columns are: nothing where they are the names of data sets."""
+        """Text of the top left corner: what `headers` are; empty for data sets."""
         return "" if self.heads == "dataset" else "dim(z)"
 
     @property
     def groups(self) -> list[tuple[str, int]]:
-        """The data sets above the dims and how many columns each spans; empty where one line of words is enough."""
+        """First of two header lines: (data set, how many columns it spans); empty if `headers` is the only line."""
         labels = [column.dataset_label for column in self.columns]
         return [(label, labels.count(label)) for label in dict.fromkeys(labels)] if self.heads == "both" else []
 
     @property
     def headers(self) -> list[str]:
-        """The words right above the columns."""
+        """The header line directly above the columns."""
         return [column.dataset_label if self.heads == "dataset" else str(column.dim) for column in self.columns]
 
     @property
     def flat_headers(self) -> list[str]:
-        """As `headers`, for renderings that have one line only: `MNIST 10`."""
+        """Headers for formats with one header line: `MNIST 10`."""
         if not self.groups:
             return self.headers
         return [f"{column.dataset_label} {column.dim}" for column in self.columns]
 
     @property
     def spoken_headers(self) -> list[str]:
-        """As `headers`, where they stand away from the table: `MNIST, dim 10`."""
+        """Headers that are clear without the table: `MNIST, dim 10`."""
         return [
             column.dataset_label if self.heads == "dataset" else f"{column.dataset_label}, dim {column.dim}"
             for column in self.columns
@@ -173,12 +175,12 @@ class Table:
 
 
 def score_tables(runs: pd.DataFrame, score: str = "test_iwae", expected_seeds: int | None = None) -> list[Table]:
-    """Tables 7-11: the mean score of each cell, compared within its column; Table 5 is `decoder_table`.
+    """Tables 7-11: the mean score of each cell, compared within its column. Table 5 is `decoder_table`.
 
     Args:
-        runs: one row for each run, as `analysis.collect.collect` gives them.
+        runs: one row for each run, as `analysis.collect.collect` returns them.
         score: a key of `SCORES`.
-        expected_seeds: runs that a complete cell has; by default as many as the fullest cell of `runs`.
+        expected_seeds: runs of a complete cell; by default as many as the fullest cell of `runs` has.
 
     Returns:
         One table for each data set and decoder, in the paper's order.
@@ -186,8 +188,8 @@ def score_tables(runs: pd.DataFrame, score: str = "test_iwae", expected_seeds: i
     compared = compare_columns(runs, score)
     caption = (
         f"{SCORES[score]} in nats per image: mean and standard deviation over the seeds. The best mean of each column "
-        "is marked; colours tell how well the one-sided Wilcoxon signed-rank test, paired by seed, tells the best "
-        f"from the others.{_power(compared)}"
+        "is marked; colours show the p of the one-sided Wilcoxon signed-rank test of the best against each other row, "
+        f"paired by seed.{_power(compared)}"
     )
     return _build(compared, score, SCORES[score], caption, expected_seeds or fullest(runs), compared=True)
 
@@ -195,13 +197,13 @@ def score_tables(runs: pd.DataFrame, score: str = "test_iwae", expected_seeds: i
 def difference_tables(
     runs: pd.DataFrame, score: str = "test_iwae", expected_seeds: int | None = None, baseline: str = "vae"
 ) -> list[Table]:
-    """The mean difference in score from the baseline of the same seed, nats; no table for a column without it.
+    """Mean paired difference of each row from a baseline, nats. Without pairs a data set and decoder has no table.
 
     Args:
-        runs: one row for each run, as `analysis.collect.collect` gives them.
+        runs: one row for each run, as `analysis.collect.collect` returns them.
         score: a key of `SCORES`.
-        expected_seeds: pairs that a complete cell has; by default as many as the fullest cell of `runs`.
-        baseline: a method: the VAE, or `vae-more`, the VAE trained for as long as those that start from one.
+        expected_seeds: pairs of a complete cell; by default as many as the runs of the fullest cell.
+        baseline: a method, such as `vae`, or `vae-more`, a finished VAE that is trained further.
     """
     differences = paired_difference(runs, score, baseline)
     paired = differences.groupby(["dataset", "decoder"])["n"].transform("max") > 0
@@ -217,15 +219,15 @@ def difference_tables(
 
 
 def control_tables(runs: pd.DataFrame, score: str = "test_iwae", expected_seeds: int | None = None) -> list[Table]:
-    """The mean difference in score from each row's own equal control of the same seed, nats.
+    """Mean paired difference of each row from its equal control, nats.
 
-    The control is the VAE trained as long at the same rate (`analysis.trainings.equal_control`); rows without one, and
-    rows whose control is the VAE of `difference_tables`, are left out.
+    The control is the VAE trained as long at the same rate (`analysis.trainings.equal_control`). Rows without a
+    control, and rows whose control is the VAE of `difference_tables`, are left out.
 
     Args:
-        runs: one row for each run, as `analysis.collect.collect` gives them.
+        runs: one row for each run, as `analysis.collect.collect` returns them.
         score: a key of `SCORES`.
-        expected_seeds: pairs that a complete cell has; by default as many as the fullest cell of `runs`.
+        expected_seeds: pairs of a complete cell; by default as many as the runs of the fullest cell.
     """
     title = f"{SCORES[score]}, difference from the control"
     caption = (
@@ -237,19 +239,22 @@ def control_tables(runs: pd.DataFrame, score: str = "test_iwae", expected_seeds:
 
 
 def decoder_table(runs: pd.DataFrame, score: str = "test_iwae", expected_seeds: int | None = None) -> Table | None:
-    """Table 5: the fully connected decoder, and in parentheses the convolutional one; None without the former.
+    """Table 5: scores with the fully connected decoder, and in parentheses with the convolutional one.
 
     Args:
-        runs: one row for each run, as `analysis.collect.collect` gives them.
+        runs: one row for each run, as `analysis.collect.collect` returns them.
         score: a key of `SCORES`.
-        expected_seeds: runs that a complete cell has; by default as many as the fullest cell of `runs`.
+        expected_seeds: runs of a complete cell; by default as many as the fullest cell of `runs` has.
+
+    Returns:
+        The table; None without runs with the fully connected decoder.
     """
     compared = sort_rows(compare_columns(runs, score))
     expected = expected_seeds or fullest(runs)
     caption = (
         f"{SCORES[score]} in nats per image with the fully connected decoder, and in parentheses with the "
         "convolutional one; both have roughly as many parameters. Mean and standard deviation over the seeds; the "
-        "best fully connected mean of each column is marked, and colours are of its tests."
+        "best fully connected mean of each column is marked, and colours show the p of its tests."
     )
     return beside_table(
         compared[compared["decoder"] == "fc"],
@@ -263,13 +268,13 @@ def decoder_table(runs: pd.DataFrame, score: str = "test_iwae", expected_seeds: 
 def beside_table(
     main: pd.DataFrame, other: pd.DataFrame, entry: Callable[[pd.Series], Entry], empty: Table
 ) -> Table | None:
-    """`empty` filled with the cells of `main`, each with the cell of `other` that shares all but the decoder.
+    """Table of the cells of `main`, each with the cell of `other` that differs only in decoder; None without cells.
 
     Args:
-        main: a row for each cell, data sets in the order of the table; if it is empty there is no table.
-        other: likewise; its cells stand in parentheses.
-        entry: what a cell becomes.
-        empty: all of the table but its rows, columns and entries.
+        main: one row for each cell, data sets in the order of the table.
+        other: the same, for the cells in parentheses.
+        entry: makes the entry of a cell.
+        empty: the table without rows, columns and entries.
     """
     if main.empty:
         return None
@@ -287,7 +292,7 @@ def _place_of(cell: pd.Series) -> tuple[Row, str, int]:
 
 
 def _axes(entries: dict[tuple[Row, Column], Entry]) -> tuple[list[Row], list[Column]]:
-    """Rows in the paper's order, columns by data set as they come and by dim."""
+    """Rows in the paper's order; columns by data set, in the order of `entries`, then by dim."""
     datasets = list(dict.fromkeys(column.dataset for _, column in entries))
     columns = sorted({column for _, column in entries}, key=lambda column: (datasets.index(column.dataset), column.dim))
     rows = sorted({row for row, _ in entries}, key=lambda row: row.place)
@@ -295,12 +300,12 @@ def _axes(entries: dict[tuple[Row, Column], Entry]) -> tuple[list[Row], list[Col
 
 
 def place(name: str, known: list[str]) -> str:
-    """A key that sorts the names of `known` as they stand there, and all others by name after them."""
+    """Sort key that orders names as in `known`, then all others by name."""
     return f"{known.index(name) if name in known else len(known):03d} {name}"
 
 
 def sort_rows(frame: pd.DataFrame) -> pd.DataFrame:
-    """Rows of cells in the paper's order: data set, decoder, method, order, variant, dim; what it lacks, by name."""
+    """Sort rows of cells as the paper does: by data set, decoder, method, order, variant, dim; names not in it last."""
     frame = frame.reset_index(drop=True)
     keys = frame.assign(
         dataset=[place(name, DATASETS) for name in frame["dataset"]],
@@ -324,17 +329,17 @@ def _place_of_column(first: pd.Series) -> tuple[str, str, int]:
 
 
 def compare_columns(runs: pd.DataFrame, score: str = "test_iwae") -> pd.DataFrame:
-    """`analysis.stats.compare_column` of every column, one below the other."""
+    """`analysis.stats.compare_column` of every column, concatenated."""
     return pd.concat([compare_column(column, score) for _, column in runs.groupby(COLUMN)], ignore_index=True)
 
 
 def fullest(runs: pd.DataFrame) -> int:
-    """How many runs the cell with the most of them has: what a complete cell is taken to have."""
+    """Number of seeds of the cell with the most seeds: the default for a complete cell."""
     return int(runs.groupby(CELL, dropna=False)["seed"].nunique().max())
 
 
 def _power(compared: pd.DataFrame) -> str:
-    """How small a p can be at all, where that keeps a difference from ever being strongly distinguished."""
+    """A sentence with the smallest p that the pairs can give, if that is above .01; else empty."""
     pairs = int(compared.loc[~compared["is_best"], "n_pairs"].max()) if (~compared["is_best"]).any() else 0
     if pairs == 0 or smallest_p(pairs) <= 0.01:
         return ""
@@ -357,7 +362,7 @@ def _build(
         label, decoder = group[["dataset_label", "decoder"]].iloc[0]
         name = base = f"{score}{suffix}-{slug(label)}-{slug(decoder)}"
         copies = 1
-        while name in tables:  # two data sets may differ in nothing that a file name can hold
+        while name in tables:  # `slug` may map the labels of two data sets to one name
             copies += 1
             name = f"{base}-{copies}"
         entries = {(to_row(cell), to_column(cell)): to_entry(cell, expected) for _, cell in group.iterrows()}
@@ -377,23 +382,23 @@ def _build(
 
 
 def to_row(cell: pd.Series) -> Row:
-    """The row of a cell; the cell is a row of a frame that has `CELL` and the labels."""
-    order, variant = (None if pd.isna(cell[name]) else cell[name] for name in ("order", "variant"))
-    return Row(cell["method"], None if order is None else int(order), cell["method_label"], variant)
+    """Row of a cell: of a row of a frame with the columns of `CELL` and the labels."""
+    method, order, variant = cell_of(cell, ROW)
+    return Row(method, None if order is None else int(order), cell["method_label"], variant)
 
 
 def method_of_label(label: str) -> str:
-    """`RME` of `RME(5)`, of `RME(5), kl 20` and of `RME, kl 20`."""
+    """`RME`, for `RME(5)`, `RME(5), kl 20` or `RME, kl 20`."""
     return re.sub(r"(\(\d+\))?(, .*)?$", "", label, count=1, flags=re.DOTALL)
 
 
 def to_column(cell: pd.Series) -> Column:
-    """The column of a cell."""
+    """Column of a cell."""
     return Column(cell["dataset"], cell["dataset_label"], int(cell["dim"]), cell["decoder"])
 
 
 def to_entry(cell: pd.Series, expected: int) -> Entry:
-    """The entry of a cell with n, mean and sd, and of the other attributes of `Entry` those that it has."""
+    """Entry of a cell that has n, mean, sd and any of the other attributes of `Entry`."""
     known: dict[str, Any] = {name: float(cell[name]) for name in _NUMBERS if name in cell}
     known |= {name: cell[name] for name in ("colour", "note", "restarts") if name in cell}
     if "rank" in cell:
@@ -405,5 +410,5 @@ _NUMBERS = ("p", "p_holm", "median", "estimate", "low", "high", "level", "publis
 
 
 def slug(text: str) -> str:
-    """`text` as a part of a file name."""
+    """`text` as part of a file name: lower-case letters, digits and hyphens."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "data"

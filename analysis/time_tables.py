@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import pandas as pd
 
-from analysis.stats import CELL, KEY_TYPES, LABELS, ROW
+from analysis.names import CELL, ROW
+from analysis.stats import KEY_TYPES, LABELS
 from analysis.tables import DECODERS, Entry, Table, beside_table, fullest, method_of_label, slug, sort_rows, to_entry
 
 TIMES = {
-    "inference_ms": ("Inference time", "in milliseconds of a batch; mean", 1),
-    "ratio_to_vae": ("Inference time, ratio to the VAE's", "as a multiple of the VAE's, measured in turn; median", 2),
+    "inference_ms": ("Inference time", "in milliseconds per batch; mean", 1),
+    "ratio_to_vae": ("Inference time, ratio to the VAE's", "as a multiple of the VAE's, timed just before; median", 2),
 }
-"""Title, what the numbers are, and digits after the decimal point; less is better."""
+"""For each score: title, unit and average, digits after the decimal point. Less is better."""
 
 
 def is_timing(runs: pd.DataFrame) -> pd.Series:
-    """Which runs are timings: a grid of the kind `timing` measures each against a VAE, alone on the device."""
+    """Mask of the runs of a `timing` grid, each of which is timed against a VAE, alone on the device."""
     return runs["ratio_to_vae"].notna()
 
 
@@ -23,13 +24,13 @@ def summarise_times(runs: pd.DataFrame, score: str = "inference_ms") -> pd.DataF
     """Mean time of each cell on each device.
 
     Args:
-        runs: timings, as `analysis.collect.collect` gives them.
+        runs: timings, as `analysis.collect.collect` returns them.
         score: a key of `TIMES`.
 
     Returns:
-        One row for each cell and device: those of `CELL`, the labels, device, n (timings), mean
-        and sd. The sd is over the timings where there are several, else that of the one timing's own repeats (NaN if
-        it was not recorded). Milliseconds of a batch, or no unit for ratio_to_vae.
+        One row for each cell and device. Columns: those of `CELL`, the labels, device, n (timings), mean and sd, in
+        milliseconds per batch; ratio_to_vae has no unit. The sd is over the timings if there are several, else over
+        the repeats of the only one (NaN if not recorded).
     """
     rows = []
     for _, cell in runs.assign(device=runs["device"].fillna("unknown device")).groupby([*CELL, "device"], dropna=False):
@@ -44,13 +45,13 @@ def summarise_times(runs: pd.DataFrame, score: str = "inference_ms") -> pd.DataF
 
 
 def time_tables(runs: pd.DataFrame, expected_seeds: int | None = None) -> list[Table]:
-    """Table 4, one for each latent dimension, and Table 6, each in milliseconds and as a ratio to the VAE's.
+    """Tables 4, one for each latent dimension, and 6, both in milliseconds and as a ratio to the VAE's time.
 
-    Table 6 has the fully connected decoder's times, and the convolutional one's in parentheses. A dimension whose
-    times all stand in those parentheses has no table of its own. Devices are never mixed: each has its own tables.
+    Table 6 has the times with the fully connected decoder, and in parentheses with the convolutional one. A dimension
+    whose times are all in those parentheses has no Table 4. Each device has its own tables.
 
     Args:
-        runs: timings, as `analysis.collect.collect` gives them.
+        runs: timings, as `analysis.collect.collect` returns them.
         expected_seeds: timings of a complete cell; by default as many as the fullest cell of `runs`.
     """
     expected = expected_seeds or fullest(runs)
@@ -73,7 +74,7 @@ def _of_device(
         caption = (
             f"Time of q(z|x) and one draw, alone on the device ({device}), {unit} and standard deviation over "
             f"{_listed(runs, 'repeats', 'the')} passes over the test set, {_listed(runs, 'batch_size', 'some')} images "
-            f"a batch{parentheses}."
+            f"per batch{parentheses}."
         )
         return Table(f"{score}-{name}{suffix}", f"{title}: {subject}, {device}", caption, score, [], [], {},
                      digits=digits, heads=heads)  # fmt: skip
@@ -100,10 +101,10 @@ def _listed(runs: pd.DataFrame, name: str, unknown: str) -> str:
 
 
 def time_findings(runs: pd.DataFrame) -> list[str]:
-    """A sentence for each device: how many times the VAE's time each method takes.
+    """A sentence for each device: each method's inference time as a multiple of the VAE's.
 
     Args:
-        runs: timings, as `analysis.collect.collect` gives them; at least one.
+        runs: timings, as `analysis.collect.collect` returns them; at least one.
     """
     sentences = []
     for device, cells in summarise_times(runs, "ratio_to_vae").groupby("device"):

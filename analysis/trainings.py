@@ -1,4 +1,4 @@
-"""How each row was trained, and which row is its equal control: the VAE trained as long, at the same rate."""
+"""How each row was trained, and which row is its equal control: the VAE trained as long at the same rate."""
 
 from __future__ import annotations
 
@@ -9,33 +9,29 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.stats import CELL, KEY_TYPES, ROW, natural
-
-BASELINE, CONTROL = "vae", "vae-more"
-"""The VAE, and the VAE trained on for as long as those that start from it, which is not in the paper."""
-
-CONTROLS = (BASELINE, CONTROL)
-"""What all others are held against: they have the VAE's own posterior and objective."""
+from analysis.cells import cell_of
+from analysis.names import BASELINE, CELL, CONTROL, CONTROLS, ROW
+from analysis.stats import KEY_TYPES, natural
 
 Key = tuple[str, int | None, str | None]
-"""Method, order and variant: a row of one column."""
+"""Method, order and variant: identifies a row within a column."""
 
 NO_CONTROL = "no control with equal training was run"
 
 
 @dataclass(frozen=True)
 class Training:
-    """How a row was trained; None is what was not recorded.
+    """The settings with which a row was trained; None if not recorded.
 
     Attributes:
-        staged: whether it starts from a finished VAE.
-        epochs: of the training from scratch: its own, or that of the VAE that it starts from.
-        learning_rate: Adam's in those.
-        finish_epochs, finish_rate: how many of them, the last, were at another rate, and which; 0 and None if none.
+        staged: whether the row starts from a finished VAE.
+        epochs: of the training from scratch: the row's own, or that of the VAE that it starts from.
+        learning_rate: Adam's rate in those epochs.
+        finish_epochs, finish_rate: the last of those epochs, and their rate; 0 and None without a finish.
         stage_epochs, stage_rate: of the stage; 0 and None without one.
-        keep, stage_keep: which epoch's parameters are kept; of the stage None without one.
-        patience, stage_patience: epochs, None for never.
-        rest: what else two trainings must share to be compared: restarts, batch size, precision.
+        keep, stage_keep: which epoch's parameters are kept (`last` or `best`); stage_keep is None without a stage.
+        patience, stage_patience: epochs; None without early stopping.
+        rest: the other settings that an equal training shares: restarts, batch size, precision.
     """
 
     staged: bool
@@ -53,19 +49,19 @@ class Training:
 
     @property
     def is_trained(self) -> bool:
-        """Whether it is trained at all; SVI starts from a finished VAE and seeks each image's posterior anew."""
+        """Whether the row is trained at all. SVI is not: it optimises each image's posterior under a finished VAE."""
         return not self.staged or self.stage_epochs > 0
 
     @property
     def rate(self) -> float | None:
-        """Adam's rate in its own training, until its finish."""
+        """Adam's rate in the row's own training, before any finish; None if it is not trained."""
         if not self.is_trained:
             return None
         return self.stage_rate if self.staged else self.learning_rate
 
 
 def training_of(run: Mapping[Any, Any]) -> Training:
-    """The training of a run, a row of `analysis.collect.collect`'s frame. Columns may be missing."""
+    """Training of a run: a row of the frame that `analysis.collect.collect` returns. Columns may be missing."""
 
     def known(name: str) -> Any:
         value = run.get(name)
@@ -76,8 +72,8 @@ def training_of(run: Mapping[Any, Any]) -> Training:
 
     stage, finish = number("stage_epochs") or 0, number("finish_epochs") or 0
     patience, stage_patience = number("patience"), number("stage_patience")
-    keep = known("keep") or "last"  # there was no choice before it was recorded
-    # before every stage had a rate of its own, one that names none was at the VAE's
+    keep = known("keep") or "last"  # older runs, which do not record it, always kept the last epoch
+    # in older runs a stage without a rate of its own was trained at the VAE's rate
     stage_rate = known("stage_learning_rate") if known("stage_learning_rate") is not None else known("learning_rate")
     rest = (known(name) for name in ("restarts", "batch_size", "precision"))
     return Training(
@@ -98,9 +94,9 @@ def training_of(run: Mapping[Any, Any]) -> Training:
 
 # ---------------------------------------------------------------------- rows and their controls
 def key_of(cell: Any) -> Key:
-    """The row of a cell or a run: what has method, order and variant."""
-    order, variant = cell["order"], cell["variant"]
-    return cell["method"], None if pd.isna(order) else int(order), None if pd.isna(variant) else variant
+    """Key of a cell or run: anything with method, order and variant."""
+    method, order, variant = cell_of(cell, ROW)
+    return method, None if order is None else int(order), variant
 
 
 def by_row(column: pd.DataFrame) -> dict[Key, pd.DataFrame]:
@@ -110,17 +106,17 @@ def by_row(column: pd.DataFrame) -> dict[Key, pd.DataFrame]:
 
 
 def trainings(column: pd.DataFrame) -> dict[Key, Training]:
-    """How each row of one column was trained; the settings of a cell's runs are alike."""
+    """Training of each row of one column, read from its first run: all runs of a cell have the same settings."""
     first = column.drop_duplicates(ROW)
     return {key_of(run): training_of(run) for run in first.to_dict("records")}
 
 
 def start_of(key: Key, known: Mapping[Key, Training]) -> Key | None:
-    """The row of the finished VAE that a row starts from; None from scratch, or where that VAE is no row.
+    """Row of the finished VAE that a row starts from; None if it starts from scratch, or that VAE is not in `known`.
 
     Args:
         key: a row.
-        known: of all rows of its column, as `trainings` gives them.
+        known: the trainings of all rows of its column (`trainings`).
     """
     own = known[key]
     if not own.staged:
@@ -130,15 +126,15 @@ def start_of(key: Key, known: Mapping[Key, Training]) -> Key | None:
 
 
 def equal_control(key: Key, known: Mapping[Key, Training]) -> Key | None:
-    """The row that was trained just like this one, but with the VAE's own posterior and objective; None without.
+    """Row with the same training but the VAE's posterior and objective; None if there is none, or `key` is a control.
 
-    For one with a stage it is `vae-more` with the same stage from the same VAE. For one from scratch, or one that
-    starts from a VAE and is not trained, it is the VAE with the same epochs and finish; where that was not run,
-    `vae-more` whose stage is that finish, which differs in nothing but a fresh state of Adam. A control has none.
+    - Of a row with a stage: `vae-more` with the same stage from the same VAE.
+    - Of a row from scratch, or one that starts from a VAE and is not trained: the VAE with the same epochs and finish.
+      If that was not run, `vae-more` with a stage equal to the finish; it differs only in that Adam's state is new.
 
     Args:
         key: a row.
-        known: of all rows of its column, as `trainings` gives them.
+        known: the trainings of all rows of its column (`trainings`).
     """
     if key[0] in CONTROLS:
         return None
@@ -158,7 +154,7 @@ def equal_control(key: Key, known: Mapping[Key, Training]) -> Key | None:
 
 
 def _first(method: str, is_equal: Any, known: Mapping[Key, Training]) -> Key | None:
-    """Of a method's rows that are equal, the one without a variant or else the first."""
+    """The row of a method with an equal training: the one without a variant if it is equal, else the first; or None."""
     equal = [key for key, training in known.items() if key[0] == method and is_equal(training)]
     return min(equal, key=lambda key: natural(key[2]), default=None)
 
@@ -176,10 +172,10 @@ HEADER = ["Where", "Row", "Start", "Epochs", "Rate", "Finish", "Kept epoch", "Up
 
 
 def described(runs: pd.DataFrame) -> list[tuple[str, list[str]]]:
-    """(data set, a line of words under `HEADER`) for each cell; empty words for what was not recorded.
+    """(data set, texts of the columns of `HEADER`) for each cell; a text is empty if nothing was recorded.
 
     Args:
-        runs: trainings, one row for each run, in the order in which their cells are to stand.
+        runs: trainings, one row for each run, in the order of the cells to return.
     """
     found = []
     for _, cell in runs.astype(KEY_TYPES).groupby(CELL, dropna=False, sort=False):
@@ -214,7 +210,7 @@ def _words(cell: pd.DataFrame) -> list[str]:
 
 
 def _kept(cell: pd.DataFrame, training: Training) -> str:
-    """`last`, `best`, and of the best which: `best: 7 (5 to 8)`, median and range over the runs."""
+    """Which epoch was kept: `last`, or `best: 7 (5 to 8)` with its median and range over the runs, if recorded."""
     if not training.is_trained:
         return ""
     which = training.stage_keep or training.keep

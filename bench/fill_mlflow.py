@@ -1,7 +1,7 @@
 """Fills an MLflow database with a grid's runs and made-up scores: `python -m bench.fill_mlflow --out paper.db`.
 
-The runs go through the sweep's own recording, so that the params, tags, metrics and curves are those of a real sweep;
-only the artifacts are left out. For trying how the MLflow page and the report bear a grid of that size.
+Use it to try the MLflow page and the report with a grid of that size. The runs are recorded by the sweep's own code, so
+that they have the params, tags, metrics and curves of a real sweep; only the artifacts are left out.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tune.plan import grid as grids
 from tune.record.tracking import Tracker
 
 STARTED = 1_767_225_600.0
-"""When the made-up sweep began, in seconds since 1970."""
+"""Start of the made-up sweep, s since 1970."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,20 +51,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class NoArtifacts(Tracker):
-    """Records all of a run but its files."""
+    """Records runs without their files."""
 
     def _add_files(self, run: Run, result: Result) -> None:
         pass
 
 
 def results(runs: Sequence[RunSpec]) -> Iterator[Result]:
-    """A made-up result for each run, one after the other in time."""
+    """A made-up result for each run, started one after another."""
     for number, spec in enumerate(runs):
         yield made_up(spec, STARTED + 60.0 * number)
 
 
 def made_up(spec: RunSpec, started: float) -> Result:
-    """A result of a run's usual size: curves that rise to a score which depends on cell and seed; models untrained."""
+    """A result of realistic size, with untrained models and curves that rise to a score depending on cell and seed."""
     rng = np.random.default_rng(int(spec.key, 16))
     of_cell = np.random.default_rng(int(spec.cell_key, 16))
     channels, height, width = data.get(spec.dataset).shape
@@ -105,7 +105,7 @@ def made_up(spec: RunSpec, started: float) -> Result:
 def _untrained(
     method: str, order: int | None, decoder: str, dataset: str, dim: int
 ) -> tuple[list[str], dict[str, Tensor]]:
-    """Names of a method's updates, and the parameters of a model that was never trained."""
+    """Names of a method's updates, and the parameters of an untrained model."""
     spec = RunSpec.of({"method": method, "order": order, "decoder": decoder, "dataset": dataset, "dim": dim})
     model = spec.method_class(spec, data.get(dataset).shape, 1)
     return [update.name for update in model.updates()], member_parameters(model, 0)

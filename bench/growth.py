@@ -1,8 +1,8 @@
-"""How cost grows: with the members of an array, RME's order, the latent dimension and the data set; time and memory.
+"""Measures how time and memory grow with an array's members, RME's order, the latent dimension and the data set.
 
-Milliseconds of a training step for each member, against the smallest of the series. Memory is the peak above what there
-was before: on a CPU resident memory in a fresh process, on a GPU what torch allocated. From a step of each method come
-the hours of `--grid paper` by data set, on one device like this and on several.
+Times are of a training step divided by the members, in ms, compared with the smallest case of each series. Memory is
+the increase to its peak: on a CPU of resident memory in a fresh process, on a GPU of torch's allocations. The hours of
+`--grid paper` by data set, on one and on several such devices, are estimated from a step of each method.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from rme import evaluate, noise
 
 DIMS = (10, 20, 50, 100)
 DATASETS = ("mnist", "cifar10", "celeba")
-"""One of each of Tables 1-3; OMNIGLOT's network is MNIST's, and SVHN's CIFAR10's."""
+"""One of each of Tables 1-3; OMNIGLOT has MNIST's network, SVHN has CIFAR10's."""
 SEEDS_PER_TRIAL = 2
-"""As in a sweep by default."""
+"""A sweep's default."""
 
 
 # ---------------------------------------------------------------------- time
 def rows(settings: Settings) -> Iterator[Row]:
-    """The series one after another: members, orders, dims, data sets."""
+    """The time comparisons of all series: members, orders, dims, data sets."""
     base = {"dataset": settings.dataset, "dim": settings.dim}
     for method, order in settings.methods:
         label = models.spec(method, order, **base).method_label
@@ -60,7 +60,7 @@ def rows(settings: Settings) -> Iterator[Row]:
 
 
 def _series(settings: Settings, series: dict[str, tuple[Any, int]]) -> list[Row]:
-    """Each against the first, interleaved."""
+    """Compare each case of a series with the first; name -> (run, members)."""
 
     def timer(run: Any, members: int) -> Timer:
         step = timed(EngineStep(run, models.image_shape(run), settings.device, members), settings.device)
@@ -69,13 +69,13 @@ def _series(settings: Settings, series: dict[str, tuple[Any, int]]) -> list[Row]
     timers = {name: timer(*one) for name, one in series.items()}
     (first, base), *others = timers.items()
     found = compare(first, base, dict(others), rounds=settings.rounds)
-    # the other way round, for what grows is the others
+    # exchanged, so that the ratio is a case's time divided by the first's
     return [Row(r.rival, r.name, r.rival_median_ms, r.median_ms, 1 / r.ratio, r.spread, None) for r in found]
 
 
 # ---------------------------------------------------------------------- memory
 def memory(settings: Settings) -> Iterator[dict[str, Any]]:
-    """Peaks in MiB of training and of IWAE scoring, for arrays, orders, dims and data sets."""
+    """Peak memory in MiB of training and of IWAE scoring, for each case of all series."""
     base = {"dataset": settings.dataset, "dim": settings.dim}
     cases: list[tuple[dict[str, Any], int]] = []
     for method, order in settings.methods:
@@ -104,7 +104,7 @@ def memory(settings: Settings) -> Iterator[dict[str, Any]]:
 
 
 def peak_memory(**arguments: Any) -> Callable[[], tuple[float, float]]:
-    """For a fresh process: work that returns the MiB by which training, then scoring, raised its resident memory."""
+    """A function that measures by how many MiB training, then scoring, increases a fresh process's resident memory."""
 
     def work() -> tuple[float, float]:
         before = _resident("VmRSS")
@@ -145,8 +145,8 @@ def _work(device: torch.device, members: int, **arguments: Any) -> tuple[Callabl
 
 
 def _resident(what: str) -> float:
-    """A line of /proc/self/status in MiB: VmRSS now, or VmHWM at its highest. NaN where there is no such file."""
-    # not getrusage: its peak begins with that of the process that started this one
+    """Resident memory in MiB from /proc/self/status: VmRSS (now) or VmHWM (peak). NaN on systems without this file."""
+    # not getrusage, whose peak includes that of the parent process
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
@@ -156,7 +156,7 @@ def _resident(what: str) -> float:
 
 # ---------------------------------------------------------------------- the paper's grid
 def paper_hours(device: torch.device) -> dict[str, float] | None:
-    """Hours of `--grid paper` on one device by data set; None where the sweep's packages are not installed."""
+    """Hours of `--grid paper` on one device by data set; None if the sweep's packages are not installed."""
     try:
         from tune.cost import hours as estimate
         from tune.plan.grid import load, trials, with_parents
@@ -171,12 +171,12 @@ def paper_hours(device: torch.device) -> dict[str, float] | None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Run the command line."""
     settings, path = parse(
         __doc__, methods="vae,rme:5", members="1,2,4,8", dim=50, quick_methods="vae", quick_members="1,2", argv=argv
     )
     prepare(settings.device)
-    # memory first: a GPU's peaks are to be those of one model alone
+    # memory first, so that a GPU's peaks are of one model at a time
     peaks = list(memory(settings))
     found = list(rows(settings))
     print_table(f"A member's training step, {settings.dataset}, dim {settings.dim}", found)

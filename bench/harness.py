@@ -1,11 +1,11 @@
-"""Time rivals against one another: same process, same work, round by round, and what every benchmark command shares.
+"""Compares the times of implementations of the same work, in interleaved rounds; and runs benchmark commands.
 
-A benchmark is a function from `Settings` to rows, handed to `main`:
+A benchmark is a function from `Settings` to rows, which `main` runs as a command:
 
     from bench.harness import Row, Settings, check_close, compare, main, timed
 
     def bench(settings: Settings) -> Iterator[Row]:
-        x, ours, theirs = ...                       # random inputs, never zeros; the same for both
+        x, ours, theirs = ...                       # the same random inputs for both, not zeros
 
         def equal() -> None:                        # called before anything is timed; raises DifferentError
             check_close("losses", ours(), theirs())
@@ -18,9 +18,9 @@ A benchmark is a function from `Settings` to rows, handed to `main`:
     if __name__ == "__main__":
         main(bench, __doc__, methods="vae", members="1")
 
-`compare` yields one row for each rival. A rival that cannot be timed by calling it here, such as one in another process
-(`bench.child`) or one whose own trainer takes the time, is any function that does the work once and returns seconds.
-Needs torch alone; the table is prettier with rich.
+`compare` returns a row for each rival. A timer is any function that does the work once and returns seconds, so a rival
+may also run in another process (`bench.child`), or measure the time itself. Only torch is needed; with rich installed
+the table is prettier.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ ROUNDS, QUICK_ROUNDS = 15, 5
 
 
 class DifferentError(AssertionError):
-    """Rivals that do not compute the same thing, so that their times cannot be compared."""
+    """Two implementations compute different results, so their times cannot be compared."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,11 @@ class Row:
     Attributes:
         name: what was timed.
         rival: what it was timed against.
-        median_ms: median over the rounds, of ours.
-        rival_median_ms: of the rival.
-        ratio: median over the rounds of rival / ours in the same round; above 1, ours is faster.
-        spread: interquartile range of that ratio, relative to it.
-        roofline: the part of the device's measured peak that ours reaches; None where it was not computed.
+        median_ms: median of our times over the rounds.
+        rival_median_ms: the same of the rival.
+        ratio: median over the rounds of rival / ours; above 1, ours is faster.
+        spread: interquartile range of that ratio, divided by its median.
+        roofline: the fraction of the device's measured peak that ours reaches; None if not computed.
     """
 
     name: str
@@ -87,16 +87,16 @@ def compare(
     warm_ups: int = 1,
     roofline_s: float | None = None,
 ) -> list[Row]:
-    """Time ours and its rivals in turn, round by round, every second round in the opposite order.
+    """Time ours and its rivals in turn, round by round; every second round in the opposite order.
 
     Args:
         name: what is timed.
-        ours: timer of our own.
-        rivals: timers by name.
+        ours: our timer.
+        rivals: the rivals' timers by name.
         rounds: how often each is timed.
-        warm_ups: calls of each before, which do not count.
+        warm_ups: untimed calls of each before.
         equal: checks that all compute the same; called first, raises DifferentError.
-        roofline_s: the seconds that the work would take at the device's peak.
+        roofline_s: seconds of the work at the device's peak.
 
     Returns:
         a row for each rival.
@@ -118,7 +118,7 @@ def compare(
 
 
 def row(name: str, rival: str, ours: Sequence[float], theirs: Sequence[float], roofline_s: float | None = None) -> Row:
-    """The row of paired samples, in seconds: ours[i] and theirs[i] were taken in the same round."""
+    """The row of paired times in seconds: ours[i] and theirs[i] are of the same round."""
     ratios = torch.tensor([b / a for a, b in zip(ours, theirs, strict=True)], dtype=torch.float64)
     low, middle, high = ratios.quantile(torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)).tolist()
     median = statistics.median(ours)
@@ -134,7 +134,7 @@ def row(name: str, rival: str, ours: Sequence[float], theirs: Sequence[float], r
 
 
 class _no_collection:
-    """No garbage collection meanwhile: it would fall on whoever is being timed."""
+    """Disables garbage collection in the block, which would distort single times."""
 
     def __enter__(self) -> None:
         gc.collect()
@@ -154,20 +154,20 @@ def check_close(what: str, ours: Tensor, theirs: Tensor, *, rtol: float = 1e-4, 
     if not bool((excess <= 0).all()):  # a NaN is not close to anything
         i = int(torch.nan_to_num(excess, nan=torch.inf).argmax())
         a, b = ours.flatten()[i].item(), theirs.flatten()[i].item()
-        raise DifferentError(f"{what}: {a:.9g} against {b:.9g}, allowed are {atol:g} + {rtol:g} relative")
+        raise DifferentError(f"{what}: {a:.9g} against {b:.9g}; the tolerance is {atol:g} + {rtol:g} relative")
 
 
 # ---------------------------------------------------------------------- command line
 @dataclass(frozen=True)
 class Settings:
-    """What a benchmark command was asked for.
+    """The options of a benchmark command.
 
     Attributes:
-        methods: (method, order) pairs; the order is None for a method that has none.
+        methods: (method, order) pairs; the order is None for a method without order.
         members: sizes of arrays.
         rounds: how often each rival is timed.
-        quick: whether it should be done in less than a minute.
-        options: values of the options that one command alone has.
+        quick: whether the benchmark should take less than a minute.
+        options: values of the command's own options.
     """
 
     device: torch.device
@@ -197,10 +197,10 @@ def main(
     options: Callable[[argparse.ArgumentParser], None] | None = None,
     argv: Sequence[str] | None = None,
 ) -> list[Row]:
-    """Run a benchmark command: read the command line, print rows as a table, write them as JSON.
+    """Run a benchmark command: parse the command line, print the rows as a table, and write them as JSON if asked.
 
-    `methods`, `members` and `dim` are the command line's defaults, `quick_methods` and `quick_members` those under
-    --quick where they differ; `options` adds what this command alone can be asked.
+    `methods`, `members` and `dim` are defaults; `quick_methods` and `quick_members` are those with --quick, if
+    different; `options` adds the command's own options to the parser.
     """
     settings, path = parse(
         description, methods=methods, members=members, dim=dim, quick_methods=quick_methods,
@@ -231,7 +231,7 @@ def parse(
     options: Callable[[argparse.ArgumentParser], None] | None = None,
     argv: Sequence[str] | None = None,
 ) -> tuple[Settings, Path | None]:
-    """The common command line. Exits with status 2, naming the value, when something on it cannot be."""
+    """Parse the command line: the settings and the path of `--json`. Exits with status 2, naming an invalid value."""
     p = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -262,12 +262,12 @@ def parse(
     except ValueError as error:
         p.error(str(error))
     if a.json is not None and not a.json.parent.is_dir():
-        p.error(f"--json {a.json}: there is no folder {a.json.parent}")
+        p.error(f"--json {a.json}: the folder {a.json.parent} does not exist")
     return settings, a.json
 
 
 def parse_methods(text: str) -> tuple[tuple[str, int | None], ...]:
-    """`vae,rme:5,iaf` or `all` to (method, order) pairs. Raises ValueError naming what there is."""
+    """(method, order) pairs from `vae,rme:5,iaf` or `all`. Raises ValueError with the valid values."""
     found: list[tuple[str, int | None]] = []
     for item in methods.names() if text == "all" else text.split(","):
         name, _, order = item.strip().partition(":")
@@ -283,7 +283,7 @@ def parse_methods(text: str) -> tuple[tuple[str, int | None], ...]:
 
 
 def parse_members(text: str) -> tuple[int, ...]:
-    """`1,2,4` to numbers. Raises ValueError."""
+    """Numbers from `1,2,4`. Raises ValueError."""
     try:
         return tuple(_at_least_one(int(item), "--members") for item in text.split(","))
     except ValueError:
@@ -298,13 +298,13 @@ def _at_least_one(value: int, option: str) -> int:
 
 # ---------------------------------------------------------------------- the machine
 def prepare(device: torch.device) -> None:
-    """Make this process one that times: on a CPU one thread, and the allocator settings that training uses.
+    """Prepare this process for timing: on a CPU with one thread, and the allocator settings of training.
 
-    torch.distributions no longer checks arguments: that is no part of the work, and reads values back from a GPU.
+    The argument checks of torch.distributions are disabled: they are not part of the work, and synchronise a GPU.
     """
     torch.distributions.Distribution.set_default_validate_args(False)
     if device.type == "cuda":
-        if device.index is not None:  # plain "cuda" is the current one already
+        if device.index is not None:  # "cuda" without an index is the current device
             torch.cuda.set_device(device)
     else:
         torch.set_num_threads(1)
@@ -312,13 +312,13 @@ def prepare(device: torch.device) -> None:
 
 
 def measured_on(device: torch.device) -> str:
-    """The device, and how much of a processor was used."""
+    """The device's name; for a CPU also that one core was used."""
     return device_name(device) + ("" if device.type == "cuda" else ", one core, CPU time")
 
 
 # ---------------------------------------------------------------------- output
 def write_json(path: Path, device: torch.device, rows: Iterable[Row], **more: Any) -> None:
-    """{"device", "torch", "rows": [...]}, and whatever else a command has to say."""
+    """Write {"device", "torch", "rows": [...]} and the entries of `more`."""
     content = {"device": measured_on(device), "torch": torch.__version__, "rows": [asdict(r) for r in rows], **more}
     path.write_text(json.dumps(content, indent=1) + "\n")
 
@@ -341,14 +341,14 @@ def cells(r: Row | Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def print_table(title: str, rows: Sequence[Row]) -> None:
-    """By rich where it is installed, else as plain columns."""
+    """Print rows as a table."""
     print_columns(title, HEADINGS, [cells(r) for r in rows], left=(0, 2))
 
 
 def print_columns(
     title: str, headings: Sequence[str], lines: Sequence[Sequence[str]], left: Sequence[int] = (0,)
 ) -> None:
-    """A table of text; the columns `left` are flush left, the others flush right."""
+    """Print a table, with rich if installed; the columns in `left` are left-aligned, the others right-aligned."""
     try:
         from rich.console import Console
         from rich.table import Table

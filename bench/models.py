@@ -1,4 +1,4 @@
-"""The runs that benchmarks time, as settings; where pydantic is missing, too."""
+"""Makes the settings of benchmarked runs, also if pydantic is not installed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rme.nets import ImageShape
 
 @dataclass(frozen=True)
 class PlainSpec:
-    """Stands in for `rme.config.RunSpec` where pydantic is not installed: the same defaults, and no validation."""
+    """Replaces `rme.config.RunSpec` if pydantic is not installed: the same defaults, without validation."""
 
     method: str
     order: int | None = None
@@ -80,7 +80,7 @@ class PlainSpec:
 
 
 def spec(method: str, order: int | None = None, **fields: Any) -> Any:
-    """A RunSpec, or where pydantic is missing its stand-in. The decoder is convolutional wherever it can be."""
+    """A RunSpec, or a PlainSpec if pydantic is not installed. The decoder is convolutional if the method allows it."""
     decoders = methods.get(method).decoders
     values = {"dataset": "mnist", "dim": 50, "decoder": "conv" if "conv" in decoders else decoders[0], **fields}
     try:

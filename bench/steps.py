@@ -1,4 +1,4 @@
-"""Training steps to be timed against one another: the engine's, and the same step as anyone would write it."""
+"""Training steps for benchmarks: the engine's, and the same step written with plain PyTorch modules."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from tune.cost.measure import EngineStep
 
 
 def has_plain(run: Any) -> bool:
-    """Whether the step of this run's method is written in `bench.plain` (for convolutional decoders)."""
+    """Whether `bench.plain` has the step of this run's method (for convolutional decoders only)."""
     return run.method in ("rme", *plain.MODELS) and run.decoder == "conv"
 
 
 class PlainStep:
-    """The step of one model in plain modules, from the parameters and the noise of member 0 of an engine.
+    """A training step of one model in plain modules, with the parameters and the noise of an engine's member 0.
 
-    Calling it makes one step and returns the losses before each update, (U,).
+    Calling it makes one step and returns the losses, each before its update: (U,).
     """
 
     def __init__(self, start: Engine) -> None:
@@ -55,7 +55,7 @@ class PlainStep:
 
 
 def plain_twin(method: Method, i: int, draw: plain.Draw) -> nn.Module:
-    """Member i of an array as a plain model with the same weights. Raises KeyError where none is written."""
+    """Member i of an array as a plain model with the same weights. Raises KeyError if `bench.plain` has none."""
     array: Any = method
     run, shape = method.spec, method.decoder.image_shape
     model: nn.Module
@@ -85,15 +85,15 @@ def engine_step(**arguments: Any) -> EngineStep:
 
 
 def plain_step(**arguments: Any) -> PlainStep:
-    """The plain step that goes with `engine_step`."""
+    """The plain step of the same model as `engine_step`."""
     return PlainStep(engine_step(**arguments).engine)
 
 
 def check_same_steps(ours: EngineStep, theirs: PlainStep, *, steps: int = 2) -> None:
-    """Make some steps of both and compare losses, and parameters after the first; raises DifferentError.
+    """Make some steps of both; raise DifferentError if losses, or parameters after the first step, differ.
 
-    In float32 losses agree to 1e-5 and the steps made by the parameters to 2%: Adam divides the smallest gradients by
-    moments as small, which makes rounding visible.
+    In float32, losses must agree to 1e-5, but changes of parameters only to 2%: Adam divides small gradients by
+    moments that are as small, which amplifies rounding.
     """
     exact = ours.engine.spec.precision == "float64"
     tf32 = ours.engine.device.type == "cuda"
@@ -111,4 +111,4 @@ def check_same_steps(ours: EngineStep, theirs: PlainStep, *, steps: int = 2) -> 
 
 
 def _draw_nothing(shape: tuple[int, ...]) -> Tensor:
-    raise AssertionError("a model that is only looked at draws no noise")
+    raise AssertionError("no noise is drawn here")

@@ -1,17 +1,17 @@
-"""What a sweep costs beside its training: `python -m bench.sweep_overhead --trials 1000`.
+"""Measures a sweep's overhead, which is all but training: `python -m bench.sweep_overhead --trials 1000`.
 
-Trials that train nothing and report five times go the way that real ones go: schedule, searcher, Ray workers, reports,
-results on the storage, recorder, MLflow in sqlite. Measured, for each trial:
+The trials train nothing and report five times, but use all parts of a real sweep: schedule, searcher, Ray workers,
+reports, results on the storage, recorder, MLflow in sqlite. Measured per trial:
 
-    driver CPU      milliseconds of the driver process, all its threads, from before Ray starts until all is recorded
-    driver memory   growth in KB of the driver's resident set, from the end of the first trial, when Ray and all that it
-                    loads are there, to its peak; what is there before is stated too
-    writer CPU      the same of the process that writes to MLflow, its start included; beside it its largest resident
-                    set, most of it libraries that it shares with the driver
-    files           everything under the storage and MLflow's artifacts when the sweep has ended, the database included
+    driver CPU      ms of the driver process with all its threads, from before Ray starts until all runs are recorded
+    driver memory   growth in KB of the driver's resident set, from the end of the first trial, when Ray is loaded, to
+                    its peak; the size before is printed, too
+    writer CPU      ms of the process that writes to MLflow, including its start; its peak resident set is printed, too,
+                    most of which are libraries that it shares with the driver
+    files           number of files in the storage and MLflow's artifacts at the end, plus the database
 
-A trial has `--runs-per-trial` runs. Each leaves a real result in a real file, with an untrained VAE and the scores of
-360 test images. Ray's own log files, in its temporary folder, are not counted: they are not the sweep's.
+A trial has `--runs-per-trial` runs. Each writes a real result file, with an untrained VAE and the scores of 360 test
+images. Ray's log files, in its temporary folder, are not counted.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from tune.store.failure import Failure
 from tune.store.storage import Storage
 
 TARGETS = {"driver_cpu_ms": 30.0, "driver_rss_kb": 60.0, "files": 6.0}
-"""What is to be reached on 2 cores, for a trial."""
+"""Upper limits per trial on 2 cores; the command's status is 1 if one is exceeded."""
 
 REPORTS = 5
 EPOCHS = 5
@@ -59,11 +59,11 @@ TEST_IMAGES = 360
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.sweep_overhead", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--trials", type=int, default=1000, metavar="N", help="how many (default: 1000)")
-    parser.add_argument("--runs-per-trial", type=int, default=1, metavar="N", help="runs of a trial (default: 1)")
+    parser.add_argument("--trials", type=int, default=1000, metavar="N", help="number of trials (default: 1000)")
+    parser.add_argument("--runs-per-trial", type=int, default=1, metavar="N", help="runs per trial (default: 1)")
     parser.add_argument("--folder", type=Path, metavar="DIR", help="where to work (default: a temporary folder)")
-    parser.add_argument("--out", type=Path, metavar="FILE.json", help="also write the figures there")
-    parser.add_argument("--profile", type=Path, metavar="FILE", help="write cProfile's statistics there")
+    parser.add_argument("--out", type=Path, metavar="FILE.json", help="also write the figures to this file")
+    parser.add_argument("--profile", type=Path, metavar="FILE", help="write cProfile's statistics to this file")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="overhead", dir="/tmp") as temporary:
         folder = options.folder or Path(temporary)
@@ -75,7 +75,7 @@ def main() -> int:
 
 
 def measure(count: int, runs_per_trial: int, folder: Path, profile: Path | None = None) -> dict[str, Any]:
-    """The figures of a sweep of `count` trials, most of them for a trial."""
+    """The figures of a sweep of `count` trials; most are per trial."""
     folder.mkdir(parents=True, exist_ok=True)
     storage = Storage(folder / "storage")
     storage.check_writable()
@@ -87,7 +87,7 @@ def measure(count: int, runs_per_trial: int, folder: Path, profile: Path | None 
     ]
     wanted = trials(runs[: count * runs_per_trial], runs_per_trial)
     began, cpu, own = time.monotonic(), time.process_time(), time.thread_time()
-    first: list[float] = []  # the resident set when the first trial has ended
+    first: list[float] = []  # the resident set in KB at the end of the first trial
     schedule = Schedule.of(wanted)
     display = Display(schedule, 0)
     writer = Writer(tracker.uri, tracker.experiment, "", storage)
@@ -105,7 +105,7 @@ def measure(count: int, runs_per_trial: int, folder: Path, profile: Path | None 
     wall, cpu, own = time.monotonic() - began, time.process_time() - cpu, time.thread_time() - own
     (before,) = first
     recorded = len(tracker.recorded())
-    assert recorded == len(schedule.entries) * runs_per_trial == schedule.count(State.DONE), "not all is recorded"
+    assert recorded == len(schedule.entries) * runs_per_trial == schedule.count(State.DONE), "not all runs are recorded"
     files = [path for part in ("storage", "mlartifacts") for path in (folder / part).rglob("*") if path.is_file()]
     return {
         "trials": len(wanted),
@@ -130,7 +130,7 @@ def measure(count: int, runs_per_trial: int, folder: Path, profile: Path | None 
 
 
 def train_nothing(config: dict[str, Any]) -> None:
-    """A trial's worker that locks and reports as a real one does, and leaves results of made-up numbers."""
+    """A worker that takes locks and reports as a real one does, and writes results with made-up numbers."""
     carry_out(config, _nothing)
 
 
@@ -144,7 +144,7 @@ def _nothing(job: Job, storage: Storage) -> Outcome:
 
 
 def made_up(spec: RunSpec) -> Result:
-    """A result of the right shapes whose numbers mean nothing."""
+    """A result with the right shapes and made-up numbers."""
     scores = torch.full((1,), 600.0 + spec.seed, dtype=torch.float64)
     shape = data.get(spec.dataset).shape
     images = torch.zeros(16, *shape, dtype=torch.uint8)
@@ -172,18 +172,18 @@ def made_up(spec: RunSpec) -> Result:
 
 
 def resident_kb(pid: int | str = "self") -> float:
-    """A process's resident set now; 0 if there is none."""
+    """A process's resident set in KB; 0 if the process does not exist."""
     try:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize() / 1024
     except OSError:
         if pid != "self" or sys.platform == "linux":
             return 0.0
-        # not Linux: the largest so far
+        # not Linux: the peak so far
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
 
 
 def cpu_s(pid: int) -> float:
-    """A process's CPU time so far, of all its threads; 0 if there is none."""
+    """CPU time in s that a process has used, in all threads; 0 if the process does not exist."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -192,7 +192,7 @@ def cpu_s(pid: int) -> float:
 
 
 class _Peak:
-    """The largest resident set while the block runs, looked at ten times a second; and the writer's, and its time."""
+    """Samples peak resident sets of driver and writer, and the writer's CPU time, ten times a second in the block."""
 
     def __init__(self) -> None:
         self.kb = resident_kb()

@@ -18,7 +18,7 @@ _HOMES = {"RunSpec": "config", "SpecError": "config", "Result": "result", "fit":
 
 
 def __getattr__(name: str) -> Any:
-    # on demand, so that the networks and the engine can be had with torch and numpy alone
+    # imported on demand, so that networks and engine need only torch and numpy
     if name in _HOMES:
         from importlib import import_module
 

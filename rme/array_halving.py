@@ -1,7 +1,7 @@
-"""Trains runs as one array of members, and halves the array when it does not fit into memory.
+"""Trains runs as one array of members, which is halved if it does not fit into memory.
 
 The halves are trained one after another; each may be halved again, down to one member. A member has its own random
-streams, so its result does not depend on the members next to it, up to rounding.
+streams, so its result does not depend on the other members, up to rounding.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from rme.training import Trained, build, identity, train, trained
 log = logging.getLogger(__name__)
 
 NOTE = "array.json"
-"""File next to the checkpoints: how many members fit into memory at once."""
+"""File next to the checkpoints, with the number of members that fit into memory at once."""
 
 
 class OutOfMemory(RuntimeError):
@@ -44,10 +44,10 @@ def train_members(
     on_epoch: Callable[[Engine], None] | None = None,
     on_smaller: Callable[[str], None] = log.warning,
 ) -> list[Trained]:
-    """Train all restarts of some runs of one cell as one array, and validate them; run by run.
+    """Train all restarts of runs of one cell as one array, and validate them; returns them run by run.
 
-    When memory runs out, the array is halved and resumed from its checkpoints. The size that fits is written to
-    `folder`, so that a resumed training starts with arrays of that size.
+    If memory runs out, the array is halved and resumed from its checkpoints. The size that fits is written to `folder`,
+    so that a resumed training starts with arrays of that size.
 
     Args:
         specs: the runs.
@@ -76,7 +76,7 @@ def train_members(
                 raise
             reason = first_line(error)
             where = "".join(traceback.format_exception(error))  # as text, which keeps no frame and so no tensor alive
-        # the exception is gone here, and with it the frames and tensors that it kept alive
+        # here, after `except`, the exception no longer keeps frames and their tensors alive
         gc.collect()
         if device.type == "cuda":
             torch.cuda.empty_cache()
@@ -86,12 +86,12 @@ def train_members(
             raise failure
         limit = (limit + 1) // 2
         _note(folder, limit, reason)
-        on_smaller(f"{specs[0].cell}: out of memory; going on with {limit} of {members} members at a time ({reason})")
+        on_smaller(f"{specs[0].cell}: out of memory; continuing with {limit} of {members} members at a time ({reason})")
     return [done[i] for i in range(members)]
 
 
 def parts(members: range, limit: int) -> list[range]:
-    """The members in halves, and halves of those, until none holds more than `limit`: smaller parts lie in larger."""
+    """The members, halved repeatedly until no part has more than `limit`. Parts for a smaller limit subdivide these."""
     if len(members) <= limit:
         return [members]
     half = (len(members) + 1) // 2
@@ -110,7 +110,7 @@ def _train_part(
     if folder is not None:
         checkpoints = _checkpoints(folder, part, members)
         if checkpoints.newest() is None:
-            _begin_from_larger(engine, checkpoints, part, members, folder)
+            _start_from_larger(engine, checkpoints, part, members, folder)
     try:
         train(engine, checkpoints, on_epoch)
     except DivergedError as error:
@@ -119,12 +119,12 @@ def _train_part(
 
 
 def _checkpoints(folder: Path, part: range, members: int) -> Checkpoints:
-    """The whole array's are in the folder itself."""
+    """A part's checkpoints; those of the whole array are in the folder itself."""
     return Checkpoints(folder if len(part) == members else folder / f"members-{part[0]}-{part[-1]}")
 
 
-def _begin_from_larger(engine: Engine, checkpoints: Checkpoints, part: range, members: int, folder: Path) -> None:
-    """Cut the part's first checkpoint out of the newest one of the smallest array that held it."""
+def _start_from_larger(engine: Engine, checkpoints: Checkpoints, part: range, members: int, folder: Path) -> None:
+    """Cut the part's first checkpoint out of that of a larger array: the smallest that contains it and has one."""
     larger = []
     around = range(members)
     while len(around) > len(part):
@@ -139,7 +139,7 @@ def _begin_from_larger(engine: Engine, checkpoints: Checkpoints, part: range, me
             try:
                 cut = state_of_members(state, rows)
             except KeyError as error:
-                log.warning("%s: beginning anew: %s", folder, error)
+                log.warning("%s: starting from the beginning: %s", folder, error)
                 return
             own = identity(engine)
             if set(own["runs"]) <= set(about["runs"]) and own.get("device") == about.get("device"):
@@ -148,9 +148,9 @@ def _begin_from_larger(engine: Engine, checkpoints: Checkpoints, part: range, me
 
 
 def state_of_members(state: Mapping[str, Tensor], rows: range) -> dict[str, Tensor]:
-    """What `Engine.state()` would be of an array that held these members alone.
+    """The `Engine.state()` of an array with only these members, cut out of a larger array's.
 
-    Raises KeyError for an entry that it does not know.
+    Raises KeyError for an unknown entry.
     """
     streams = sum(name.startswith("stream.order.") for name in state)
     cut: dict[str, Tensor] = {}
@@ -167,16 +167,16 @@ def state_of_members(state: Mapping[str, Tensor], rows: range) -> dict[str, Tens
         elif name in ("history.losses", "history.val_elbo") or rest.startswith("diagnostics."):
             cut[name] = value[..., rows.start : rows.stop]
         elif name == "history.seconds":
-            cut[name] = value * (len(rows) / streams)  # the members' share
+            cut[name] = value * (len(rows) / streams)  # these members' share
         else:
-            raise KeyError(f"{name} of a checkpoint cannot be cut into members")
+            raise KeyError(f"checkpoint entry {name} cannot be divided among members")
     return {name: value.contiguous() for name, value in cut.items()}
 
 
 def _noted(folder: Path | None) -> int:
     try:
         return max(1, int(json.loads((folder / NOTE).read_text())["members"])) if folder is not None else 2**31
-    except (OSError, ValueError, TypeError, KeyError):  # none, or damaged: memory will tell again
+    except (OSError, ValueError, TypeError, KeyError):  # missing or damaged: the size is found again
         return 2**31
 
 

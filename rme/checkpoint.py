@@ -1,4 +1,4 @@
-"""Files that are whole or not there: safetensors written atomically, with a hash of their content."""
+"""Writes and reads safetensors files atomically and with a hash, and keeps a training's newest checkpoints."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ log = logging.getLogger(__name__)
 
 
 class CorruptFile(RuntimeError):
-    """A file that is not what was written: truncated, changed or empty."""
+    """A damaged file: truncated, changed or empty."""
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then put it in place in one step.
+    """Let `write` write a temporary file next to `path`, then rename it to `path`.
 
-    A crash or a full disk leaves either the old file or the new one, never a part. OSError passes through.
+    A crash or a full disk leaves either the old file or the new one, never a part. OSError propagates.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -37,34 +37,34 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         write(temporary)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp makes it private; results are to be shared
+        os.chmod(temporary, 0o644)  # mkstemp's files are private, but results are shared
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
-        os.fsync(folder)  # the rename too must survive a power cut
+        os.fsync(folder)  # so that the rename, too, survives a power cut
     finally:
         os.close(folder)
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
-    """Write named tensors and JSON metadata to one safetensors file, atomically. OSError if it cannot be written."""
+    """Write named tensors and JSON metadata to one safetensors file, atomically. Raises OSError if that fails."""
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     text = json.dumps(meta, sort_keys=True)
     header = {"meta": text, "sha256": _digest(plain, text)}
     try:
         write_atomically(path, lambda temporary: save_file(plain, temporary, metadata=header))
-    except SafetensorError as error:  # its name for a full disk
+    except SafetensorError as error:  # raised by safetensors if the disk is full
         raise OSError(f"{path}: {error}") from error
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors (on the CPU) and metadata of `save`. Nothing is unpickled.
+    """Tensors (on the CPU) and metadata that `save` wrote. Nothing is unpickled.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        CorruptFile: the content is not what was written.
+        FileNotFoundError: the file does not exist.
+        CorruptFile: the file is damaged.
     """
     if not path.exists():
         raise FileNotFoundError(path)
@@ -92,8 +92,8 @@ class Checkpoints:
     """The newest checkpoints of one training, in a folder of their own.
 
     Args:
-        folder: made when the first checkpoint is saved.
-        keep: how many to keep; more than one, so that a damaged newest one costs little.
+        folder: created when the first checkpoint is saved.
+        keep: how many to keep; more than one, in case the newest is damaged.
     """
 
     _name = re.compile(r"epoch-(\d+)\.safetensors")
@@ -114,16 +114,16 @@ class Checkpoints:
             path.unlink(missing_ok=True)
 
     def newest(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """The newest checkpoint that is whole, or None. A damaged one is named in the log and passed over."""
+        """The newest undamaged checkpoint, or None. Damaged ones are logged and ignored."""
         for _, path in self._saved():
             try:
                 return load(path)
             except (CorruptFile, FileNotFoundError) as error:
-                log.warning("checkpoint passed over: %s", error)
+                log.warning("checkpoint ignored: %s", error)
         return None
 
     def remove(self) -> None:
-        """Delete them all, once the training's result is safe elsewhere."""
+        """Delete all checkpoints, and the folder if it is empty then."""
         for _, path in self._saved():
             path.unlink(missing_ok=True)
         if self.folder.is_dir() and not any(self.folder.iterdir()):

@@ -20,7 +20,7 @@ Row = tuple[str, str, str, int]
 
 
 def layers(network: nn.Module, x: torch.Tensor) -> Iterator[Row]:
-    """For each layer of a network applied to one input x: its name, input and output shapes, parameter count."""
+    """Name, input shape, output shape and number of parameters of each layer of a network applied to x."""
     rows: list[Row] = []
 
     def note(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
@@ -38,13 +38,13 @@ def layers(network: nn.Module, x: torch.Tensor) -> Iterator[Row]:
 
 
 def _shape(x: torch.Tensor) -> str:
-    # without the axes of members and of images
+    # without the axes of members and images
     return " x ".join(map(str, x.shape[2:]))
 
 
 def tables(image_shape: nets.ImageShape, dim: int) -> Iterator[tuple[str, list[Row]]]:
-    """Encoder and both decoders for images of this shape, as Tables 1-3 and section 3 have them."""
-    with torch.device("meta"):  # shapes alone: no memory, no arithmetic
+    """Title and layers of the encoder and of both decoders for images of this shape (Tables 1-3, section 3)."""
+    with torch.device("meta"):  # computes only shapes
         x, z = torch.empty(1, 1, *image_shape), torch.empty(1, 1, dim)
         encoder = nets.Encoder(1, dim, image_shape)
         rows = list(layers(encoder.trunk, x))
@@ -54,9 +54,9 @@ def tables(image_shape: nets.ImageShape, dim: int) -> Iterator[tuple[str, list[R
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; 2 with a line on standard error for a data set or a method that is not there."""
+    """Run the command line. Returns 2, with a line on standard error, for an unknown data set or method."""
     parser = argparse.ArgumentParser(prog="python -m rme.describe", description="Print networks layer by layer.")
-    parser.add_argument("--dataset", default="mnist", help="whose networks; default: %(default)s")
+    parser.add_argument("--dataset", default="mnist", help="data set whose networks to print; default: %(default)s")
     parser.add_argument("--dim", type=int, default=10, help="latent dimension; default: %(default)s")
     parser.add_argument("--method", help="also count the parameters of this method")
     parser.add_argument("--order", type=int)

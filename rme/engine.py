@@ -1,7 +1,7 @@
 """The engine: trains an array of B members, models of the same cell, in one program.
 
-It alone owns optimisers, gradients, random streams, batching and precision. A run on its own is an array of its
-restarts; there is one code path.
+Only the engine handles optimisers, gradients, random streams, batching and precision. A single run is an array of its
+restarts, so there is one code path.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 
 PIXELS_AT_ONCE = 2**24
-"""How many are summed as integers at a time: 128 MB of them."""
+"""How many pixels are summed at a time: 128 MB of integers."""
 
 
 class DivergedError(RuntimeError):
-    """A training whose loss or score is no longer a number."""
+    """The losses of a training, or the scores of a run's restarts, are no longer finite."""
 
 
 @dataclass(frozen=True)
@@ -48,21 +48,21 @@ class Member:
 
 
 def all_members(specs: Sequence[RunSpec]) -> list[Member]:
-    """The restarts of these runs, run by run."""
+    """All restarts of these runs, run by run."""
     return [Member(spec, restart) for spec in specs for restart in range(spec.restarts)]
 
 
 @dataclass
 class History:
-    """What happened, epoch by epoch.
+    """What was measured in training; each list has an entry for each epoch.
 
     Attributes:
-        losses: for each epoch the updates' mean losses, (U, B) in nats per image.
-        val_elbo: for each epoch the validation ELBO, (B,) in nats per image; NaN where it was not measured.
-        diagnostics: for each epoch the method's own, by name, (B,) each; NaN where they were not measured, and no name
-            where they never were.
-        seconds: for each epoch how long it took.
-        finished_at: for each epoch when it ended, in seconds since 1970.
+        losses: the updates' mean losses, (U, B) in nats per image.
+        val_elbo: the validation ELBO, (B,) in nats per image; NaN if not measured after this epoch.
+        diagnostics: the method's diagnostics by name, (B,); NaN if not measured after this epoch. A diagnostic that was
+            never measured is missing.
+        seconds: wall time of the epoch, s.
+        finished_at: end of the epoch, s since 1970.
     """
 
     losses: list[Tensor] = field(default_factory=list)
@@ -76,15 +76,15 @@ class Engine:
     """An array of members in training.
 
     Args:
-        specs: runs of one cell (all fields but the seed alike); the members are their restarts, run by run.
-        images: the data set's tensors, on the CPU.
+        specs: runs of one cell, which differ only in the seed; the members are their restarts, run by run.
+        images: the data set's images, on the CPU.
         splits: for each run its train/validation/test indices.
         device: where to train.
-        parents: for methods that start from another model: its finished parameters, name -> (B, ...).
-        members: those of the runs' restarts that the array holds; None: all.
+        parents: the finished parameters that the members start from, name -> (B, ...); None for methods from scratch.
+        members: the restarts that the array contains; None: all.
 
     Raises:
-        ValueError: the runs are not of one cell, or parents are missing or not wanted.
+        ValueError: the runs are of several cells; parents are missing, or given for a method from scratch.
     """
 
     def __init__(
@@ -139,12 +139,12 @@ class Engine:
 
         Args:
             purpose: one of `rme.noise`'s, such as `noise.EVALUATE`.
-            device: where it draws; None: where the models are.
+            device: of the generators; None: the models' device.
         """
         return [noise.generator(m.spec.seed, m.restart, purpose, device or self.device) for m in self.members]
 
     def _fit_pixels(self, images: Images, splits: Sequence[Split]) -> None:
-        """Set each member's per-pixel mean, and start the decoder's variance at that of its training data."""
+        """Set each member's per-pixel mean, and initialise the decoder's variance, from its training images."""
         for spec, split in zip(self.specs, splits, strict=True):
             rows = [i for i, member in enumerate(self.members) if member.spec.seed == spec.seed]
             mean, variance = pixel_moments(images.train, split.train)
@@ -153,7 +153,7 @@ class Engine:
 
     # ------------------------------------------------------------------ training
     def train_epoch(self) -> Tensor:
-        """Pass once over every member's training images. Returns the updates' mean losses, (U, B), nats per image."""
+        """Train for one epoch. Returns the updates' mean losses, (U, B) in nats per image."""
         began = time.perf_counter()
         self._learn_at(self.spec.rate_of(self.epoch + 1))
         order = self._next_order()
@@ -170,17 +170,17 @@ class Engine:
         return losses
 
     def _learn_at(self, rate: float) -> None:
-        """Set the optimisers' rate; what they have gathered stays."""
+        """Set the optimisers' learning rate, and keep their moments."""
         if any(adam.rate != rate for adam in self.optimisers):
             for adam in self.optimisers:
                 adam.rate = rate
-            self._graphed = self._new_graph()  # the rate is part of what was captured
+            self._graphed = self._new_graph()  # the rate is captured in the graph
 
     def _not_measured(self) -> Tensor:
         return torch.full((len(self.members),), math.nan, dtype=torch.float64)
 
     def _next_order(self) -> Tensor:
-        """Every member's own permutation of its own training images: (B, n), on the device."""
+        """A random permutation of each member's training images: (B, n) indices, on the device."""
         rows = [
             index[torch.randperm(len(index), generator=g)]
             for index, g in zip(self.train_index, self.order_streams, strict=True)
@@ -188,14 +188,14 @@ class Engine:
         return torch.stack(rows).to(self.device)
 
     def train_step(self, index: Tensor) -> Tensor:
-        """All updates, once, on the images at index (B, N). Returns their losses before each, (U, B).
+        """Apply each update once, on the images at index (B, N). Returns the losses, each before its update: (U, B).
 
-        On a GPU what is returned is overwritten by the next step.
+        On a GPU the next step overwrites the returned tensor.
         """
         return self._step(index) if self._graphed is None else self._graphed(index)
 
     def _step(self, index: Tensor) -> Tensor:
-        # a CUDA graph repeats what the device is told here: nothing may wait for it or depend on Python's state
+        # captured as a CUDA graph: nothing here may wait for the device or depend on changing Python state
         with precision.training(self.spec.precision):
             step = Step(self.method.centred(self.pixels[index]), self.noise, self.iteration)
             losses = [self._apply(u, adam, step) for u, adam in zip(self.updates, self.optimisers, strict=True)]
@@ -208,15 +208,15 @@ class Engine:
     def _apply(self, update: Update, adam: Adam, step: Step) -> Tensor:
         with _learning(update.parameters):
             loss = update.loss(step)
-            # members share no parameter, so the sum's gradient is each member's own
+            # members share no parameters, so the gradient of the sum is each member's own gradient
             gradients = torch.autograd.grad(loss.sum(), update.parameters)
         adam.step(gradients)
         return loss.detach()
 
     def validate(self) -> Tensor:
-        """The validation ELBO now, one draw per image: (B,) nats. Touches no training stream.
+        """Measure the validation ELBO with one draw per image: (B,) nats per image. Uses no training stream.
 
-        Noted in the history, with the method's diagnostics, and for what each member keeps.
+        It is recorded in the history, with the method's diagnostics, and decides which epoch each member keeps.
         """
         generators = self.generators(noise.EVALUATE)
         scores = evaluate.scores(self.method, self.pixels, self.val_index, samples=1, generators=generators)
@@ -232,7 +232,7 @@ class Engine:
 
     @property
     def diverged(self) -> Tensor:
-        """(B,) whether a member's losses are no longer finite; what became of one after its patience is not asked."""
+        """(B,) whether a member's losses are no longer finite; False for a member that its patience has finished."""
         finished = self.kept.finished > 0
         if not self.history.losses:
             return torch.zeros_like(finished)
@@ -240,16 +240,16 @@ class Engine:
 
     @property
     def goes_on(self) -> bool:
-        """Whether any member is still to be trained, having neither diverged nor been finished by its patience."""
+        """Whether any member still trains: one that has neither diverged nor been finished by its patience."""
         return not (self.diverged | (self.kept.finished > 0)).all()
 
     def keep(self) -> None:
-        """Give each member the parameters that it keeps. At the end: training cannot go on from them."""
+        """Set each member to the parameters that it keeps. Only at the end: training cannot continue afterwards."""
         self.kept.put_back(self.method.state_dict())
-        self._graphed = self._new_graph()  # what was captured goes, and its memory
+        self._graphed = self._new_graph()  # frees the captured graph's memory
 
     def check_alive(self) -> None:
-        """Raise DivergedError once no member's losses are finite any more."""
+        """Raise DivergedError if all members have diverged."""
         if self.diverged.all():
             raise DivergedError(
                 f"after epoch {self.epoch} no loss is finite in {', '.join(map(str, self.members))}; "
@@ -258,7 +258,7 @@ class Engine:
 
     # ------------------------------------------------------------------ state
     def state(self) -> dict[str, Tensor]:
-        """Everything that training needs to go on, as named tensors."""
+        """Everything that is needed to resume the training, as named tensors."""
         state = {f"model.{name}": value for name, value in self.method.state_dict().items()}
         for update, adam in zip(self.updates, self.optimisers, strict=True):
             state |= {f"adam.{update.name}.{name}": value for name, value in adam.state().items()}
@@ -276,30 +276,30 @@ class Engine:
         return {name: value.detach() for name, value in state.items()}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from `state()`. Raises KeyError or RuntimeError when it is another model's."""
-        self.method.load_state_dict(_below(state, "model."))
+        """Restore `state()`. Raises KeyError or RuntimeError if it is another model's."""
+        self.method.load_state_dict(_with_prefix(state, "model."))
         for update, adam in zip(self.updates, self.optimisers, strict=True):
-            adam.load_state(_below(state, f"adam.{update.name}."))
+            adam.load_state(_with_prefix(state, f"adam.{update.name}."))
         for m, (order, train) in enumerate(zip(self.order_streams, self.noise.generators, strict=True)):
             order.set_state(state[f"stream.order.{m}"].cpu())
             train.set_state(state[f"stream.train.{m}"].cpu())
-        self.kept.load_state(_below(state, "kept."))
+        self.kept.load_state(_with_prefix(state, "kept."))
         self.epoch, iteration = state["counters"].tolist()
         self.iteration.fill_(iteration)
-        self._graphed = self._new_graph()  # what was captured had its streams elsewhere
+        self._graphed = self._new_graph()  # the captured random streams have been replaced
         self.history = History(
             seconds=state["history.seconds"].tolist(), finished_at=state["history.finished_at"].tolist()
         )
         if self.epoch:
             self.history.losses = list(state["history.losses"].cpu().unbind())
             self.history.val_elbo = list(state["history.val_elbo"].cpu().unbind())
-        for name, measured in _below(state, "history.diagnostics.").items():
+        for name, measured in _with_prefix(state, "history.diagnostics.").items():
             self.history.diagnostics[name] = list(measured.cpu().unbind())
 
 
 @contextmanager
 def _learning(parameters: Sequence[torch.nn.Parameter]) -> Iterator[None]:
-    """Only these require gradients meanwhile, so nothing is recorded for what stands still."""
+    """Require gradients of only these parameters in the block, so that autograd records nothing for frozen ones."""
     for p in parameters:
         p.requires_grad_(True)
     try:
@@ -309,14 +309,14 @@ def _learning(parameters: Sequence[torch.nn.Parameter]) -> Iterator[None]:
             p.requires_grad_(False)
 
 
-def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _with_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
 def pixel_moments(pixels: Tensor, index: Tensor) -> tuple[Tensor, float]:
-    """Per-pixel mean (C, H, W) of the images at `index`, and the variance about it over all pixels; [0, 1] units.
+    """Per-pixel mean (C, H, W) of the images at `index`, and the mean over pixels of their variance; [0, 1] units.
 
-    Sums are of integers, so they are exact and the same on every machine.
+    The sums are of integers, so they are exact and the same on every machine.
     """
     total = torch.zeros(pixels.shape[1:], dtype=torch.int64)
     squares = torch.zeros(pixels.shape[1:], dtype=torch.int64)

@@ -1,4 +1,4 @@
-"""What an exception says, in one line."""
+"""One-line texts of exceptions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs from images to results: train all restarts, choose one by validation, score it on the test set."""
+"""Trains complete runs: all restarts, of which one is chosen by validation and scored on the test set."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ def fit(
     checkpoint_dir: str | Path | None = None,
     progress: bool | None = None,
 ) -> Result:
-    """Train one run: its restarts as an array, of which validation chooses one, which is scored on the test set.
+    """Train one run: its restarts as one array. The best by validation is scored on the test set.
 
     An array that does not fit into memory is halved (`rme.array_halving`).
 
     Args:
-        spec: what to run. If its method starts from a finished VAE, that VAE is trained first.
-        data_dir: where data sets are, or are downloaded to.
+        spec: the run.
+        data_dir: the data sets' folder, to which missing ones are downloaded.
         device: 'auto', 'cpu', 'cuda', 'cuda:1', ...
-        parent: the finished run that `spec` starts from; None: it is trained first.
+        parent: the finished run that `spec` starts from; None: it is trained first, if the method needs one.
         checkpoint_dir: where to keep checkpoints; the training resumes from the newest one. None: no checkpoints.
         progress: whether to show a progress bar; None: only if standard error is a terminal.
 
@@ -82,7 +82,7 @@ def train_runs(
 ) -> dict[str, Result | DivergedError]:
     """Train runs of one cell as one array, choose each one's best restart, and score it on the test set; by run key.
 
-    A run none of whose restarts has a finite validation score has its DivergedError instead of a result. Arguments and
+    A run has a DivergedError instead of a result if none of its restarts has a finite validation score. Arguments and
     errors are those of `rme.array_halving.train_members`.
     """
     members = train_members(specs, images, device, parents, folder, on_epoch, on_smaller)
@@ -92,7 +92,7 @@ def train_runs(
 
 
 def _differences(spec: RunSpec, parent: RunSpec) -> str:
-    """Why a run does not start from that one: the settings that its own parent has instead."""
+    """Why a run does not start from this parent, for an error: the settings in which its own parent differs."""
     if spec.parent is None:
         return f": {spec.method_label} starts from scratch"
     wanted, given = spec.parent.canonical, parent.canonical
@@ -101,7 +101,7 @@ def _differences(spec: RunSpec, parent: RunSpec) -> str:
 
 
 def _progress_bar(spec: RunSpec, wanted: bool | None):
-    """A context that gives a function of the engine to call after each epoch."""
+    """A context manager whose value is a function to call with the engine after each epoch."""
     if wanted is False or (wanted is None and not sys.stderr.isatty()):
         return nullcontext(lambda engine: None)
     from rme.progress import epoch_bar

@@ -1,7 +1,6 @@
-"""One trained model as a safetensors file: its parameters, its scores on the test images, and the run that it is of.
+"""The file of a trained model, in safetensors: its parameters, its scores on the test images, and its run.
 
-This module alone writes and reads the format, and says which version it is. MLflow has such a file for each run;
-results on the storage hold the models of all restarts under the names that `named` gives.
+MLflow has such a file for each run. Results on the storage contain the models of all restarts, named as by `named`.
 """
 
 from __future__ import annotations
@@ -26,25 +25,25 @@ if TYPE_CHECKING:
     from rme.result import Result
 
 NAME = "model.safetensors"
-"""The file's name, wherever it is."""
+"""The file's name."""
 
 VERSION = 1
-"""Raise it when a file is to be read otherwise. Files without a version are of version 1."""
+"""To be incremented when the format changes. Files without a version have version 1."""
 
 _SCORES = ("test.iwae", "test.elbo")
 
 
 class ModelFileError(ValueError):
-    """A file whose model this version of the code cannot make."""
+    """The file's model cannot be built by this version of the code."""
 
 
 @dataclass(frozen=True)
 class ModelFile:
-    """What such a file holds.
+    """The content of a model's file.
 
     Attributes:
         spec: the run.
-        restart: which of the run's restarts it is.
+        restart: index of the restart.
         parameters: parameters and buffers, name -> tensor.
         test_iwae, test_elbo: for each test image, (n,) nats.
     """
@@ -62,7 +61,7 @@ class ModelFile:
 
     @property
     def method(self) -> Method:
-        """The model, an array of one member. Raises ModelFileError if its parameters do not fit its run's method."""
+        """The model, an array of one member. Raises ModelFileError if its parameters do not fit the run's method."""
         try:
             return as_method(self.spec, self.parameters)
         except (KeyError, RuntimeError) as error:  # load_state_dict raises the latter
@@ -79,12 +78,12 @@ class ModelFile:
 
     @classmethod
     def read(cls, path: Path) -> ModelFile:
-        """Read a file; nothing is unpickled.
+        """Read a file. Nothing is unpickled.
 
         Raises:
-            FileNotFoundError: there is no such file.
-            CorruptFile: it is damaged.
-            ModelFileError: it is another version's, or its run cannot be one of this version.
+            FileNotFoundError: the file does not exist.
+            CorruptFile: the file is damaged.
+            ModelFileError: the file has another version, or its run is invalid in this version of the code.
         """
         if not path.exists():
             raise FileNotFoundError(path)
@@ -95,7 +94,7 @@ class ModelFile:
         except (SafetensorError, OSError, ValueError) as error:
             raise CorruptFile(f"{path} is damaged: {error}") from error
         if about.get("version", "1") != str(VERSION):
-            raise ModelFileError(f"{path.name} is of version {about['version']}, this code reads version {VERSION}")
+            raise ModelFileError(f"{path.name} has version {about['version']}; this code reads version {VERSION}")
         try:
             scores = [tensors.pop(name) for name in _SCORES]
             return cls(RunSpec.of(json.loads(about["spec"])), int(about.get("restart", 0)), tensors, *scores)
@@ -103,7 +102,7 @@ class ModelFile:
             raise ModelFileError(f"{path.name} is not a model of this version: {first_line(error)}") from error
 
 
-# ---------------------------------------------------------------------- models as parameters
+# ---------------------------------------------------------------------- parameters of models
 def as_method(spec: RunSpec, model: Mapping[str, Tensor]) -> Method:
     """A model of one member from its parameters, name -> tensor without the member axis."""
     pixel_mean = model["pixel_mean"]
@@ -125,7 +124,7 @@ def named(models: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def unnamed(tensors: Mapping[str, Tensor], count: int) -> list[dict[str, Tensor]]:
-    """The `count` models of which `named` made these tensors, whatever else is among them."""
+    """The `count` models from which `named` made these tensors; other tensors are ignored."""
     models: list[dict[str, Tensor]] = [{} for _ in range(count)]
     for name, value in tensors.items():
         if name.startswith("model."):

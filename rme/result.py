@@ -1,4 +1,4 @@
-"""The result of a run: scores, the models of its restarts, and how they came about; kept in one file."""
+"""The result of a run: scores, its restarts' models and their training curves, in one file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rme.methods.base import Method
 from rme.model_file import as_method, named, unnamed
 
 MARKER = "result.safetensors"
-"""The file of a result in its folder: one, for a sweep leaves thousands. It is whole or not there."""
+"""The name of a result's file in its folder. It is written atomically, so it is complete if it exists."""
 
 
 @dataclass(frozen=True)
@@ -23,24 +23,23 @@ class Result:
     """One finished run of R restarts, U updates and E epochs.
 
     Attributes:
-        spec: what was run.
-        chosen: the restart with the best validation IWAE.
+        spec: the run's settings.
+        chosen: index of the restart with the best validation IWAE.
         models: for each restart its parameters and buffers, name -> tensor.
-        val_iwae, val_elbo: for each restart, (R,) nats per image; a diverged restart's are NaN.
-        kept_epochs: for each restart the epoch of its training whose parameters were kept, (R,) int64.
-        test_iwae, test_elbo: the chosen restart's, for each test image, (n,) nats.
+        val_iwae, val_elbo: of each restart, (R,) nats per image; NaN for a diverged restart.
+        kept_epochs: for each restart the epoch whose parameters were kept, (R,) int64.
+        test_iwae, test_elbo: of the chosen restart, for each test image, (n,) nats.
         inference_ms: the chosen restart's inference time for a batch of 128, ms.
         train_s: this run's share of its array's training time, s.
         updates: names of the U updates.
-        losses: (E, U, R) mean losses by epoch, nats per image; NaN from where a restart was finished by its patience.
-        history_elbo: (E, R) validation ELBO by epoch, nats per image; NaN where it was not measured.
-        diagnostics: the method's own by name, (E, R) each, at the epochs of history_elbo.
+        losses: (E, U, R) mean losses by epoch, nats per image; NaN after the end of a restart's training.
+        history_elbo: (E, R) validation ELBO by epoch, nats per image; NaN if not measured after that epoch.
+        diagnostics: the method's diagnostics by name, (E, R) each, at the epochs of history_elbo.
         finished_at: (E,) when each epoch ended, s since 1970.
         reconstructions: uint8 (2, n, C, H, W): test images, and the model's reconstructions of them.
         samples: uint8 (n, C, H, W): decoder means at draws of the prior.
-        test_images: uint8 (m, C, H, W): the first of the run's test images, those above among them; for who studies
-            the model without the data set.
-        environment: device, torch version and the like, as plain strings.
+        test_images: uint8 (m, C, H, W): the run's first test images, for studying the model without the data set.
+        environment: device, torch version and so on, as strings.
     """
 
     spec: RunSpec
@@ -70,7 +69,7 @@ class Result:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The run's numbers under the names that MLflow shows."""
+        """The run's metrics by their names in MLflow."""
         return {
             "val/iwae": self.val_iwae[self.chosen].item(),
             "val/elbo": self.val_elbo[self.chosen].item(),
@@ -82,7 +81,7 @@ class Result:
 
     @property
     def tags(self) -> dict[str, str]:
-        """What else MLflow and tables show of the run, of the chosen restart where restarts differ."""
+        """The run's tags in MLflow; those that differ between restarts are of the chosen one."""
         return {
             "device": self.environment["device"],
             "torch_version": self.environment["torch"],
@@ -96,18 +95,18 @@ class Result:
 
     @property
     def started_ms(self) -> int | None:
-        """When the training started, ms since 1970; None for a method that is not trained."""
+        """When the training started, ms since 1970; None for a method without training."""
         if not len(self.finished_at):
             return None
         return int(1000 * self.finished_at[0].item()) - int(1000 * self.train_s / self.spec.training_epochs)
 
     @property
     def model(self) -> Method:
-        """The chosen restart as a model of one member."""
+        """The chosen restart's model, as an array of one member."""
         return as_method(self.spec, self.models[self.chosen])
 
     def save(self, folder: Path) -> None:
-        """Write `folder/result.safetensors`, atomically: a result is whole or not there. OSError passes through."""
+        """Write `folder/result.safetensors` atomically. OSError propagates."""
         tensors = named(self.models)
         tensors |= {name: getattr(self, name) for name in self._TENSORS}
         tensors |= {f"diagnostics.{name}": values for name, values in self.diagnostics.items()}
@@ -126,14 +125,14 @@ class Result:
 
     @classmethod
     def load(cls, folder: Path, key: str | None = None) -> Result:
-        """Read what `save` wrote, of the run with this key if one is given.
+        """Read a result that `save` wrote. `key`: the run that it must be of, if given.
 
         Raises:
-            FileNotFoundError: there is no result in the folder.
-            CorruptFile: there is one, but it was damaged, or is another run's.
+            FileNotFoundError: the folder has no result.
+            CorruptFile: the result is damaged, or another run's.
         """
         tensors, about = read(folder, key)
-        # written before there were these
+        # missing in files of earlier versions
         tensors.setdefault("test_images", tensors["reconstructions"][0])
         tensors.setdefault("kept_epochs", torch.full((about["restarts"],), len(tensors["losses"])))
         return cls(
@@ -154,14 +153,14 @@ class Result:
 
 
 def load_models(folder: Path, key: str | None = None) -> list[dict[str, Tensor]]:
-    """The parameters of a result's restarts. Raises as `Result.load`."""
+    """The parameters of a result's restarts. Errors as in `Result.load`."""
     tensors, about = read(folder, key)
     return unnamed(tensors, about["restarts"])
 
 
 def read(folder: Path, key: str | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The file of a result or of a timing. Raises as `Result.load`."""
+    """Tensors and metadata of a result's or timing's file. Errors as in `Result.load`."""
     tensors, about = checkpoint.load(folder / MARKER)
     if key is not None and about.get("key") != key:
-        raise checkpoint.CorruptFile(f"{folder / MARKER}: it is of the run {about.get('key')}, not of {key}")
+        raise checkpoint.CorruptFile(f"{folder / MARKER}: the result of run {about.get('key')}, not of {key}")
     return tensors, about

@@ -1,4 +1,4 @@
-"""Which restart of a run is its model: the best by validation. That one alone is scored on the test set."""
+"""Chooses each run's best restart by validation IWAE, and scores only that one on the test set."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from rme.result import Result
 from rme.training import Trained, trained
 
 PICTURES = 16
-"""Test images that are reconstructed, and samples drawn, for a result."""
+"""Number of reconstructed test images, and of samples, in a result."""
 
 KEPT = 64
-"""Test images that a result holds."""
+"""Number of test images in a result."""
 
 
 def results(engine: Engine) -> dict[str, Result | DivergedError]:
     """Validate every member, choose each run's best restart, and score that one on the test set; by run key.
 
-    A run none of whose restarts has a finite validation score has its DivergedError instead.
+    A run has a DivergedError instead of a result if none of its restarts has a finite validation score.
     """
     tests = {member.spec.key: engine.test_index[i] for i, member in enumerate(engine.members)}
     return choose(trained(engine), engine.test_pixels, tests)
@@ -34,12 +34,12 @@ def results(engine: Engine) -> dict[str, Result | DivergedError]:
 def choose(
     members: Sequence[Trained], test_pixels: Tensor, tests: Mapping[str, Tensor]
 ) -> dict[str, Result | DivergedError]:
-    """As `results`, from all members of some runs. Only here is a test image looked at.
+    """As `results`, for trained members. Only here are test images used.
 
     Args:
         members: run by run, restart by restart.
-        test_pixels: uint8 images on the device on which to score.
-        tests: for each run by key, which of them are its test set.
+        test_pixels: uint8 images, on the device on which to score.
+        tests: by run key, the indices of the run's test set in `test_pixels`.
     """
     found: dict[str, Result | DivergedError] = {}
     device = test_pixels.device
@@ -77,7 +77,7 @@ def choose(
             updates=own[0].updates,
             losses=torch.stack([each.losses for each in own], -1),
             history_elbo=torch.stack([each.history_elbo for each in own], -1),
-            diagnostics=_beside_each_other([each.diagnostics for each in own]),
+            diagnostics=_stacked([each.diagnostics for each in own]),
             finished_at=own[chosen].finished_at,
             reconstructions=evaluate.reconstructions(model, pixels[:PICTURES], pictures).cpu(),
             samples=evaluate.prior_samples(model, PICTURES, pictures).cpu(),
@@ -87,8 +87,8 @@ def choose(
     return found
 
 
-def _beside_each_other(restarts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """By name (E, R); NaN for a restart that diverged before it was first measured."""
+def _stacked(restarts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The restarts' diagnostics by name, (E, R) each; NaN for a restart that diverged before the first measurement."""
     found: dict[str, Tensor] = {}
     for name in dict.fromkeys(name for each in restarts for name in each):
         known = next(each[name] for each in restarts if name in each)
@@ -98,7 +98,7 @@ def _beside_each_other(restarts: Sequence[Mapping[str, Tensor]]) -> dict[str, Te
 
 
 def best_restart(val_iwae: Tensor) -> int:
-    """Index of the best validation score (section 1.4). NaN is never chosen; DivergedError if nothing else is left."""
+    """Index of the best finite validation score (section 1.4). Raises DivergedError if none is finite."""
     finite = torch.where(val_iwae.isfinite(), val_iwae, -torch.inf)
     if not finite.isfinite().any():
         raise DivergedError(f"none of {len(val_iwae)} restarts has a finite validation score")

@@ -1,7 +1,7 @@
-"""How long inference takes (supplement, section 2.1; Tables 4 and 6): a timing is a run of its own, and trains nothing.
+"""Measures inference times (supplement, section 2.1; Tables 4 and 6). A timing is a run of its own, without training.
 
-No network here takes a branch or a number of steps that depends on its weights or on the image, so a model as it is
-initialised takes as long as a trained one, and a timing needs neither a training nor a parent.
+An untrained model takes as long as a trained one, because no network here has branches or numbers of steps that depend
+on its weights or on the image. So a timing needs neither a training nor a parent.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from rme.untrained import untrained
 
 
 class TimingSpec(RunSpec):
-    """One timing: of a method at an order, for a data set's images, a latent dimension and a decoder.
+    """The settings of one timing: method, order, data set, latent dimension, decoder and so on.
 
-    Of a run's fields only `FIELDS` mean anything to it. Its key is no training's key.
+    Of a run's fields, only those in `FIELDS` affect it. Its key differs from every training's.
     """
 
     FIELDS: ClassVar[tuple[str, ...]] = (
@@ -42,7 +42,7 @@ class TimingSpec(RunSpec):
 
     @property
     def training_epochs(self) -> int:
-        """What there is to do: the repeats."""
+        """The repeats, which take the place of epochs."""
         return self.repeats
 
     @property
@@ -57,12 +57,13 @@ class TimingSpec(RunSpec):
 
 @dataclass(frozen=True)
 class Timing:
-    """What a timing measured.
+    """The result of a timing.
 
     Attributes:
-        ms: for each of R repeats the milliseconds of a batch, a mean over the test set: (R,) float64.
-        vae_ms: the same for a VAE (same data set, dim and decoder), each measured just before: (R,).
-        environment: device, torch version and the like, as plain strings.
+        spec: its settings.
+        ms: for each of R repeats the time of a batch, ms, a mean over the test set: (R,) float64.
+        vae_ms: the same for a VAE with the same data set, dim and decoder, measured just before: (R,).
+        environment: device, torch version and so on, as strings.
     """
 
     spec: TimingSpec
@@ -72,7 +73,7 @@ class Timing:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Under the names that MLflow shows; the ratio has no unit, and a clock that drifts cancels in it."""
+        """The metrics by their names in MLflow: times in ms, and the ratio to the VAE, in which clock drift cancels."""
         ms = self.ms.tolist()
         ratios = (self.ms / self.vae_ms).tolist()
         return {
@@ -84,17 +85,17 @@ class Timing:
 
     @property
     def tags(self) -> dict[str, str]:
-        """What else MLflow and tables show of the timing."""
+        """The timing's tags in MLflow."""
         return {"device": self.environment["device"], "torch_version": self.environment["torch"]}
 
     def save(self, folder: Path) -> None:
-        """Write the one file of the result. OSError passes through."""
+        """Write the result's file. OSError propagates."""
         about = {"spec": self.spec.model_dump(mode="json"), "key": self.spec.key, "environment": self.environment}
         checkpoint.save(folder / MARKER, {"ms": self.ms, "vae_ms": self.vae_ms}, {**about, "metrics": self.metrics})
 
     @classmethod
     def load(cls, folder: Path, key: str | None = None) -> Timing:
-        """Read what `save` wrote, of the run with this key if one is given. Raises as `Result.load`."""
+        """Read a timing that `save` wrote. `key`: the run that it must be of, if given. Errors as in `Result.load`."""
         tensors, about = read(folder, key)
         spec = TimingSpec(**about["spec"])
         return cls(spec, tensors["ms"], tensors["vae_ms"], about["environment"])
@@ -106,17 +107,17 @@ def measure(
     device: torch.device,
     on_repeat: Callable[[int], None] = lambda repeat: None,
 ) -> Timing:
-    """Time inference on the whole test set, in batches, as often as `spec.repeats` says.
+    """Time inference on the whole test set, in batches, `spec.repeats` times.
 
-    Inference is q(z|x) and one draw from it, for every image of a batch: a flow is only computed by drawing. In each
-    repeat a VAE is timed first, in the same process, then the method; before the first, both pass over the test set
-    once untimed. The device should be this process's alone.
+    Inference is q(z|x) and one draw from it for each image, because a flow is only computed by drawing. Each repeat
+    times a VAE first, then the method, in the same process; before the first, both pass over the test set once untimed.
+    No other process should use the device.
 
     Args:
-        spec: what to time.
-        images: whose test set is timed; the images are brought to the model's units beforehand.
-        device: where.
-        on_repeat: called after each repeat, with how many there were.
+        spec: the timing's settings.
+        images: the data set; its test images are centred beforehand.
+        device: where to run the models.
+        on_repeat: called after each repeat with the number of finished repeats.
     """
     vae = spec.model_copy(update={"method": "vae", "order": None, "options": {}})
     models = [untrained([each], images.shape, device) for each in (vae, spec)]

@@ -1,4 +1,4 @@
-"""Train one array of members, with checkpoints, and validate it."""
+"""Trains one array of members, with checkpoints, and validates it."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from rme.model_file import stack_models
 log = logging.getLogger(__name__)
 
 HISTORY_POINTS = 50
-"""How often, in a training and again in its finish, the validation ELBO is measured at the most."""
+"""About how often the validation ELBO is measured in a training before its finish, and again in the finish."""
 
 CHECKPOINT_SHARE = 0.02
-"""Part of the training time that checkpoints may take."""
+"""Largest part of the training time that checkpoints may take."""
 
 
 def build(
@@ -34,14 +34,14 @@ def build(
     parents: Sequence[Sequence[Mapping[str, Tensor]]] | None,
     members: range | None = None,
 ) -> Engine:
-    """An engine for runs of one cell. From images without a test set comes one that can be validated alone.
+    """An engine for runs of one cell. If `images` has no test set, it can be validated but not tested.
 
     Args:
         specs: the runs.
         images: the data set's.
         device: where to train.
         parents: for each run its parent's models, restart by restart.
-        members: which of the runs' restarts, counted run by run, the array holds; None: all.
+        members: indices of the restarts that the array contains, counted run by run; None: all.
     """
     chosen = members or range(len(all_members(specs)))
     rows = [all_members(specs)[i] for i in chosen]
@@ -60,11 +60,11 @@ def build(
 def train(
     engine: Engine, checkpoints: Checkpoints | None = None, on_epoch: Callable[[Engine], None] | None = None
 ) -> None:
-    """Train to the end, from the newest good checkpoint if there is one, and give each member what it keeps.
+    """Train to the end, resuming from the newest undamaged checkpoint if any; then set each member to what it keeps.
 
-    The end is the last epoch, or where each member has diverged or been finished by its patience. An interrupted
-    training that goes on equals the uninterrupted one; on the CPU, bit for bit. Checkpoints are as frequent as
-    `CHECKPOINT_SHARE` of the time allows. After each epoch come `hooks.on_epoch` and then `on_epoch`, if there are any.
+    The end is the last epoch, or the epoch at which all members have diverged or been finished by their patience. A
+    resumed training equals the uninterrupted one; on the CPU, bit for bit. Checkpoints are as frequent as
+    `CHECKPOINT_SHARE` of the time allows. After each epoch, `hooks.on_epoch` and then `on_epoch` are called, if given.
     """
     after_epoch = [call for call in (hooks.on_epoch(), on_epoch) if call is not None]
     if engine.device.type == "cpu":
@@ -74,12 +74,13 @@ def train(
         own = identity(engine)
         if meta == own:
             engine.load_state(state)
-            log.info("%s: going on after epoch %d", engine.spec.cell, engine.epoch)
+            log.info("%s: resumed after epoch %d", engine.spec.cell, engine.epoch)
         elif meta | {"device": None} == own | {"device": None}:
-            log.warning("%s holds a training on %s, whose random streams %s does not have: beginning anew",
+            log.warning("%s: checkpoints from a training on %s cannot be resumed on %s: starting from the beginning",
                         checkpoints.folder, meta.get("device", "cpu"), engine.device.type)  # fmt: skip
         else:
-            log.warning("%s holds another training's checkpoints: they are not used", checkpoints.folder)
+            log.warning("%s: checkpoints of another training are not used: starting from the beginning",
+                        checkpoints.folder)  # fmt: skip
     total = engine.spec.training_epochs
     due = 0.0
     while engine.epoch < total and engine.goes_on:
@@ -99,9 +100,10 @@ def train(
 
 
 def is_measured(spec: RunSpec, epoch: int) -> bool:
-    """Whether the validation ELBO is measured after this epoch, from 1, of a run's own training.
+    """Whether the validation ELBO is measured after this epoch (counted from 1) of a run's own training.
 
-    At least at the end, at the finish's beginning, and as often as patience needs; in few epochs, at each.
+    It is measured at least at the end, at the start of the finish, and as often as patience needs; in a short training
+    after each epoch.
     """
     finish = spec.own_finish_epochs
     before = spec.training_epochs - finish
@@ -111,19 +113,19 @@ def is_measured(spec: RunSpec, epoch: int) -> bool:
 
 
 def identity(engine: Engine) -> dict[str, Any]:
-    """Whose training it is, for its checkpoints: runs, members unless it is all, and where unless on a CPU."""
+    """Which training a checkpoint is of: the runs, the device type unless CPU, and the members unless all."""
     runs: dict[str, Any] = {"runs": [spec.key for spec in engine.specs]}
     if engine.device.type != "cpu":
-        runs["device"] = engine.device.type  # each type's generators have states of their own
+        runs["device"] = engine.device.type  # random streams have other states on each type of device
     if engine.members != all_members(engine.specs):
         runs["members"] = [[member.spec.key, member.restart] for member in engine.members]
     return runs
 
 
 def validate(engine: Engine) -> tuple[Tensor, Tensor]:
-    """IWAE and ELBO of each member on its validation images, (B,) nats per image, on the CPU. Sees no test image.
+    """IWAE and ELBO of each member on its validation images: (B,) in nats per image, on the CPU.
 
-    A member that diverged has NaN, also where an epoch from before that is kept, as when it trains alone.
+    Both are NaN for a diverged member, even if it keeps an earlier epoch, because alone it would have failed.
     """
     validation = evaluate.scores(
         engine.method,
@@ -145,13 +147,14 @@ class Trained:
     Attributes:
         model: parameters and buffers, name -> tensor.
         val_iwae, val_elbo: (), nats per image; NaN if it diverged.
-        kept_epoch: (), the epoch whose parameters the model has.
-        losses: (E, U) by epoch and update; history_elbo: (E,); diagnostics: (E,) by name, all NaN from where patience
-            ended it; finished_at: (E,), s since 1970.
-        epoch: after how many epochs its array's training ended.
+        kept_epoch: (), the epoch whose parameters it kept.
+        losses, history_elbo: (E, U) by epoch and update, and (E,); nats per image.
+        diagnostics: (E,) by name. As losses and history_elbo, NaN after the end of the member's training.
+        finished_at: (E,), when each epoch ended, s since 1970.
+        epoch: number of epochs of its array.
         seconds: its share of its array's training time.
-        array: how many members trained with it, itself included.
-        diverged: why its training was broken off; empty if it was not.
+        array: number of members of its array.
+        diverged: why its array's training ended early, if all members diverged; else empty.
     """
 
     member: Member
@@ -171,9 +174,9 @@ class Trained:
 
 
 def trained(engine: Engine, diverged: str = "") -> list[Trained]:
-    """The members of an engine whose training has ended, validated; or not, because all of it diverged.
+    """The members of an engine at the end of its training, validated.
 
-    What a diverged training did not come to is NaN.
+    `diverged`: the reason, if all members diverged; then they are not validated. Values that were not measured are NaN.
     """
     members, total = len(engine.members), engine.spec.training_epochs
     nothing = torch.full((members,), math.nan, dtype=torch.float64)
@@ -183,7 +186,7 @@ def trained(engine: Engine, diverged: str = "") -> list[Trained]:
     beyond = torch.arange(1, total + 1).unsqueeze(1) > ends  # (E, B)
 
     def by_epoch(measured: list[Tensor], *shape: int) -> Tensor:
-        """(E, *shape, B), NaN from each member's end."""
+        """(E, *shape, B), NaN after each member's end."""
         filled = torch.full((total, *shape, members), math.nan, dtype=torch.float64)
         if measured:
             filled[: len(measured)] = torch.stack(measured)

@@ -1,4 +1,4 @@
-"""Models as they are initialised, on random images: for counting, timing and measuring what does not need training."""
+"""Untrained models and random images, for counting, timing and measuring."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 def untrained(specs: Sequence[RunSpec], shape: ImageShape, device: torch.device | str = "cpu") -> Method:
-    """An array with the first restart of each run of a cell, initialised and not trained.
+    """An array with the first restart of each run, initialised and not trained.
 
     Args:
         specs: runs of one cell, one for each of the B members.
         shape: (C, H, W) of the images.
-        device: where the model is put.
+        device: of the returned model.
     """
     spec = specs[0]
     model = spec.method_class(spec, shape, len(specs)).to(precision.DTYPES[spec.precision])
@@ -36,13 +36,13 @@ def untrained(specs: Sequence[RunSpec], shape: ImageShape, device: torch.device 
 def untrained_engine(
     specs: Sequence[RunSpec], pixels: Tensor, device: torch.device | str = "cpu", split: Split | None = None
 ) -> Engine:
-    """An engine for these runs, ready for its first step. Models that the runs start from are untrained, too.
+    """An engine for these runs before its first step. Models that the runs start from are untrained, too.
 
     Args:
         specs: runs of one cell.
-        pixels: uint8 images (n, C, H, W), which are training, validation and test set at once.
+        pixels: uint8 images (n, C, H, W).
         device: where to train.
-        split: which images are used for what; None: all for everything.
+        split: training, validation and test images; None: each of the three is all images.
     """
     everything = torch.arange(len(pixels))
     splits = [split or Split(everything, everything, everything)] * len(specs)

@@ -1,4 +1,4 @@
-"""For the tests of `tune`: tiny data sets and grids, and the sweep's command as a user gives it."""
+"""Helpers of the tests that run sweeps: small grids, the real command, paused trainings, comparisons."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests import ROOT, standing
 from tests.databases import blank_database
 
 PATIENCE_S = 1800
-"""How long is waited for what is sure to come; a machine may be busy."""
+"""Time limit of `wait_for`, s; long, because a machine may be busy."""
 
 SMALL = {
     "dim": 3, "restarts": 1, "epochs": 2, "batch_size": 16, "iwae_samples": 4, "learning_rate": 0.001,
@@ -34,22 +34,28 @@ SMALL = {
 
 
 def write_grid(path: Path, rows: list[dict], **defaults) -> Path:
-    """A grid whose name is its file's."""
+    """Write a grid named like its file."""
     path.write_text(yaml.safe_dump({"name": path.stem, "defaults": {**SMALL, **defaults}, "rows": rows}))
     return path
 
 
 class Sweep:
-    """`python tune/sweep.py` in a folder of its own, with a Ray and a database of its own."""
+    """`python tune/sweep.py` with its own folder, Ray and database."""
 
     def __init__(
         self, folder: Path, grid: Path, ray_folder: Path, root: Path = ROOT, prefix: tuple[str, ...] = (),
         database: bool = True, hold: Hold | None = None,
     ) -> None:  # fmt: skip
-        """`root`: where the project lies, or a copy of it; `prefix`: what the command is given to.
+        """Set up a sweep.
 
-        `database`: whether MLflow's tables are there already, else the sweep has them made; `hold`: by which its
-        trainings stand still.
+        Args:
+            folder: for storage, database and output.
+            grid: the grid's file.
+            ray_folder: for Ray's files; with a short path.
+            root: the project's folder, or a copy's.
+            prefix: a command that runs the sweep's command.
+            database: whether to create the database; otherwise the sweep does.
+            hold: pauses its trainings.
         """
         self.folder = folder
         folder.mkdir(exist_ok=True)
@@ -65,7 +71,7 @@ class Sweep:
             "RAY_TMPDIR": str(ray_folder),
             "XDG_CACHE_HOME": str(folder / "cache"),
             "PYTHONPATH": os.pathsep.join(dict.fromkeys((str(root), str(ROOT)))),
-            "RAY_worker_niceness": "0",  # Ray's workers give way to all else, and so on a busy machine stand still
+            "RAY_worker_niceness": "0",  # with Ray's default priority, workers hardly run on a busy machine
             **(hold.environment if hold else {}),
         }
 
@@ -75,7 +81,7 @@ class Sweep:
         )
 
     def call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """As `run`, in this process, which has long loaded the libraries; for what trains nothing."""
+        """As `run`, in this process, which is faster; for commands that train nothing."""
         from tune import sweep
 
         stdout, stderr = io.StringIO(), io.StringIO()
@@ -105,21 +111,21 @@ class Sweep:
         return MlflowClient(tracking_uri=self.tracking).get_metric_history(run.info.run_id, metric)
 
     def scores(self) -> dict[str, dict[str, float]]:
-        """By run name, what must not depend on how a sweep was disturbed."""
+        """By run name, all metrics but times: those that must not depend on interruptions."""
         return {
             run.info.run_name: {k: v for k, v in run.data.metrics.items() if not k.startswith("time/")}
             for run in self.runs()
         }
 
     def test_scores(self) -> dict[str, torch.Tensor]:
-        """By run key, the test images' scores as they lie on the storage."""
+        """The test images' scores on the storage, by run key."""
         from rme.result import Result
 
         return {folder.name: Result.load(folder).test_iwae for folder in (self.storage / "runs").iterdir()}
 
 
 def copy_of_the_project(folder: Path) -> Path:
-    """A checkout of its own, for a test that adds a method."""
+    """A copy of the code, for tests that add a method."""
     for room in ("rme", "tune", "analysis"):
         shutil.copytree(ROOT / room, folder / room, ignore=shutil.ignore_patterns("__pycache__"))
     return folder
@@ -149,7 +155,7 @@ def processes_of(folder: Path) -> list[int]:
 
 
 def end_processes_of(folder: Path, patience_s: float = 20) -> None:
-    """Wait for them to end by themselves, then end what is left."""
+    """Wait for a folder's processes to end by themselves, then kill those that remain."""
     deadline = time.monotonic() + patience_s
     while processes_of(folder) and time.monotonic() < deadline:
         time.sleep(0.5)
@@ -161,7 +167,7 @@ def end_processes_of(folder: Path, patience_s: float = 20) -> None:
 
 
 def assert_same(sweep: Sweep, reference: Sweep, part: int | None = None) -> None:
-    """Every run once, none running, and the numbers of the reference bit for bit.
+    """Each run is recorded once and finished, with the reference's numbers, bit for bit.
 
     `part`: how many of the reference's runs the sweep has; None: all.
     """
@@ -176,7 +182,7 @@ def assert_same(sweep: Sweep, reference: Sweep, part: int | None = None) -> None
     assert scores == expected
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
-    # what a killed driver leaves of its own makes no second point of any curve
+    # no curve has two points at one epoch, even if a killed driver had recorded part of it
     for run in runs:
         client_history = sweep.history(run, "train/val_elbo")
         assert [m.step for m in client_history] == sorted({m.step for m in client_history})
@@ -187,15 +193,14 @@ def checkpoints(sweep: Sweep) -> list[Path]:
 
 
 class Hold:
-    """Keeps a sweep in mid-training for as long as a test needs it there, however fast the machine is.
+    """Pauses the trainings of a sweep for as long as a test needs, however fast the machine is.
 
-    Where `environment` is set, each training stands still once, after so many epochs in its process, with its locks and
-    its worker; its first epoch leaves a checkpoint, and what the driver knows is the epochs before, so that nobody
-    stops it there. Left, it lets all of them go on.
+    With the variables of `environment` set, each training pauses once, after a number of epochs in its process. It
+    keeps its worker and its locks; its first epoch has left a checkpoint. When the block ends, all continue.
 
     Args:
-        folder: what the trainings look at.
-        there: the same folder, as their machines name it.
+        folder: through which the test and the trainings communicate.
+        there: the folder's path on the trainings' machines, if different.
     """
 
     def __init__(self, folder: Path, there: Path | None = None) -> None:
@@ -211,32 +216,33 @@ class Hold:
 
     @property
     def trainings(self) -> list[str]:
-        """Keys of the runs whose trainings were begun or gone on with, each time."""
+        """A run's key for each time that its training was started or resumed."""
         return (self.folder / standing.TRAININGS).read_text().split()
 
     def after(self, epochs: int) -> None:
-        """Where trainings stand still from now on; those that stand already stay."""
+        """Let trainings pause after so many epochs from now on; paused ones stay paused."""
         new = self.folder / "new"
         new.write_text(str(epochs))
         new.replace(self.folder / "limit")
 
     def lift(self) -> None:
+        """Let all trainings continue, and pause no more."""
         (self.folder / "limit").unlink(missing_ok=True)
 
     def standing(self, host: str | None = None) -> list[int]:
-        """Ids of the processes that stand still; on another machine also those that died standing."""
+        """Ids of the processes with a paused training; on another machine including processes that died meanwhile."""
         signs = [path.name.split() for path in self.folder.iterdir() if " " in path.name]
         here = [int(pid) for where, pid, _ in signs if where == (host or socket.gethostname())]
         return here if host else [pid for pid in here if cmdline(pid)]
 
     def let_go(self) -> None:
-        """Let one go on that stands here; the others stay, and will stand still, as before."""
+        """Let one paused training of this machine continue."""
         here = self.standing()
         next(path for path in self.folder.iterdir() if " " in path.name and int(path.name.split()[1]) in here).unlink()
 
 
 def stop_in_mid_training(sweep: Sweep, hold: Hold, signum: int, ray_folder: Path) -> int:
-    """Send the driver a signal once there is a checkpoint; wait until its Ray has ended too. Returns its status."""
+    """Send the driver a signal once a training has paused, and wait for its Ray to end. Returns its exit status."""
     hold.after(1)
     driver = sweep.start()
     wait_for(hold.standing, driver)
@@ -244,15 +250,15 @@ def stop_in_mid_training(sweep: Sweep, hold: Hold, signum: int, ray_folder: Path
     status = driver.wait(timeout=PATIENCE_S)
     wait_for(lambda: not processes_of(ray_folder))
     hold.lift()
-    assert checkpoints(sweep), "it was to be stopped before its trials were done"
+    assert checkpoints(sweep), "the sweep ended before it was stopped"
     return status
 
 
 def wait_for(condition, driver=None, patience_s: float = PATIENCE_S) -> None:
     deadline = time.monotonic() + patience_s
     while not condition():
-        assert time.monotonic() < deadline, "what was waited for did not come"
-        assert driver is None or driver.poll() is None, "the sweep ended before what was waited for"
+        assert time.monotonic() < deadline, f"waited for {patience_s:g} s in vain"
+        assert driver is None or driver.poll() is None, "the sweep ended while a test waited for it"
         time.sleep(0.02)
 
 
@@ -264,7 +270,7 @@ def cmdline(pid: int) -> bytes:
 
 
 def descendants(pid: int) -> list[int]:
-    """Ids of a process's children and theirs."""
+    """Ids of a process's children, their children, and so on."""
     parents = {}
     for entry in Path("/proc").glob("[0-9]*"):
         try:
@@ -279,7 +285,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def timed(sweep: Sweep) -> tuple[Sweep, float, float]:
-    """The sweep, run without disturbance; the seconds until its first checkpoint, and those from there to its end."""
+    """Run the sweep; returns it, the seconds to its first checkpoint, and the seconds from there to its end."""
     began = time.monotonic()
     driver = sweep.start()
     wait_for(lambda: checkpoints(sweep), driver)
@@ -289,12 +295,12 @@ def timed(sweep: Sweep) -> tuple[Sweep, float, float]:
 
 
 def output(sweep: Sweep) -> str:
-    """What the sweeps that were started in the background have printed."""
+    """What all `start`s of this sweep have printed."""
     return (sweep.folder / "output.txt").read_text()
 
 
 def finish(sweep: Sweep, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Give the command again; it has to end well."""
+    """Run the command again, to the end; fails if its status is not 0."""
     done = sweep.run(*arguments)
     assert done.returncode == 0, done.stderr
     return done

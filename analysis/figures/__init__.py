@@ -1,4 +1,4 @@
-"""The figures of the report, each kind in a file of its own: functions of data frames that draw what these allow."""
+"""The report's figures, each kind in its own file: functions from data frames of runs to figures."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ def figures(
     score: str = "test_iwae",
     expected_seeds: int | None = None,
 ) -> list[Figure]:
-    """Everything that can be drawn from what MLflow holds.
+    """All figures that need no trained model.
 
     Args:
-        runs: trainings, one row for each run, as `analysis.collect.collect` gives them.
-        curves: as `analysis.collect.curves` gives them; without, there are no training curves.
-        timings: as `runs`, of a timing grid; without, times are those that the trainings took down.
-        score: a key of `analysis.tables.SCORES`, what methods are judged by.
+        runs: trainings, one row for each run, as `analysis.collect.collect` returns them.
+        curves: as `analysis.collect.curves` returns them; None: no training curves are drawn.
+        timings: runs of a timing grid; by default the times that the trainings recorded are used.
+        score: a key of `analysis.tables.SCORES`, by which methods are compared.
         expected_seeds: runs of a complete cell; by default as many as the fullest cell of `runs`.
 
     Returns:
-        Figures of different names, kind by kind; of each kind one for each data set and decoder in the paper's order.
+        Figures with distinct names, kind by kind, each kind in the paper's order of data sets and decoders.
     """
     return unique_names(
         [

@@ -1,4 +1,4 @@
-"""What the figures share: which of the runs go into one figure, in which order, and how marks are drawn."""
+"""Shared by the figures: which runs belong to a figure, their order, and how marks are drawn."""
 
 from __future__ import annotations
 
@@ -6,27 +6,24 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from analysis import style
+from analysis.cells import runs_of
 from analysis.figure import Figure
-from analysis.stats import CELL, ROW
+from analysis.names import ROW
 from analysis.tables import DATASETS, DECODERS, Row, place, slug, to_row
-
-BASELINES = ("vae", "vae-more")
-"""What the others are held against; they stand in every panel instead of having one."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A data set and a decoder: what one figure is of.
+    """A data set and a decoder: the subject of one figure.
 
     Attributes:
-        dataset, decoder: names; label: the data set's.
-        rows: of `runs` that belong to it.
+        dataset, decoder: their names; label: the data set's label.
+        rows: their rows of the data frame.
     """
 
     dataset: str
@@ -46,7 +43,7 @@ class Subject:
 
 
 def subjects(frame: pd.DataFrame) -> Iterator[Subject]:
-    """The data sets and decoders of a frame that has dataset, dataset_label and decoder, in the paper's order."""
+    """The data sets and decoders of a frame with columns dataset, dataset_label and decoder, in the paper's order."""
     found = []
     for _, rows in frame.groupby(["dataset", "decoder"]) if len(frame) else ():
         first = rows.iloc[0]
@@ -55,7 +52,7 @@ def subjects(frame: pd.DataFrame) -> Iterator[Subject]:
 
 
 def rows_of(frame: pd.DataFrame) -> list[Row]:
-    """The rows of a frame that has method, order, variant and method_label, in the paper's order."""
+    """The table rows of a frame with columns method, order, variant and method_label, in the paper's order."""
     first = frame.drop_duplicates(ROW)
     return sorted((to_row(row) for _, row in first.iterrows()), key=lambda row: row.place)
 
@@ -66,39 +63,28 @@ def dims_of(frame: pd.DataFrame) -> list[int]:
 
 
 def of_row(frame: pd.DataFrame, row: Row) -> pd.DataFrame:
-    """The part of a frame that belongs to a row."""
-    same = frame["order"].isna() if row.order is None else frame["order"] == row.order
-    also = frame["variant"].isna() if row.variant is None else frame["variant"] == row.variant
-    return frame[(frame["method"] == row.method) & same.fillna(False).astype(bool) & also.fillna(False).astype(bool)]
+    """The part of a frame that belongs to a table row."""
+    return runs_of(frame, {"method": row.method, "order": row.order, "variant": row.variant}, ROW)
 
 
 def representatives(rows: list[Row], most: int) -> list[Row]:
-    """All rows where they are few enough to be told apart in one panel; else each method's largest order.
+    """All rows if there are at most `most`, else one for each method: its largest order, without a variant if possible.
 
-    A row without a variant stands for those that have one.
+    One panel with more rows would be illegible.
     """
     if len(rows) <= most:
         return rows
-    best = {row.method: row for row in sorted(rows, key=lambda row: (row.variant is None, row.place))}
-    return sorted(best.values(), key=lambda row: row.place)
+    chosen = {row.method: row for row in sorted(rows, key=lambda row: (row.variant is None, row.place))}
+    return sorted(chosen.values(), key=lambda row: row.place)
 
 
 def dashes_of(row: Row, rows: Iterable[Row]) -> Any:
-    """The row's line style: by its place among the rows of its method."""
+    """The row's line style, which depends on its place among its method's rows."""
     return style.dashes(sorted((r for r in rows if r.method == row.method), key=lambda r: r.place).index(row))
 
 
-def same_cell(frame: pd.DataFrame, cell: pd.Series) -> pd.DataFrame:
-    """The part of a frame that belongs to a cell; methods without order have NA on both sides."""
-    kept = np.ones(len(frame), dtype=bool)
-    for name in CELL:
-        same = frame[name].isna() if pd.isna(cell[name]) else (frame[name] == cell[name]).fillna(False)
-        kept &= same.to_numpy(dtype=bool)
-    return frame[kept]
-
-
 def method_handles(rows: Iterable[Row], marked: bool = True) -> list[Line2D]:
-    """Entries of a legend, one for each method."""
+    """Legend entries, one for each method."""
     names = {row.method: row.family for row in rows}
     return [
         Line2D([], [], color=style.colour(name), marker=style.marker(name) if marked else None, label=label)
@@ -115,7 +101,7 @@ def dim_axis(axes: Axes, dims: list[int]) -> None:
 
 
 def incomplete_words(cells: pd.DataFrame, expected: int) -> str:
-    """` Hollow: fewer than 10 seeds (SA(1) d50 n=3, and 2 more).`; empty where all are complete or have none."""
+    """` Hollow: fewer than 10 seeds (SA(1) d50 n=3, and 2 more).`; empty if every cell has all its seeds or none."""
     few = cells[(cells["n"] > 0) & (cells["n"] < expected)]
     if few.empty:
         return ""
@@ -125,7 +111,7 @@ def incomplete_words(cells: pd.DataFrame, expected: int) -> str:
 
 
 def mark(method: str, points: float = 3.0, complete: bool = True) -> dict[str, Any]:
-    """How a point of the method is drawn: hollow where seeds are missing."""
+    """Line properties of a method's point, which is hollow if seeds are missing."""
     colour, size = style.colour(method), style.size(method, points)
     face = colour if complete else "white"
     return {"ls": "", "marker": style.marker(method), "ms": size, "mew": 0.5, "color": colour, "mfc": face}
@@ -142,11 +128,11 @@ def some(labels: list[str]) -> str:
 
 
 def unique_names(figures: Iterable[Figure]) -> list[Figure]:
-    """The same figures; where two names are equal, the later one ends in a number."""
+    """The figures with distinct names: of equal names, the later ones get a number."""
     found: dict[str, Figure] = {}
     for figure in figures:
         name, copies = figure.name, 1
-        while name in found:  # two data sets may differ in nothing that a file name can hold
+        while name in found:  # data sets whose names differ only in characters that a file name drops
             copies += 1
             name = f"{figure.name}-{copies}"
         found[name] = replace(figure, name=name)

@@ -1,4 +1,4 @@
-"""Training curves: the validation ELBO by epoch, and what each component of a mixture did meanwhile."""
+"""Training curves: the validation ELBO by epoch, and diagnostics of each component of a mixture."""
 
 from __future__ import annotations
 
@@ -23,33 +23,34 @@ from analysis.figures.common import (
     some,
     subjects,
 )
-from analysis.stats import CELL, LABELS
+from analysis.names import CELL
+from analysis.stats import LABELS
 from analysis.tables import Row
 
 PANELS_ACROSS = 2
 
 ROWS = 9
-"""Curves that can be told apart in a panel; of more rows, each method's largest order is drawn."""
+"""The most rows that are distinguishable in a panel; of more, only each method's largest order is drawn."""
 
 SEEDS = 10
-"""Seeds whose curves are read, for MLflow gives one metric of one run at a time."""
+"""Seeds of a cell whose curves are read: few, because MLflow returns one metric of one run at a time."""
 
 COMPONENTS_ROWS = 4
-"""Columns of a figure of components."""
+"""The most rows in a figure of components, each in a column of panels."""
 
 DIAGNOSTICS = {"elbo_q": "ELBO of $q_m$", "alpha": r"weight $\alpha_m$", "kl": r"KL from $Q_{m-1}$"}
-"""Metric and the label of its axis; nats, but for the weight."""
+"""Metrics and their axis labels; nats, except for the weight."""
 
 EARLY = 0.15
-"""Share of the epochs which the vertical axis need not hold: a training begins far below where it ends."""
+"""Fraction of the epochs, at the start, that may lie below the axis: a training starts far below where it ends."""
 
 
 def to_read(runs: pd.DataFrame, seeds: int = SEEDS) -> pd.DataFrame:
-    """The runs whose curves are drawn: of each column the rows that a panel holds, and of those the first seeds.
+    """The runs whose curves are drawn: of the rows that fit in a panel, the first seeds of each cell.
 
     Args:
-        runs: one row for each run, as `analysis.collect.collect` gives them.
-        seeds: of each cell.
+        runs: one row for each run, as `analysis.collect.collect` returns them.
+        seeds: the most for each cell.
     """
     kept = [runs.iloc[:0]]
     for subject in subjects(runs):
@@ -60,16 +61,16 @@ def to_read(runs: pd.DataFrame, seeds: int = SEEDS) -> pd.DataFrame:
 
 
 def curve_figures(curves: pd.DataFrame, runs: pd.DataFrame | None = None) -> list[Figure]:
-    """For each data set and decoder the validation ELBO by epoch, and for each dim the components' diagnostics.
+    """For each data set and decoder, a figure of the validation ELBO, and for each dim one of mixtures' components.
 
     Args:
-        curves: as `analysis.collect.curves` gives them.
-        runs: all runs, so that the captions tell what is left out.
+        curves: as `analysis.collect.curves` returns them.
+        runs: all runs, so that the captions can say what is left out.
 
     Returns:
         Figures whose data have a row for each cell, metric, component and epoch: the cell's columns and labels,
-        parent_epochs, metric, component, epoch (counting those of the VAE that the run starts from), n (seeds), mean
-        and sd over them (nats, but for the weight alpha; NaN for one seed).
+        parent_epochs, metric, component, epoch (counted from the start of the VAE that the run starts from), n (seeds),
+        mean and sd over them (nats, except for the weight alpha; the sd of one seed is NaN).
     """
     found = []
     for subject in subjects(curves):
@@ -88,7 +89,7 @@ def curve_figures(curves: pd.DataFrame, runs: pd.DataFrame | None = None) -> lis
 
 
 def mean_curves(curves: pd.DataFrame) -> pd.DataFrame:
-    """Mean and standard deviation over the seeds at each epoch; see `curve_figures` for the columns."""
+    """Mean and sd over the seeds at each epoch, with the columns of `curve_figures`' data."""
     epoch = curves["epoch"] + curves["parent_epochs"]
     by = [*CELL, *LABELS, "parent_epochs", "metric", "component", "epoch"]
     groups = curves.assign(epoch=epoch).groupby(by, dropna=False)["value"]
@@ -96,7 +97,7 @@ def mean_curves(curves: pd.DataFrame) -> pd.DataFrame:
 
 
 def _left_out(subject: Subject, drawn: list[Row], runs: pd.DataFrame | None) -> str:
-    """What was run of this data set and decoder, but is not drawn, in a sentence."""
+    """A sentence that names the runs of this data set and decoder that are not drawn; empty if none."""
     if runs is None:
         return ""
     ran = runs[(runs["dataset"] == subject.dataset) & (runs["decoder"] == subject.decoder)]
@@ -131,7 +132,7 @@ def _validation(subject: Subject, data: pd.DataFrame, rows: list[Row], left_out:
             panel.plot(few["epoch"], few["mean"], zorder=3, **mark(row.method, 2.2))
         for start in sorted(set(of_dim["parent_epochs"]) - {0}):
             panel.axvline(start, color="0.6", lw=0.5, ls=":", zorder=0)
-        hidden |= _hide_the_beginning(panel, of_dim)
+        hidden |= _hide_early_epochs(panel, of_dim)
         if len(dims) > 1:
             panel.set_title(f"dim {dim}", pad=3)
         panel.xaxis.set_major_locator(MaxNLocator(3 if across > 1 else 6, integer=True))
@@ -147,9 +148,11 @@ def _validation(subject: Subject, data: pd.DataFrame, rows: list[Row], left_out:
     drawing.legend(handles=handles, loc="outside upper center", ncols=5, columnspacing=1.2, handlelength=2)
     starts = (data["parent_epochs"] > 0).any()
     from_vae = (
-        " Epochs count from the start of the VAE that a method goes on from; its end is dotted." if starts else ""
+        " Epochs include those of the VAE that a method starts from; a dotted line marks where these end."
+        if starts
+        else ""
     )
-    below = " Some of the first epochs lie below the axis." if hidden else ""
+    below = " Some early epochs lie below the axis." if hidden else ""
     last = data.sort_values("epoch").drop_duplicates(CELL, keep="last")
     top = last.sort_values("mean").drop_duplicates("dim", keep="last").sort_values("dim")
     ends = "; ".join(f"at dim {c.dim} {c.method_label} ends highest, at {c.mean:.1f} nats" for c in top.itertuples())
@@ -166,12 +169,12 @@ def _validation(subject: Subject, data: pd.DataFrame, rows: list[Row], left_out:
 
 
 def _spread_out(points: int, start: float, marks: int = 4) -> list[int]:
-    """Places of some of so many points; `start`, of 0 to 1, shifts them, so that two curves are marked elsewhere."""
+    """Indices of up to `marks` evenly spaced points; `start`, in 0..1, shifts them, so that curves' marks differ."""
     return sorted({int((i + start) / marks * points) for i in range(marks)}) if points else []
 
 
 def _curve(panel: Axes, data: pd.DataFrame, colour: Any, dashes: Any) -> None:
-    """A mean with its band; a point where there is but one epoch."""
+    """A mean with its band of ± one sd; a single epoch is a point."""
     of = data.sort_values("epoch")
     epoch, spread = of["epoch"].to_numpy(float), of["sd"].fillna(0)
     panel.fill_between(epoch, of["mean"] - spread, of["mean"] + spread, color=colour, alpha=0.15, lw=0, zorder=1)
@@ -180,8 +183,8 @@ def _curve(panel: Axes, data: pd.DataFrame, colour: Any, dashes: Any) -> None:
     )
 
 
-def _hide_the_beginning(panel: Axes, data: pd.DataFrame) -> bool:
-    """Let the axis start at what the curves are above once a share of all epochs is over; whether that hides any."""
+def _hide_early_epochs(panel: Axes, data: pd.DataFrame) -> bool:
+    """Fit the vertical axis to the curves after the `EARLY` epochs. Returns whether a mean lies below it."""
     late = data[data["epoch"] >= data["epoch"].min() + EARLY * (data["epoch"].max() - data["epoch"].min())]
     spread = late["sd"].fillna(0)
     low, high = float((late["mean"] - spread).min()), float((late["mean"] + spread).max())
@@ -210,7 +213,7 @@ def _components(subject: Subject, data: pd.DataFrame, rows: list[Row], dim: int,
     for down, metric in enumerate(metrics):
         panels[down, 0].set_ylabel(DIAGNOSTICS[metric], parse_math=True)
         if metric == "elbo_q":
-            _hide_the_beginning(panels[down, 0], data[data["metric"] == metric])
+            _hide_early_epochs(panels[down, 0], data[data["metric"] == metric])
     drawing.supxlabel("epoch", fontsize=7)
     handles = [Line2D([], [], color="0.3", ls=style.dashes(m), label=f"m = {m}") for m in components]
     drawing.legend(handles=handles, loc="outside upper center", ncols=5, handlelength=2.6, columnspacing=1.2)
@@ -224,9 +227,9 @@ def _components(subject: Subject, data: pd.DataFrame, rows: list[Row], dim: int,
     return Figure(
         f"components-by-epoch-{subject.slug}-d{dim}",
         f"Components during training: {subject.words}, dim {dim}",
-        f"({subject.words}, dim {dim}) Each component m of a mixture by epoch: its own ELBO in nats per image, its "
-        "mean weight, and its KL divergence from the mixture of those before it, in nats. Mean and band of ± one "
-        f"standard deviation over the seeds; m = 0 is the first.{left_out}",
+        f"({subject.words}, dim {dim}) Each component m of a mixture by epoch, from m = 0: its own ELBO in nats per "
+        "image, its mean weight, and its KL divergence from the mixture of the components before it, in nats. Mean and "
+        f"band of ± one standard deviation over the seeds.{left_out}",
         f"Curves of the components of {some([row.label for row in rows])}{end}.",
         drawing,
         data,

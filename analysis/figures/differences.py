@@ -1,4 +1,4 @@
-"""Paired differences from the VAE: a dot for each seed, and the Hodges-Lehmann estimate with its interval."""
+"""Paired differences from the VAE: a dot for each seed, the Hodges-Lehmann estimate and its confidence interval."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ from matplotlib.ticker import MaxNLocator
 from analysis import style
 from analysis.figure import Figure
 from analysis.figures.common import Subject, dims_of, of_row, rows_of, some, subjects
-from analysis.stats import CELL, COLUMN, KEY_TYPES, LABELS, of_baseline, paired_difference
+from analysis.names import CELL, COLUMN
+from analysis.stats import KEY_TYPES, LABELS, of_baseline, paired_difference
 from analysis.tables import SCORES, Row, slug
 
 PANELS_ACROSS = 4
 
 
 def difference_figures(runs: pd.DataFrame, score: str = "test_iwae", baseline: str = "vae") -> list[Figure]:
-    """A figure for each data set and decoder in which some seed has both a baseline and another method.
+    """A figure for each data set and decoder in which some seed has both the baseline and another method.
 
     Args:
-        runs: one row for each run, as `analysis.collect.collect` gives them.
+        runs: one row for each run, as `analysis.collect.collect` returns them.
         score: a key of `analysis.tables.SCORES`, nats per image.
-        baseline: a method: the VAE, or the VAE trained on.
+        baseline: the method to compare with: `vae`, or the control `vae-more`.
 
     Returns:
-        Figures whose data have a row for each seed: the cell's columns and labels, seed, difference (nats, positive:
-        better than the baseline of that seed), and of its cell n, estimate, low, high, level
-        (`analysis.signed_rank.Location`; low and high are NaN with too few pairs for an interval).
+        Figures whose data have a row for each cell and seed: the cell's columns and labels, seed, difference (nats,
+        positive where better than the baseline of that seed), and the cell's n, estimate, low, high, level (see
+        `analysis.signed_rank.Location`; low and high are NaN with too few pairs for an interval).
     """
     found = []
     for subject in subjects(runs):
@@ -39,12 +40,12 @@ def difference_figures(runs: pd.DataFrame, score: str = "test_iwae", baseline: s
 
 
 def differences_by_seed(runs: pd.DataFrame, score: str = "test_iwae", baseline: str = "vae") -> pd.DataFrame:
-    """Each run's difference from the baseline of the same column and seed; the columns are `difference_figures`'."""
+    """Each run's difference from the baseline of the same column and seed, as the data of `difference_figures`."""
     columns = [*CELL, *LABELS, "seed", "difference", "n", "estimate", "low", "high", "level"]
     cells = paired_difference(runs, score, baseline)
     cells = cells[cells["n"] > 0].drop(columns=["mean", "sd", "median"])
     finite = runs[np.isfinite(runs[score].to_numpy(dtype=float, na_value=np.nan))]
-    # the baseline's row is that of all runs of the column, whichever have a score
+    # chosen among all runs of the column, so that a missing score does not change which row is the baseline
     masks = [of_baseline(column, baseline) for _, column in runs.groupby(COLUMN)]
     is_reference = pd.concat(masks)[finite.index] if masks else pd.Series(dtype=bool)
     column = [*COLUMN, "seed"]
@@ -74,10 +75,10 @@ def _draw(subject: Subject, data: pd.DataFrame, score: str, baseline: str, label
     cells = data.drop_duplicates(CELL)
     levels = cells["level"].dropna()
     interval = (
-        f"a bar its interval (at least {100 * np.floor(1000 * levels.min()) / 1000:.1f}%, from the exact signed-rank "
-        "distribution)"
+        f"a bar its confidence interval (at least {100 * np.floor(1000 * levels.min()) / 1000:.1f}%, exact by the "
+        "signed-rank distribution)"
         if len(levels)
-        else "there are too few seeds for an interval"
+        else "too few seeds for a confidence interval"
     )
     short = cells["low"].isna() & bool(len(levels))
     without = f" {int(short.sum())} of {len(cells)} cells have too few seeds for an interval." if short.any() else ""
@@ -88,9 +89,9 @@ def _draw(subject: Subject, data: pd.DataFrame, score: str, baseline: str, label
     return Figure(
         f"{score}-minus-{slug(baseline)}-by-seed-{subject.slug}",
         f"{SCORES[score]}, difference from the {label} by seed: {subject.words}",
-        f"({subject.words}) {SCORES[score]}, difference from the {label} of the same seed: a faint dot is a seed, a "
-        f"mark the Hodges-Lehmann estimate, {interval}. Right of the line is better than the {label}. Each dim has "
-        f"its own scale.{without}",
+        f"({subject.words}) {SCORES[score]}, paired difference from the {label} of the same seed: a faint dot is a "
+        f"seed, a mark the Hodges-Lehmann estimate, {interval}. Right of the line is better than the {label}. Each "
+        f"dim has its own scale.{without}",
         f"Differences from the {label} of {some([row.label for row in rows])}; {tops}.",
         drawing,
         data,

@@ -1,4 +1,4 @@
-"""The approximation and the amortisation gap of each method, stacked: what its ELBO lacks of log p(x), and why."""
+"""Stacked bars of each method's approximation gap and amortisation gap, the two parts of log p(x) - ELBO."""
 
 from __future__ import annotations
 
@@ -20,19 +20,18 @@ def gap_figures(gaps: pd.DataFrame) -> list[Figure]:
     """A figure for each data set, dim and decoder.
 
     Args:
-        gaps: a row for each run and image, as in `analysis.measures.Measures`; the runs in the order in which they
-            are to be drawn.
+        gaps: a row for each run and image, as in `analysis.measures.Measures`; the runs in the order of the bars.
 
     Returns:
         Figures whose data have a row for each run: method, order, method_label, seed, run_key, images,
-        approximation and amortisation (means over images, nats), approximation_se and amortisation_se (standard
-        errors over images), approximation_mc and amortisation_mc (Monte-Carlo errors of the means), log_p, and gain.
+        approximation and amortisation (means over images, nats), approximation_se and amortisation_se (their standard
+        errors over images), approximation_mc and amortisation_mc (their Monte-Carlo errors), log_p, and gain.
     """
     return [_figure(rows) for _, rows in gaps.groupby(COLUMN, sort=False)] if len(gaps) else []
 
 
 def summarise_gaps(gaps: pd.DataFrame) -> pd.DataFrame:
-    """The means over images of each run, as a figure's data."""
+    """Each run's means over images: the data of a figure."""
     found = []
     by = ["method", "order", "method_label", "seed", "run_key"]
     for key, of in gaps.groupby(by, sort=False, dropna=False):
@@ -68,15 +67,15 @@ def _figure(gaps: pd.DataFrame) -> Figure:
     error = np.nan_to_num(np.hypot(*(data[f"{name}_se"].to_numpy(dtype=float) for name in _PARTS)))
     right = float((total + error).max())
     for place, method in enumerate(data["method"]):
-        ours, beside = parts[0][place], parts[1][place]
+        first, second = parts[0][place], parts[1][place]
         colour = style.colour(method)
-        axes.barh(place, ours, height=0.62, color=colour, lw=0)
-        axes.barh(place, beside, left=ours, height=0.62, facecolor=colour, alpha=0.3, lw=0)
-        axes.barh(place, beside, left=ours, height=0.62, facecolor="none", edgecolor=colour, lw=0.6, hatch="////")
-        # the total's; each part's own are in the data
+        axes.barh(place, first, height=0.62, color=colour, lw=0)
+        axes.barh(place, second, left=first, height=0.62, facecolor=colour, alpha=0.3, lw=0)
+        axes.barh(place, second, left=first, height=0.62, facecolor="none", edgecolor=colour, lw=0.6, hatch="////")
+        # the whisker is of the total; the errors of each part are in the data
         axes.errorbar(total[place], place, xerr=error[place], color="black", lw=0.7, capsize=1.5, capthick=0.7)
         end = total[place] + error[place] + 0.015 * right
-        axes.text(end, place, f"{ours:.1f} + {beside:.1f}", va="center", size=6)
+        axes.text(end, place, f"{first:.1f} + {second:.1f}", va="center", size=6)
     axes.set_yticks(range(len(data)), data["method_label"])
     axes.tick_params(axis="y", length=0)
     axes.invert_yaxis()
@@ -92,19 +91,19 @@ def _figure(gaps: pd.DataFrame) -> Figure:
     names, least, most = list(data["method_label"]), int(total.argmin()), int(total.argmax())
     return Figure(
         name=f"gaps-{slug_of(column)}",
-        title=f"Why the ELBO falls short of log p(x): {words_of(column)}",
+        title=f"Approximation and amortisation gaps: {words_of(column)}",
         caption=(
-            f"Of each method's shown run (the best by validation), means over its first {images} test images. "
-            "Solid: the approximation gap, which the best posterior of the method's family would still have, found for "
-            "each image by gradient ascent. Hatched: the amortisation gap, which the encoder's own posterior has "
-            "beside (Cremer, Li and Duvenaud 2018). Each model has its own log p(x): a smaller gap is no higher "
+            f"Means over the first {images} test images of each method's best run by validation. Solid: the "
+            "approximation gap, which the best posterior of the method's family, found for each image by gradient "
+            "ascent, still has. Hatched: the amortisation gap, which the encoder's posterior has in addition (Cremer, "
+            "Li and Duvenaud 2018). Each model has its own log p(x), so a smaller gap does not mean a higher "
             "likelihood. Whiskers: one standard error of the total over images; the gaps' Monte-Carlo errors are at "
-            f"most {worst:.2g} nats. The last tenth of the search changed the mean ELBO by at most "
+            f"most {worst:.2g} nats. The last tenth of the optimisation changed the mean ELBO by at most "
             f"{data['gain'].abs().max():.2g} nats."
         ),
         alt=(
             f"Stacked bars. {names[least]} has the smallest total, {total.min():.1f} nats; {names[most]} "
-            f"the largest, {total.max():.1f} nats, {parts[0][most]:.1f} of them approximation."
+            f"the largest, {total.max():.1f} nats, of which {parts[0][most]:.1f} are the approximation gap."
         ),
         drawing=drawing,
         data=data,
@@ -114,21 +113,21 @@ def _figure(gaps: pd.DataFrame) -> Figure:
 
 
 def finding(data: pd.DataFrame, where: str) -> str:
-    """`Of what the ELBO lacks of log p(x), the family lacks 2.2 to 3.0 nats and the encoder 66.1 to 78.3 (...)`.
+    """The gaps as a sentence: their ranges over the rows, then each row's.
 
     Args:
-        data: of a figure, as `summarise_gaps` gives it.
-        where: of which column, in words.
+        data: of a figure, from `summarise_gaps`.
+        where: the column in words.
     """
-    family, encoder = (_range(data[name]) for name in _PARTS)
+    approximation, amortisation = (_range(data[name]) for name in _PARTS)
     each = "; ".join(
         f"{row['method_label']} {row['approximation']:.1f} and {row['amortisation']:.1f}"
         for row in data.to_dict("records")
     )
     return (
-        f"{where}: of what the ELBO lacks of log p(x), {family} nats are the family's (the approximation gap, which "
-        f"its best posterior would still have) and {encoder} the encoder's (the amortisation gap): {each}; means over "
-        f"{int(data['images'].max())} test images of one run each."
+        f"{where}: of log p(x) − ELBO, the approximation gap (which the best posterior of the method's family would "
+        f"still have) is {approximation} nats, and the amortisation gap (due to the encoder) is {amortisation} nats: "
+        f"{each}; means over {int(data['images'].max())} test images of one run each."
     )
 
 

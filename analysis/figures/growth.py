@@ -1,4 +1,4 @@
-"""IWAE as K grows: how far the bound is still from log p(x) at the K that scores use."""
+"""The IWAE bound by the number of samples K, which shows how far it still rises beyond the scores' K = 100."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def growth_figures(growth: pd.DataFrame) -> list[Figure]:
         growth: a row for each run and K, as in `analysis.measures.Measures`.
 
     Returns:
-        Figures whose data are those rows, and above_elbo, nats above the run's own bound with one sample.
+        Figures whose data are those rows, and above_elbo, nats above the run's bound with one sample, its ELBO.
     """
     return [_figure(rows) for _, rows in growth.groupby(COLUMN, sort=False)] if len(growth) else []
 
@@ -50,23 +50,26 @@ def _figure(growth: pd.DataFrame) -> Figure:
     counts = data["samples"].unique()
     ticks = [10**power for power in range(9) if counts.min() <= 10**power <= counts.max()]
     grown.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
-    columns = -(-len(ends) // -(-len(ends) // 4))  # as even as can be
+    columns = -(-len(ends) // -(-len(ends) // 4))  # at most 4, with rows as even as possible
     drawing.legend(loc="outside upper center", ncols=columns, handlelength=2.2, columnspacing=1.2)
     images = int(data["images"].max())
     at_100 = data[data["samples"] == 100].set_index("method_label")["iwae"]
     left = {name: end - at_100[name] for name, end, _ in ends if name in at_100 and data["samples"].max() > 100}
     grows = (
-        f" From K = 100 on it still grows by {min(left.values()):.2g} to {max(left.values()):.2g} nats." if left else ""
+        f" Beyond K = 100 it rises by another {min(left.values()):.2g} to {max(left.values()):.2g} nats."
+        if left
+        else ""
     )
     most = max(ends, key=lambda end: end[2])
     best = max(ends, key=lambda end: end[1])
     return Figure(
         name=f"growth-{slug_of(column)}",
-        title=f"IWAE as K grows: {words_of(column)}",
+        title=f"IWAE by number of samples K: {words_of(column)}",
         caption=(
-            f"Of each method's shown run, means over its first {images} test images; above as it is, below above the "
-            "bound with one sample, the ELBO. All K of a run share one set of draws of q(z|x), dealt into groups of K "
-            f"that share none. Monte-Carlo errors of the means are at most {data['error'].max():.2g} nats.{grows}"
+            f"Means over the first {images} test images of each method's best run by validation. Top: the bound; "
+            "bottom: the bound minus the ELBO, which is the bound with one sample. For every K the same draws of "
+            "q(z|x) are split into disjoint groups of K. Monte-Carlo errors of the means are at most "
+            f"{data['error'].max():.2g} nats.{grows}"
         ),
         alt=(
             f"Lines that rise with K. At K = {data['samples'].max()} {best[0]} is highest, {best[1]:.1f} nats; "

@@ -1,6 +1,6 @@
-"""All figures that need the trained models themselves, from an experiment's runs: what the report calls.
+"""The figures that need the trained models, from an experiment's runs.
 
-Importing this imports `rme` and torch, which the rest of `analysis` does without.
+Importing this imports `rme` and torch, which the other figures do not need.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ def figures_of_runs(
     budget: Budget | None = None,
     on_run: Callable[[Shown, float], None] | None = None,
 ) -> tuple[list[Figure], list[str]]:
-    """The figures of an experiment's shown runs, and what is not in them, a sentence for each cell.
+    """The figures of an experiment's shown runs, and for each cell that is left out a line with the reason.
 
     Args:
         tracking_uri: the MLflow store.
-        runs: what `analysis.collect.collect` gave of it.
+        runs: its runs, as `analysis.collect.collect` returns them.
         cache: as for `model_figures`.
-        budget: likewise.
-        on_run: likewise.
+        budget: as for `model_figures`.
+        on_run: as for `model_figures`.
     """
     models = shown_models(tracking_uri, runs)
     figures, notes = model_figures(models, cache, budget, on_run)
-    return figures, [_sentence(note) for note in [*models.notes, *notes]]
+    return figures, [_line(note) for note in [*models.notes, *notes]]
 
 
 def model_figures(
@@ -48,17 +48,17 @@ def model_figures(
     budget: Budget | None = None,
     on_run: Callable[[Shown, float], None] | None = None,
 ) -> tuple[list[Figure], list[Note]]:
-    """Gaps, IWAE by K, posteriors of models with two latents, reconstructions and samples.
+    """Figures of gaps, IWAE by K, posteriors of models with two latents, reconstructions and samples.
 
     Args:
         models: from `analysis.models.shown_models`.
-        cache: folder of what was computed, from which a second call takes it.
+        cache: folder of the computed numbers, which later calls read.
         budget: how much is computed, and for how long; by default `Budget()`.
         on_run: called with each run that was computed, and the seconds that it took.
 
     Returns:
-        the figures, whose captions say which cells are left out and why, and the notes of those that could not be
-        computed.
+        the figures, whose captions say which cells are left out and why; and a note for each cell whose numbers could
+        not be computed.
     """
     measures = measure(models, budget or Budget(), cache, on_run)
     computed = [
@@ -74,22 +74,22 @@ def model_figures(
 
 
 def _with_notes(figures: Sequence[Figure], notes: Sequence[Note]) -> list[Figure]:
-    """The same, each caption ending with the cells of its column that are missing."""
+    """The figures, with the cells of their column that are missing added to each caption."""
     found = []
     for figure in figures:
-        left_out = [note for note in notes if _of(figure, note)]
+        left_out = [note for note in notes if _concerns(figure, note)]
         said = "; ".join(f"{note.row.label} ({note.reason})" for note in left_out)
         found.append(replace(figure, caption=f"{figure.caption} Left out: {said}.") if said else figure)
     return found
 
 
-def _of(figure: Figure, note: Note) -> bool:
+def _concerns(figure: Figure, note: Note) -> bool:
     column = note.column
     of_posteriors = figure.name == f"posteriors-{slug(column.dataset_label)}-{slug(column.decoder)}" and column.dim == 2
     return of_posteriors or figure.name.endswith(f"-{slug_of(column)}")
 
 
-def _sentence(note: Note) -> str:
+def _line(note: Note) -> str:
     column = note.column
     decoder = "" if column.decoder == "conv" else f" {column.decoder}"
     return f"{column.dataset_label} d{column.dim}{decoder} {note.row.label}: {note.reason}"

@@ -1,4 +1,4 @@
-"""Reconstructions and samples of each method's shown run, side by side."""
+"""Reconstructions and samples of each method's shown run, its best by validation."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ if TYPE_CHECKING:
     from analysis.models import Shown
 
 ACROSS = 10
-"""Pictures in a line: what a printed column holds at a size at which strokes are seen."""
+"""Pictures in a line: as many as fit in a printed column with strokes still visible."""
 
 _GUTTER_IN = 0.6
 _GAP = 0.06
-"""White between pictures, a part of their side."""
+"""White space between pictures, as a fraction of their side."""
 
 
 def picture_figures(shown: Sequence[Shown]) -> list[Figure]:
     """For each data set, dim and decoder a figure of reconstructions and one of samples, a line for each method.
 
     Args:
-        shown: of `analysis.models.Models`, in the order in which they are to be drawn.
+        shown: the runs of `analysis.models.Models`, in the order in which they are drawn.
 
     Returns:
-        Figures whose data have a row for each picture: method, order, method_label, seed, run_key, image (its place),
-        and mse, the mean squared error of a reconstruction, or mean, the mean of a sample, of pixels in 0..1.
+        Figures whose data have a row for each picture: method, order, method_label, seed, run_key, image (its index),
+        and of pixels in 0..1 a reconstruction's mse or a sample's mean.
     """
     found = []
     for column, runs in groupby(shown, key=lambda run: run.column):
@@ -54,16 +54,16 @@ def _reconstructions(column: Column, runs: list[Shown]) -> Figure:
             lines.append(("test images", images))
         lines.append((run.row.label, made))
         errors = ((made / 255.0 - images[: len(made)] / 255.0) ** 2).mean((1, 2, 3))
-        data += [{**_who(run), "image": i, "mse": error} for i, error in enumerate(errors)]
+        data += [{**_identity(run), "image": i, "mse": error} for i, error in enumerate(errors)]
     frame = pd.DataFrame(data)
     means = frame.groupby("method_label", sort=False)["mse"].mean()
-    above = "The top line" if same else "The line above each method"
+    where = "in the top line" if same else "in the line above each method"
     return Figure(
         name=f"reconstructions-{slug_of(column)}",
         title=f"Reconstructions: {words_of(column)}",
         caption=(
-            f"{above} has the first test images; each method's line has decoder means at one draw of q(z|x), by its "
-            "shown run (the best by validation)."
+            f"The first test images ({where}), and their reconstructions by each method's best run by validation: "
+            "decoder means at one draw of q(z|x)."
         ),
         alt=(
             "Test images and their reconstructions by each method. Mean squared errors of pixels in 0..1: "
@@ -81,13 +81,13 @@ def _samples(column: Column, runs: list[Shown]) -> Figure:
     data = []
     for run in runs:
         means = run.samples[:ACROSS].numpy().mean((1, 2, 3)) / 255
-        data += [{**_who(run), "image": i, "mean": mean} for i, mean in enumerate(means)]
+        data += [{**_identity(run), "image": i, "mean": mean} for i, mean in enumerate(means)]
     return Figure(
         name=f"samples-{slug_of(column)}",
         title=f"Samples: {words_of(column)}",
         caption=(
-            "Decoder means at draws of the prior, without the pixels' noise, by each method's shown run (the best by "
-            "validation). The draws differ from run to run."
+            "Samples of each method's best run by validation: decoder means at draws of the prior, without pixel "
+            "noise. The draws differ between runs."
         ),
         alt=f"A line of generated images for each of {', '.join(run.row.label for run in runs)}.",
         drawing=_lines([(run.row.label, run.samples[:ACROSS].numpy()) for run in runs]),
@@ -97,7 +97,7 @@ def _samples(column: Column, runs: list[Shown]) -> Figure:
 
 
 def _lines(lines: Sequence[tuple[str, np.ndarray]]):
-    """Labelled lines of uint8 images (n, C, H, W)."""
+    """A drawing of labelled lines of images, each uint8 (n, C, H, W)."""
     across = max(len(images) for _, images in lines)
     side = (style.COLUMN_IN - _GUTTER_IN) / across
     drawing = style.drawing(height=side * len(lines) + 0.04)
@@ -117,20 +117,20 @@ def _lines(lines: Sequence[tuple[str, np.ndarray]]):
 
 
 def show_image(ax: Axes, pixels: np.ndarray) -> None:
-    """One uint8 image (C, H, W), grey or in colour, pixel by pixel."""
+    """Draw a uint8 image (C, H, W), grey or in colour, without interpolation."""
     if len(pixels) == 1:
         ax.imshow(pixels[0], cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     else:
         ax.imshow(pixels.transpose(1, 2, 0), interpolation="nearest")
 
 
-def _who(run: Shown) -> dict[str, object]:
+def _identity(run: Shown) -> dict[str, object]:
     return {"method": run.row.method, "order": run.row.order, "method_label": run.row.label, "seed": run.seed,
             "run_key": run.run_key}  # fmt: skip
 
 
 def slug_of(column: Column) -> str:
-    """`mnist-d10-conv`, a part of a file's name."""
+    """`mnist-d10-conv`, for a file name."""
     return f"{slug(column.dataset_label)}-d{column.dim}-{slug(column.decoder)}"
 
 

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from analysis.measures import Panel
 
 MASSES = (0.99, 0.9, 0.5)
-"""Of the regions of highest true density that are shaded, from the outside."""
+"""Masses of the regions of highest true posterior density, which are shaded; the outermost first."""
 
 Q_MASSES = (0.9, 0.5)
-"""Of q's regions, which are outlined."""
+"""Masses of q's regions of highest density, which are outlined."""
 
 _GREYS = ("#ebebeb", "#d2d2d2", "#a8a8a8")
 _GUTTER_IN = 0.55
@@ -37,9 +37,9 @@ def posterior_figures(panels: Sequence[Panel]) -> list[Figure]:
         panels: of `analysis.measures.Measures`, run by run.
 
     Returns:
-        Figures whose data have a row for each component of q (one, without mean, where q has none): method, order,
-        method_label, seed, run_key, image, log_p and kl = KL(q || p(z|x)) by the grid's sums in nats, q_outside (the
-        mass of q that the window does not show), weight, and mean_1, mean_2, sd_1, sd_2.
+        Figures whose data have a row for each image and component of q (one row if q has no Gaussian components):
+        method, order, method_label, seed, run_key, image; log_p and kl = KL(q || p(z|x)), nats, summed over the grid;
+        q_outside, the mass of q outside the grid; and of the component weight, mean_1, mean_2, sd_1, sd_2.
     """
     found = []
     for column, of_column in groupby(panels, key=lambda panel: panel.shown.column):
@@ -77,8 +77,8 @@ def _figure(column: Column, rows: list[list[Panel]]) -> Figure:
     kl = frame.drop_duplicates(["run_key", "image"]).groupby("method_label", sort=False)["kl"].mean()
     mixtures = (frame.groupby(["run_key", "image"]).size() > 1).any()
     components = (
-        " Black: a mixture's components, one standard deviation about the mean, with their weights, the heavier the "
-        "thicker." if mixtures else ""
+        " Black: a mixture's components with their weights, ellipses of one standard deviation around the mean, the "
+        "thicker the larger the weight." if mixtures else ""
     )  # fmt: skip
     images = "the images on top" if same else "each run's own first test images"
     return Figure(
@@ -86,13 +86,13 @@ def _figure(column: Column, rows: list[list[Panel]]) -> Figure:
         title=f"True posteriors and q(z|x) at two latents: {column.dataset_label}, "
         f"{DECODERS.get(column.decoder, column.decoder)}",
         caption=(
-            f"For {images}, under each method's shown run (the best by validation). Grey: the regions of highest "
-            f"true posterior density p(z|x) that hold {_percents(MASSES[::-1])} of the mass, normalised on a grid; "
-            f"each model has its own. Lines: the same of q(z|x), {_percents(Q_MASSES[::-1])}.{components} In each "
-            "corner KL(q || p), nats, the sum of both gaps; the bar is a length in z, and differs between panels."
+            f"For {images}, under each method's best run by validation. Grey: the regions of highest density of the "
+            f"true posterior p(z|x) that hold {_percents(MASSES[::-1])} of the mass, normalised on a grid; each model "
+            f"has its own. Lines: the same for q(z|x), {_percents(Q_MASSES[::-1])}.{components} In the corner: "
+            "KL(q || p), nats, the sum of both gaps. The bar is a length in z; panels have different scales."
         ),
         alt=(
-            "Contours of q over those of the true posterior. KL(q || p), a mean over the images: "
+            "Contours of q over those of the true posterior. Mean KL(q || p) over the images: "
             + ", ".join(f"{name} {value:.2g}" for name, value in kl.items())
             + " nats."
         ),
@@ -103,7 +103,7 @@ def _figure(column: Column, rows: list[list[Panel]]) -> Figure:
 
 
 def _panel(ax: Axes, panel: Panel) -> list[dict[str, object]]:
-    """Draw one; the rows of its components."""
+    """Draw a panel. Returns the figure's data rows, one for each component of q."""
     shown = panel.shown
     first, second = panel.axes.numpy().astype(float)
     area = (first[1] - first[0]) * (second[1] - second[0])
@@ -121,7 +121,7 @@ def _panel(ax: Axes, panel: Panel) -> list[dict[str, object]]:
         for weight, mean, deviation in zip(weights, means, deviations, strict=True):
             ax.add_patch(Ellipse(mean, *(2 * deviation), fill=False, ec="black", lw=0.25 + 0.6 * weight))
             ax.plot(*mean, "+", color="black", ms=2.2, mew=0.25 + 0.6 * weight)
-        _weigh(ax, weights, means, deviations, edges)
+        _write_weights(ax, weights, means, deviations, edges)
     ax.set_xlim(*edges[0])
     ax.set_ylim(*edges[1])
     ax.set_aspect("equal", anchor="W")
@@ -136,21 +136,21 @@ def _panel(ax: Axes, panel: Panel) -> list[dict[str, object]]:
         size=5,
     )
     _scale_bar(ax, edges[0])
-    who: dict[str, object] = {
+    of_panel: dict[str, object] = {
         "method": shown.row.method, "order": shown.row.order, "method_label": shown.row.label, "seed": shown.seed,
         "run_key": shown.run_key, "image": panel.image, "log_p": panel.log_p, "kl": kl,
         "q_outside": max(0.0, 1 - float(q.sum() * area)),
     }  # fmt: skip
     if not len(weights):
-        return [who]
+        return [of_panel]
     return [
-        {**who, "weight": w, "mean_1": m[0], "mean_2": m[1], "sd_1": d[0], "sd_2": d[1]}
+        {**of_panel, "weight": w, "mean_1": m[0], "mean_2": m[1], "sd_1": d[0], "sd_2": d[1]}
         for w, m, d in zip(weights, means, deviations, strict=True)
     ]
 
 
-def _weigh(ax: Axes, weights: np.ndarray, means: np.ndarray, deviations: np.ndarray, edges: list) -> None:
-    """The components' weights, beside those whose mean is in the window; two that coincide, one below the other."""
+def _write_weights(ax: Axes, weights: np.ndarray, means: np.ndarray, deviations: np.ndarray, edges: list) -> None:
+    """Write the weights beside components whose mean is in the window, shifted down where two would overlap."""
     taken: list[tuple[float, float]] = []
     height = 0.11 * (edges[1][1] - edges[1][0])
     for i in np.argsort(-weights):
@@ -159,24 +159,24 @@ def _weigh(ax: Axes, weights: np.ndarray, means: np.ndarray, deviations: np.ndar
             continue
         right = x + deviations[i][0] < edges[0][0] + 0.72 * (edges[0][1] - edges[0][0])
         x = x + deviations[i][0] if right else x - deviations[i][0]
-        while any(abs(y - other) < height and abs(x - beside) < 2.5 * height for beside, other in taken):
+        while any(abs(y - other) < height and abs(x - left) < 2.5 * height for left, other in taken):
             y -= height
         taken.append((x, y))
         ax.text(x, y, f" {weights[i]:.2f} ", size=4.5, va="center", ha="left" if right else "right", clip_on=True)
 
 
 def _levels(density: np.ndarray, masses: Sequence[float]) -> list[float]:
-    """The densities above which so much of the window's mass lies; ascending, for falling masses."""
+    """The densities above which these fractions of the window's mass lie; masses descend, so densities ascend."""
     ordered = np.sort(density, axis=None)[::-1]
     held = np.cumsum(ordered) / ordered.sum()
     levels = [float(ordered[np.searchsorted(held, mass)]) for mass in masses]
-    for i in range(1, len(levels)):  # contours want each above the one before
+    for i in range(1, len(levels)):  # matplotlib's contours need increasing levels
         levels[i] = max(levels[i], np.nextafter(levels[i - 1], np.inf))
     return levels
 
 
 def _scale_bar(ax: Axes, edge: tuple[float, float]) -> None:
-    """The longest of 1, 2, 5 x 10^k that takes no more than 40% of the width."""
+    """Draw a bar of the largest length 1, 2 or 5 x 10^k that is at most 40% of the width."""
     width = edge[1] - edge[0]
     power = 10 ** np.floor(np.log10(0.4 * width))
     length = max(step * power for step in (1, 2, 5) if step * power <= 0.4 * width)

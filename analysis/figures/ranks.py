@@ -17,16 +17,16 @@ _BAR = 0.045  # inches from a bar to the next
 
 
 def rank_figures(runs: pd.DataFrame, score: str = "test_iwae", expected_seeds: int | None = None) -> list[Figure]:
-    """A diagram for each decoder that has two rows in two complete columns.
+    """A diagram for each decoder with at least two rows and two complete columns.
 
     Args:
-        runs: one row for each run, as `analysis.collect.collect` gives them.
+        runs: one row for each run, as `analysis.collect.collect` returns them.
         score: a key of `analysis.tables.SCORES`; more is better.
         expected_seeds: scores of a complete cell; by default as many as the fullest cell of `runs`.
 
     Returns:
-        Figures whose data have a row for each method and order, best first: method, order, method_label,
-        average_rank, and groups: the numbers, from 1, of the bars that it is under.
+        Figures whose data have a row for each table row, best first: method, order, variant, method_label,
+        average_rank, and groups, the numbers, from 1, of the bars that join it with others.
     """
     if runs.empty:
         return []
@@ -51,7 +51,7 @@ def _draw(ranks: RankComparison, decoder: str, score: str) -> Figure:
     axes = drawing.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
     axes.set_ylim(height - above, -above)  # inches below the axis
-    side = (k - 1) * _SIDE / (style.COLUMN_IN - 2 * _SIDE)  # as wide as that in ranks
+    side = (k - 1) * _SIDE / (style.COLUMN_IN - 2 * _SIDE)  # the labels' width in ranks
     axes.set_xlim(1 - side, k + side)
     _scale(axes, k, ranks.critical_difference)
     ends = rows["average_rank"].to_numpy()
@@ -74,24 +74,23 @@ def _draw(ranks: RankComparison, decoder: str, score: str) -> Figure:
     test = ranks.friedman
     p = f"Friedman's p is {test.p:.2g}" if not np.isnan(test.p) else f"Friedman's test: {test.note}"
     left_out = [*ranks.left_out_rows, *ranks.left_out_columns]
-    incomplete = f" Left out, as incomplete: {', '.join(left_out)}." if left_out else ""
+    incomplete = f" Left out as incomplete: {', '.join(left_out)}." if left_out else ""
     which = DECODERS.get(decoder, decoder)
     return Figure(
         f"{score}-ranks-{slug(decoder)}",
         f"{SCORES[score]}, average ranks: {which}",
         f"({which}) Rank of each row's mean within a column, averaged over the {len(ranks.columns)} complete columns; "
-        f"1 is the best. Rows under one bar differ by less than Nemenyi's critical difference, "
-        f"{ranks.critical_difference:.2f} (level {ranks.level:g}), and are not told apart. {p}.{incomplete}",
+        f"1 is the best. Rows joined by a bar are indistinguishable: they differ by less than Nemenyi's critical "
+        f"difference, {ranks.critical_difference:.2f} (level {ranks.level:g}). {p}.{incomplete}",
         f"Average ranks of {k} rows, from {rows['method_label'].iloc[0]} with {ends[0]:.1f} to "
-        f"{rows['method_label'].iloc[-1]} with {ends[-1]:.1f}; {len(ranks.groups)} bars join those that are not told "
-        "apart.",
+        f"{rows['method_label'].iloc[-1]} with {ends[-1]:.1f}; {len(ranks.groups)} bars join indistinguishable rows.",
         drawing,
         rows.assign(groups=groups),
     )  # fmt: skip
 
 
 def _scale(axes: Axes, k: int, difference: float) -> None:
-    """The axis of ranks with its ticks, and above it the critical difference, as far as it fits."""
+    """Draw the axis of ranks, and above it the critical difference, cut off at the axis's end."""
     axes.plot([1, k], [0, 0], color="black", lw=0.7)
     step = 1 if k <= 12 else 2 if k <= 20 else 4
     for rank in range(1, k + 1):
@@ -108,7 +107,7 @@ def _scale(axes: Axes, k: int, difference: float) -> None:
 
 
 def _levels(groups: list[tuple[int, int]]) -> list[int]:
-    """The line, from the top, of each bar: the first on which it touches no other."""
+    """The level, from the top, of each bar: the first on which it touches no other bar."""
     ends: list[int] = []
     found = []
     for first, last in groups:

@@ -1,4 +1,4 @@
-"""Log-likelihood by latent dim, for each method and order, with the spread over the seeds."""
+"""Scores by latent dim for each method and order: mean and sd over the seeds."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from matplotlib.figure import Figure as Drawing
 from matplotlib.lines import Line2D
 
 from analysis import style
+from analysis.cells import runs_of
 from analysis.figure import Figure
 from analysis.figures.common import (
-    BASELINES,
     Subject,
     dashes_of,
     dim_axis,
@@ -21,10 +21,10 @@ from analysis.figures.common import (
     method_handles,
     of_row,
     rows_of,
-    same_cell,
     some,
     subjects,
 )
+from analysis.names import BASELINE, CONTROLS
 from analysis.stats import of_baseline, summarise
 from analysis.tables import SCORES, Row, fullest
 
@@ -32,19 +32,20 @@ PANELS_ACROSS = 2
 
 
 def score_figures(runs: pd.DataFrame, score: str = "test_iwae", expected_seeds: int | None = None) -> list[Figure]:
-    """A figure for each data set and decoder that has a score; over one dim alone, dots with intervals.
+    """A figure for each data set and decoder that has a score.
 
-    Over several dims: above, the means in nats per image; below, a panel for each method with its orders and variants
-    as line styles, in nats above the mean of the VAE of the same dim, bands of ± one standard deviation over the seeds.
+    With several dims it has lines over the dim: on top all rows' means, nats per image; below a panel for each method,
+    its orders and variants as line styles, in nats above the VAE's mean of the same dim, with bands of ± one sd over
+    the seeds. With one dim it has a dot and a bar of ± one sd for each row.
 
     Args:
-        runs: one row for each run, as `analysis.collect.collect` gives them.
+        runs: one row for each run, as `analysis.collect.collect` returns them.
         score: a key of `analysis.tables.SCORES`, nats per image.
         expected_seeds: runs of a complete cell; by default as many as the fullest cell of `runs`.
 
     Returns:
-        Figures whose data have a row for each cell: those of `analysis.stats.summarise` but the restarts, and
-        expected, above_vae (nats: mean - the VAE's mean of the same dim; NaN without one).
+        Figures whose data have a row for each cell: the columns of `analysis.stats.summarise` except restarts, and
+        expected, above_vae (nats, mean - the VAE's mean of the same dim; NaN without a VAE).
     """
     if runs.empty:
         return []
@@ -62,8 +63,8 @@ def score_figures(runs: pd.DataFrame, score: str = "test_iwae", expected_seeds: 
 def _cells(subject: Subject, score: str, expected: int) -> pd.DataFrame:
     cells = summarise(subject.rows, score)
     cells = cells[cells["n"] > 0].drop(columns="restarts").assign(expected=expected)
-    # of each dim the one row that stands for the VAE, which may have variants
-    vaes = [column[of_baseline(column, BASELINES[0])] for _, column in cells.groupby("dim")]
+    # the VAE may have variants: one row of each dim is the baseline
+    vaes = [column[of_baseline(column, BASELINE)] for _, column in cells.groupby("dim")]
     vae = pd.concat([cells.iloc[:0], *vaes]).set_index("dim")["mean"]
     return cells.assign(above_vae=cells["mean"] - cells["dim"].map(vae))
 
@@ -79,9 +80,9 @@ def _alt(cells: pd.DataFrame) -> str:
 @style.printed()
 def _by_dim(subject: Subject, cells: pd.DataFrame, score: str, expected: int) -> Figure:
     rows, dims = rows_of(cells), dims_of(cells)
-    methods = [m for m in dict.fromkeys(row.method for row in rows) if m not in BASELINES]
+    methods = [m for m in dict.fromkeys(row.method for row in rows) if m not in CONTROLS]
     relative = bool(cells["above_vae"].notna().any())
-    height = "above_vae" if relative else "mean"
+    column = "above_vae" if relative else "mean"
     down = -(-len(methods) // PANELS_ACROSS)
     drawing = style.drawing(height=2.1 + 0.95 * down)
     grid = drawing.add_gridspec(1 + down, PANELS_ACROSS, height_ratios=[1.35, *[1.0] * down])
@@ -97,10 +98,10 @@ def _by_dim(subject: Subject, cells: pd.DataFrame, score: str, expected: int) ->
         below = panels[0] if panels else None
         panel = drawing.add_subplot(grid[1 + i // PANELS_ACROSS, i % PANELS_ACROSS], sharex=below, sharey=below)
         shown = [row for row in rows if row.method == method]
-        for baseline in (row for row in rows if row.method in BASELINES):
-            _line(panel, of_row(cells, baseline), height, "-", thin=True, expected=expected)
+        for baseline in (row for row in rows if row.method in CONTROLS):
+            _line(panel, of_row(cells, baseline), column, "-", thin=True, expected=expected)
         for row in shown:
-            _line(panel, of_row(cells, row), height, dashes_of(row, rows), thin=False, expected=expected)
+            _line(panel, of_row(cells, row), column, dashes_of(row, rows), thin=False, expected=expected)
         _title(panel, shown)
         if i % PANELS_ACROSS:
             panel.tick_params(labelleft=False)
@@ -123,15 +124,15 @@ def _by_dim(subject: Subject, cells: pd.DataFrame, score: str, expected: int) ->
     _legend_of_orders(drawing, free, [row for row in rows if row.method in methods])
     band = "± one standard deviation over the seeds"
     compared = (
-        f"Below, the same in nats above the mean of the VAE (black, at 0) of the same dim, with bands of {band}; a "
-        "method's orders stand above its panel."
+        f"Bottom: the same in nats above the VAE's mean of the same dim (black, at 0), with bands of {band}; each "
+        "panel's title lists the method's orders."
         if relative
-        else f"Below, each method with bands of {band}; a method's orders stand above its panel."
+        else f"Bottom: each method with bands of {band}; each panel's title lists the method's orders."
     )
     return Figure(
         f"{score}-by-dim-{subject.slug}",
         f"{SCORES[score]} by latent dim: {subject.words}",
-        f"({subject.words}) {SCORES[score]}: above, each row's mean over the seeds. {compared}"
+        f"({subject.words}) {SCORES[score]}. Top: each row's mean over the seeds. {compared}"
         f"{incomplete_words(cells, expected)}",
         f"Lines over the latent dim of {some([row.label for row in rows])}; {_alt(cells)}.",
         drawing,
@@ -140,18 +141,18 @@ def _by_dim(subject: Subject, cells: pd.DataFrame, score: str, expected: int) ->
     )  # fmt: skip
 
 
-def _line(panel: Axes, cells: pd.DataFrame, height: str, dashes: object, *, thin: bool, expected: int) -> None:
-    """A row's means with their band, nats; hollow markers where seeds are missing."""
-    of = cells.sort_values("dim").dropna(subset=height)
+def _line(panel: Axes, cells: pd.DataFrame, column: str, dashes: object, *, thin: bool, expected: int) -> None:
+    """Draw a row's line and band of ± one sd, nats, with hollow markers where seeds are missing."""
+    of = cells.sort_values("dim").dropna(subset=column)
     if of.empty:
         return
     method, spread = of["method"].iloc[0], of["sd"].fillna(0)
     colour, dim = style.colour(method), of["dim"].to_numpy(float)
-    panel.fill_between(dim, of[height] - spread, of[height] + spread, color=colour, alpha=0.13, lw=0, zorder=1)
-    panel.plot(dim, of[height], color=colour, linestyle=dashes, lw=0.6 if thin else 0.9, zorder=2 if thin else 3)
+    panel.fill_between(dim, of[column] - spread, of[column] + spread, color=colour, alpha=0.13, lw=0, zorder=1)
+    panel.plot(dim, of[column], color=colour, linestyle=dashes, lw=0.6 if thin else 0.9, zorder=2 if thin else 3)
     for complete, part in of.groupby(of["n"] >= expected):
         look = mark(method, 2.0 if thin else 3.0, bool(complete))
-        panel.plot(part["dim"].to_numpy(float), part[height], zorder=4, **look)
+        panel.plot(part["dim"].to_numpy(float), part[column], zorder=4, **look)
 
 
 def _title(panel: Axes, rows: list[Row]) -> None:
@@ -165,7 +166,7 @@ _PLACES = ("smallest order", "second", "third", "fourth", "fifth")
 
 
 def _legend_of_orders(drawing: Drawing, free: Axes | None, rows: list[Row]) -> None:
-    """Where a place in the grid is free, there; else below."""
+    """A legend of the line styles: in the grid's free place, if any, else below the panels."""
     if free is not None:
         free.set_axis_off()
     counts = pd.Series([row.method for row in rows], dtype=object).value_counts()
@@ -185,12 +186,12 @@ def _one_dim(subject: Subject, cells: pd.DataFrame, score: str, expected: int) -
     rows, dim = rows_of(cells), int(cells["dim"].iloc[0])
     drawing = style.drawing(height=0.55 + 0.135 * len(rows))
     axes = drawing.add_subplot()
-    vae = cells[cells["method"] == BASELINES[0]]
+    vae = cells[cells["method"] == BASELINE]
     if len(vae):
-        axes.axvline(vae["mean"].iloc[0], color=style.colour(BASELINES[0]), lw=0.5, ls=":", zorder=0)
+        axes.axvline(vae["mean"].iloc[0], color=style.colour(BASELINE), lw=0.5, ls=":", zorder=0)
     for y, row in enumerate(rows):
         cell = of_row(cells, row).iloc[0]
-        values = same_cell(subject.rows, cell)[score].to_numpy(dtype=float, na_value=np.nan)
+        values = runs_of(subject.rows, cell)[score].to_numpy(dtype=float, na_value=np.nan)
         values = values[np.isfinite(values)]
         colour = style.colour(row.method)
         axes.plot(values, np.full(len(values), y), ls="", marker=".", color=colour, ms=3, mew=0, alpha=0.4)
@@ -203,8 +204,8 @@ def _one_dim(subject: Subject, cells: pd.DataFrame, score: str, expected: int) -
     return Figure(
         f"{score}-by-row-{subject.slug}",
         f"{SCORES[score]}: {subject.words}, dim {dim}",
-        f"({subject.words}, dim {dim}) {SCORES[score]}: mean and ± one standard deviation over the seeds; each seed a "
-        f"faint dot; the dotted line is the VAE's mean.{incomplete_words(cells, expected)}",
+        f"({subject.words}, dim {dim}) {SCORES[score]}: mean and ± one standard deviation over the seeds. A faint dot "
+        f"is a seed, the dotted line the VAE's mean.{incomplete_words(cells, expected)}",
         f"Dots with intervals of {some([row.label for row in rows])}; {_alt(cells)}.",
         drawing,
         cells,

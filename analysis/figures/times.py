@@ -1,4 +1,4 @@
-"""Inference time against log-likelihood: what a better score costs."""
+"""Score by inference time: how much time a better score takes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from analysis.figures.common import (
     some,
     subjects,
 )
-from analysis.stats import CELL, KEY_TYPES, summarise
+from analysis.names import CELL
+from analysis.stats import KEY_TYPES, summarise
 from analysis.tables import SCORES, fullest, slug
 from analysis.time_tables import summarise_times
 
@@ -35,8 +36,8 @@ def time_figures(
     """A figure for each data set, decoder and device; a panel for each dim.
 
     Args:
-        runs: trainings, one row for each run, as `analysis.collect.collect` gives them.
-        timings: likewise, of a timing grid; by default the times that the trainings took down at their end.
+        runs: trainings, one row for each run, as `analysis.collect.collect` returns them.
+        timings: runs of a timing grid; by default the times that trainings measured at their end are used.
         score: a key of `analysis.tables.SCORES`, nats per image.
         expected_seeds: runs of a complete cell; by default as many as the fullest cell of `runs`.
 
@@ -47,7 +48,7 @@ def time_figures(
     if runs.empty:
         return []
     timed = timings is not None and len(timings) > 0
-    ratios = _timed(timings) if timings is not None and timed else _by_the_way(runs)
+    ratios = _timed(timings) if timings is not None and timed else _of_trainings(runs)
     cells = summarise(runs, score).drop(columns=["seeds", "restarts"])
     cells = cells[cells["n"] > 0].merge(ratios, on=CELL)
     expected = expected_seeds or fullest(runs)
@@ -67,12 +68,12 @@ def _timed(timings: pd.DataFrame) -> pd.DataFrame:
     return cells[[*CELL, "device", "mean"]].rename(columns={"mean": "ratio"}).dropna(subset="ratio")
 
 
-def _by_the_way(runs: pd.DataFrame) -> pd.DataFrame:
-    """The mean over a cell's runs, over the mean of the VAE's of the same column; devices are never mixed."""
+def _of_trainings(runs: pd.DataFrame) -> pd.DataFrame:
+    """Each cell's mean time as a ratio to the VAE's of the same column and device, as trainings measured them."""
     runs = runs.assign(device=runs["device"].fillna(_UNKNOWN)).astype(KEY_TYPES)
     ms = runs.groupby([*CELL, "device"], dropna=False)["inference_ms"].mean().reset_index()
     column = ["dataset", "dim", "decoder", "device"]
-    # a VAE trained otherwise infers no faster, so its row without a variant stands for all
+    # training does not change a VAE's inference time, so any of its variants would do; the plain one is preferred
     vaes = ms[ms["method"] == "vae"].sort_values("variant", na_position="first").drop_duplicates(column)
     vae = vaes.set_index(column)["inference_ms"].rename("vae_ms")
     ms = ms.join(vae, on=column)
@@ -101,17 +102,18 @@ def _draw(
         handles=method_handles(rows), loc="outside upper center", ncols=5, columnspacing=1.2, handlelength=1.6
     )
     how = (
-        "each alone on the device, in turn with a VAE"
+        "each alone on the device, alternating with a VAE"
         if timed
-        else "as each training measured it at its end, beside whatever else ran on the device; a timing grid is exact"
+        else "as measured at the end of each training, while other work may have run on the device; a timing grid is "
+        "more accurate"
     )
     slowest = data.sort_values("ratio").iloc[-1]
     return Figure(
         f"{score}-by-time-{subject.slug}{suffix}",
         f"{SCORES[score]} by inference time: {subject.words}",
         f"({subject.words}) {SCORES[score]}, mean and ± one standard deviation over the seeds, by the time of q(z|x) "
-        f"and one draw on {device}, {how}. Lines join a method's orders, the larger the mark the larger the order. Up "
-        f"and left is better.{incomplete_words(data, expected)}",
+        f"and one draw on {device}, {how}. Lines join a method's orders; a larger mark is a larger order. Up and left "
+        f"is better.{incomplete_words(data, expected)}",
         f"Points of {some([row.label for row in rows])}; the slowest is {slowest['method_label']} at dim "
         f"{slowest['dim']}, {slowest['ratio']:.2g} times the VAE's time.",
         drawing,
@@ -127,7 +129,7 @@ def _panel(panel: Axes, cells: pd.DataFrame, expected: int) -> None:
         colour = style.colour(method)
         panel.plot(of["ratio"], of["mean"], color=colour, lw=0.5, alpha=0.6, zorder=1)
         panel.errorbar(of["ratio"], of["mean"], yerr=of["sd"].fillna(0), ls="", color=colour, elinewidth=0.5, zorder=2)
-        for place, (_, cell) in enumerate(of.iterrows()):  # the larger the order, the larger the mark
+        for place, (_, cell) in enumerate(of.iterrows()):  # a larger order has a larger mark
             look = mark(method, 2.2 + 0.6 * place, cell["n"] >= expected)
             panel.plot(cell["ratio"], cell["mean"], zorder=3, **look)
     panel.margins(x=0.12)
@@ -135,8 +137,8 @@ def _panel(panel: Axes, cells: pd.DataFrame, expected: int) -> None:
 
 
 def _time_axis(axes: Axes, ratios: pd.Series) -> None:
-    """Logarithmic where the slowest takes twice the fastest's time or longer, with ticks that are numbers."""
-    if ratios.max() / ratios.min() < 1.2:  # what differs by less than a run from the next is no picture
+    """A logarithmic axis with plain numbers as ticks, if the slowest takes at least twice the fastest's time."""
+    if ratios.max() / ratios.min() < 1.2:  # else the axis would magnify mere noise
         axes.set_xlim(ratios.min() - 0.1, ratios.max() + 0.1)
     if ratios.max() / ratios.min() < 2:
         axes.xaxis.set_major_locator(MaxNLocator(4))

@@ -1,12 +1,12 @@
 "use strict";
-// Sorting, filters, what is known of each cell, and the files. All that can be read is in the page without it.
+// Sorting, filters, details of each cell, and downloads. All other content is in the page without this script.
 (() => {
   const all = (selector, root = document) => [...root.querySelectorAll(selector)];
   const make = (tag, properties = {}) => Object.assign(document.createElement(tag), properties);
   document.documentElement.classList.add("js");
   for (const element of all("[data-js]")) element.hidden = false;
 
-  // ------------------------------------------------------------ files and details, packed at the end of the page
+  // ------------------------------------------------------------ files and details, compressed at the end of the page
   const bytesOf = (base64) => Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
   let opened;
   const packed = () => opened ??= (async () => {
@@ -33,9 +33,9 @@
   });
 
   // ------------------------------------------------------------ sorting
-  const original = new Map(); // body -> its rows in the paper's order
+  const original = new Map(); // table body -> its rows in their original order
 
-  function compare(a, b) { // of numbers and words; what is missing goes last, whatever the direction
+  function compare(a, b) { // numbers or words; `sort` handles missing values
     return typeof a === "number" ? a - b : a.localeCompare(b, "en", { numeric: true });
   }
 
@@ -55,7 +55,7 @@
       const sign = direction === "ascending" ? 1 : -1;
       order = [...rows].sort((one, other) => {
         const [a, b] = [keys.get(one), keys.get(other)];
-        if (a === null || b === null) return (a === null) - (b === null);
+        if (a === null || b === null) return (a === null) - (b === null); // missing values last, in both directions
         return sign * compare(a, b);
       });
     }
@@ -71,7 +71,7 @@
     for (const head of all("thead tr:last-child > th", table)) {
       const first = head.cellIndex === 0;
       const numbers = all("tbody [data-key]", table).some((cell) => cell.cellIndex === head.cellIndex);
-      // the best first: the most nats, but the shortest time and the lowest rank
+      // the best first: the highest score, the shortest time, the lowest rank
       const start = numbers && table.closest(".more-is-better") ? "descending" : "ascending";
       const button = make("button", { type: "button", className: "sort" });
       if (methods && first) {
@@ -91,7 +91,7 @@
     }
   }
 
-  // ------------------------------------------------------------ what is known of a cell
+  // ------------------------------------------------------------ details of a cell
   const tip = document.body.appendChild(make("div", { id: "tip", role: "tooltip", hidden: true }));
   let described = null;
   let leaving = 0;
@@ -115,7 +115,7 @@
     put();
   }
 
-  function put() { // below its cell, above it where there is no room
+  function put() { // below its cell, or above it if there is no room below
     const [place, size] = [described.getBoundingClientRect(), tip.getBoundingClientRect()];
     const edge = document.documentElement;
     const left = Math.max(8, Math.min(place.right - size.width, edge.clientWidth - size.width - 8));
@@ -131,7 +131,7 @@
     tip.hidden = true;
   }
 
-  function leave() { // a moment in which the pointer may go over to the text
+  function leave() { // delayed, so that the pointer can move onto the tip
     clearTimeout(leaving);
     leaving = setTimeout(() => (isCell(document.activeElement) ? show(document.activeElement) : hide()), 150);
   }
@@ -146,7 +146,7 @@
   document.documentElement.addEventListener("pointerleave", () => described && leave());
   document.addEventListener("pointerdown", (event) => {
     const cell = event.target.closest?.("figure.table :is(td, th)");
-    if (cell && !event.target.closest("button")) rove(cell); // so that a tap focuses it
+    if (cell && !event.target.closest("button")) rove(cell); // makes the cell focusable, so that a tap focuses it
     else if (described && !tip.contains(event.target)) hide();
   });
   document.addEventListener("focusin", (event) => {
@@ -162,7 +162,7 @@
     place.bottom < 0 || place.top > document.documentElement.clientHeight ? hide() : put();
   }, { capture: true, passive: true });
 
-  // ------------------------------------------------------------ one tab stop for each table, arrows within it
+  // ------------------------------------------------------------ one tab stop for each table, arrow keys within it
   const stop = (cell) => cell.querySelector("button") ?? cell;
 
   function rove(cell) {
@@ -197,13 +197,13 @@
     });
   }
 
-  // ------------------------------------------------------------ filters, which the address keeps
+  // ------------------------------------------------------------ filters, which are kept in the address
   const form = document.getElementById("filters");
   const chosen = { dataset: "", method: "", claims: "" };
   const state = document.getElementById("state");
   const heads = (figure) => figure.dataset.columns ? JSON.parse(figure.dataset.columns) : [];
 
-  function matcher(text) { // of any of the words, each from the beginning of a part of a label
+  function matcher(text) { // true for labels in which any of the terms begins a word
     const terms = text.toLowerCase().split(/[\s,;]+/).filter(Boolean);
     return (label) => {
       const parts = label.toLowerCase();
@@ -217,7 +217,7 @@
     };
   }
 
-  function say(figure, words) { // in place of a table of which nothing is left
+  function say(figure, words) { // in place of a table whose rows are all hidden
     let note = figure.querySelector(".empty");
     if (words && !note) figure.querySelector(".scroll").before(note = make("p", { className: "empty" }));
     if (note) Object.assign(note, { textContent: words, hidden: !words });
@@ -335,7 +335,7 @@
   }
   window.addEventListener("hashchange", read);
 
-  // ------------------------------------------------------------ where in the page one is
+  // ------------------------------------------------------------ marks the current section in the contents
   const links = all("nav.contents a");
   const seen = new Map();
   const watch = new IntersectionObserver((entries) => {
@@ -349,7 +349,7 @@
     if (target) watch.observe(target);
   }
 
-  // ------------------------------------------------------------ paper has no summaries to open
+  // ------------------------------------------------------------ printing unfolds everything
   let closed = [];
   window.addEventListener("beforeprint", () => {
     closed = all("details:not([open])");

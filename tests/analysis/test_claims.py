@@ -1,4 +1,4 @@
-"""The paper's claims: which hold of runs made up for it, and of runs that have the paper's own numbers."""
+"""The paper's claims, checked on synthetic runs and on runs with the paper's own numbers."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from tests.analysis.test_paper import SPREAD, runs_of, their_runs, timings_of
 
 
 def score_claims(runs: pd.DataFrame, **named) -> list[Claim]:
-    return cited(paper_claims.score_claims(runs, **named), runs)
+    return checked(paper_claims.score_claims(runs, **named), runs)
 
 
 def time_claims(runs: pd.DataFrame, **named) -> list[Claim]:
-    """Their evidence is rows that were timed with their own times, or which were not."""
-    claims = cited(paper_claims.time_claims(runs, **named), runs)
+    """The claims, after a check that their evidence quotes the times of `runs`, or what was not timed."""
+    claims = checked(paper_claims.time_claims(runs, **named), runs)
     labels, ms, ratios = (runs[name].tolist() for name in ("method_label", "inference_ms", "ratio_to_vae"))
     timed = {f"{label} {number:.1f} ms" for label, number in zip(labels, ms, strict=True)}
     timed |= {f"{label} {number:.2f}×" for label, number in zip(labels, ratios, strict=True)}
@@ -39,8 +39,8 @@ def time_claims(runs: pd.DataFrame, **named) -> list[Claim]:
     return claims
 
 
-def cited(claims: list[Claim], runs: pd.DataFrame) -> list[Claim]:
-    """Each, whatever came of it, is of a data set that was run, and says where the paper has it, if it does."""
+def checked(claims: list[Claim], runs: pd.DataFrame) -> list[Claim]:
+    """The claims, after a check that each has a data set of `runs` and a source in the paper (or `control`)."""
     for claim in claims:
         place = "control" if claim.control else r"Tables 7-11|Section [23](\.1)?(, Tables? (5|6|7-11))?"
         assert re.fullmatch(place, claim.source), claim
@@ -74,20 +74,20 @@ def test_claims_that_hold_and_their_evidence():
     assert [claim.control for claim in (best, vae, more)] == [False, False, True]
     assert best.evidence == (
         "RME(2) 700.0, best of the other methods VAE 690.0 nats; 2 of the paper's 29 rows were run; "
-        "over its control RME(2) − VAE-MORE: +5.0 nats [+5.0, +5.0], p = 0.00098"
+        "against its control, RME(2) − VAE-MORE: +5.0 nats [+5.0, +5.0], p = 0.00098"
     )
     assert vae.evidence == (
         "RME(2) − VAE: +10.0 nats [+10.0, +10.0], p = 0.00098; "
-        "over its control RME(2) − VAE-MORE: +5.0 nats [+5.0, +5.0], p = 0.00098"
+        "against its control, RME(2) − VAE-MORE: +5.0 nats [+5.0, +5.0], p = 0.00098"
     )
     assert of(claims, "RME is better than HF (p ≤ 0.01)", "MNIST dim 10").evidence == "HF was not run"
     assert count(claims) == (
-        "The paper's claims, asked of these columns: 2 held, 6 not run. "
-        "Against the control, which the paper does not have: 1 held."
+        "The paper's claims, checked in these columns: 2 held, 6 not run. "
+        "Against the control (not in the paper): 1 held."
     )
 
 
-def test_a_gain_over_the_vae_that_longer_training_gives_too():
+def test_a_gain_that_longer_training_also_gives_is_not_above_the_control():
     claims = score_claims(rme_column(more=701.0, sa=690.5))
     statuses = {claim.statement: claim.status for claim in claims if claim.where == "MNIST dim 10"}
     assert statuses[OVER_VAE] == statuses["RME is better than SA (p ≤ 0.01)"] == statuses[BEST] == NOT_ABOVE
@@ -95,8 +95,8 @@ def test_a_gain_over_the_vae_that_longer_training_gives_too():
     assert of(claims, BEST, "MNIST dim 10").evidence.endswith("RME(2) − VAE-MORE: -1.0 nats [-1.0, -1.0], p = 1")
 
 
-def test_a_mean_that_is_above_the_controls_by_chance_is_not_above_it():
-    """Half of the seeds have it above, half below, and the mean is a little higher."""
+def test_the_highest_mean_must_be_significantly_above_the_control():
+    """RME is above the control in half of the seeds and below in the other half; its mean is 0.05 nats higher."""
     runs = rme_column(more=700.0)
     up = runs["seed"].map(lambda seed: 1.1 if seed % 2 else -1.0).where(runs["method"] == "vae-more", 0.0)
     claims = score_claims(runs.assign(test_iwae=runs["test_iwae"] - up))
@@ -104,8 +104,8 @@ def test_a_mean_that_is_above_the_controls_by_chance_is_not_above_it():
     assert best.status == NOT_ABOVE and "+0.1 nats" in best.evidence
 
 
-def test_one_that_was_trained_alike_is_a_fair_rival_whatever_the_control():
-    """BVI has the same stage as RME: what RME has above it is not the training's, and needs no control."""
+def test_a_rival_with_equal_training_needs_no_control():
+    """BVI has the same stage as RME, so longer training does not explain RME's gain over it."""
     cells = {("rme", 2): 700.0, ("bvi-er1", 2): 695.0, ("vae", None): 690.0, ("vae-more", None): 701.0}
     runs = runs_of({(method, order, "mnist", 10, "conv"): mean for (method, order), mean in cells.items()})
     bvi = "RME is better than BVI-ER1 (p ≤ 0.01)"
@@ -114,7 +114,7 @@ def test_one_that_was_trained_alike_is_a_fair_rival_whatever_the_control():
     assert of(score_claims(longer), bvi, "MNIST dim 10").status == NOT_ABOVE
 
 
-def test_a_control_of_another_rate_or_length_is_none():
+def test_a_control_with_other_rate_epochs_or_keep_is_not_equal():
     for setting in ({"stage_learning_rate": 5e-4}, {"stage_epochs": 8}, {"keep": "last"}):
         runs = rme_column(more=701.0).assign(keep="best")
         (name, value) = next(iter(setting.items()))
@@ -125,13 +125,13 @@ def test_a_control_of_another_rate_or_length_is_none():
         assert of(claims, OVER_MORE, "MNIST dim 10").status == NOT_RUN
 
 
-def test_the_control_that_was_not_run_is_asked_for():
+def test_a_missing_control_is_reported():
     claim = of(score_claims(rme_column()), OVER_MORE, "MNIST dim 10")
-    said = "no control with equal training was run for RME(2)"
-    assert (claim.status, claim.evidence, claim.control) == (NOT_RUN, said, True)
+    evidence = "no control with equal training was run for RME(2)"
+    assert (claim.status, claim.evidence, claim.control) == (NOT_RUN, evidence, True)
 
 
-def test_a_control_that_lacks_runs_leaves_the_claim_open():
+def test_no_verdict_if_the_control_lacks_runs():
     runs = rme_column(more=695.0)
     claims = score_claims(runs[~((runs["method"] == "vae-more") & (runs["seed"] > 5))])
     for statement in (BEST, OVER_VAE, OVER_MORE):
@@ -140,7 +140,7 @@ def test_a_control_that_lacks_runs_leaves_the_claim_open():
 
 
 @pytest.mark.parametrize("seeds", [1, 2, 4])
-def test_nothing_is_told_from_fewer_runs_than_a_test_needs(seeds):
+def test_no_verdict_with_fewer_runs_than_a_test_needs(seeds):
     for rme in (700.0, 680.0):
         claims = score_claims(rme_column(rme, more=695.0, sa=690.5, seeds=seeds))
         assert {claim.status for claim in claims} == {TOO_FEW, NOT_RUN}
@@ -154,7 +154,7 @@ def test_variants_are_rows_of_a_method():
         "RME(2), kl 20 703.0, best of the other methods VAE 690.0 nats; 2 of the paper's 29 rows"
     )
     assert against_paper(runs)["method_label"].tolist() == ["VAE", "RME(2)"]  # the paper has no such variant
-    assert best.status == HELD  # its control is the one of the same stage, whatever kl_max
+    assert best.status == HELD  # a variant's control is the row with the same stage
 
 
 def test_a_claim_that_does_not_hold():
@@ -172,10 +172,10 @@ def test_every_order_of_a_rival_must_be_beaten():
     assert claim.status == NOT_HELD and "RME(2) − ME(3)" in claim.evidence and "p = 0.065" in claim.evidence
 
 
-def test_of_rows_that_are_beaten_in_every_seed_the_best_is_the_evidence():
-    """Each has the smallest p that ten pairs can give, so the p alone does not say which was hardest to beat."""
+def test_of_rivals_beaten_in_every_seed_the_best_is_the_evidence():
+    """All have the smallest p that ten pairs can give, so p alone does not choose one."""
     cells = {("rme", 2, "mnist", 10, "conv"): 700.0, ("me", 2, "mnist", 10, "conv"): 600.0}
-    for better in (3, 1):  # after the other in the table, and before it
+    for better in (3, 1):  # sorted after ME(2), and before it
         claims = score_claims(runs_of({**cells, ("me", better, "mnist", 10, "conv"): 690.0}))
         evidence = of(claims, "RME is better than ME (p ≤ 0.01)", "MNIST dim 10").evidence
         assert f"RME(2) − ME({better}): +10.0 nats" in evidence
@@ -185,12 +185,12 @@ def test_of_rows_that_are_beaten_in_every_seed_the_best_is_the_evidence():
 def test_a_p_of_01_needs_seven_pairs(seeds, status):
     claims = score_claims(rme_column(seeds=seeds))
     claim = of(claims, OVER_VAE, "MNIST dim 10")
-    assert claim.status == status and of(claims, BEST, "MNIST dim 10").status == HELD  # five will do for that
+    assert claim.status == status and of(claims, BEST, "MNIST dim 10").status == HELD  # needs only five pairs
     if status == TOO_FEW:
         assert claim.evidence.startswith("the smallest p that 6 pairs can give is 0.016; RME(2) − VAE: +10.0 nats")
 
 
-def test_missing_runs_decide_nothing():
+def test_no_verdict_if_a_cell_lacks_runs():
     runs = rme_column(more=695.0)
     claims = score_claims(runs[~((runs["method"] == "vae") & (runs["seed"] == 3))])
     assert {of(claims, statement, "MNIST dim 10").status for statement in (BEST, OVER_VAE)} == {TOO_FEW}
@@ -200,7 +200,7 @@ def test_missing_runs_decide_nothing():
 
 
 def test_the_papers_numbers_against_the_papers_claims():
-    """Its own tables: RME is best but on MNIST at dim 50, where ME(4) and HF(1) are above, and tied on OMNIGLOT."""
+    """By its tables RME is best but on MNIST at dim 50 (ME(4) and HF(1) are above) and OMNIGLOT at dim 10 (a tie)."""
     claims = score_claims(their_runs())
     best = {claim.where: claim for claim in claims if claim.statement == BEST}
     assert len(best) == 20
@@ -210,7 +210,7 @@ def test_the_papers_numbers_against_the_papers_claims():
     assert {where for where, claim in best.items() if claim.published == UNKNOWN} == {
         f"CIFAR10 dim {dim}" for dim in (10, 20, 50, 100)
     }
-    # the same question put to runs that have those very means
+    # runs with the paper's means have the same status
     for where, claim in best.items():
         if claim.published != UNKNOWN and where != "OMNIGLOT dim 10":  # a tie
             assert claim.status == claim.published, where
@@ -225,12 +225,12 @@ def test_the_papers_numbers_against_the_papers_claims():
                 assert (claim.status, claim.published) == (HELD, HELD)
 
 
-def test_a_data_set_that_the_paper_lacks():
+def test_a_data_set_that_is_not_in_the_paper():
     runs = rme_column().assign(dataset="digits", dataset_label="digits")
     claims = score_claims(runs)
     assert {claim.statement for claim in claims} == {BEST, OVER_VAE, OVER_MORE}
     assert {claim.published for claim in claims} == {UNKNOWN}
-    assert count(claims) == "Claims, asked of these columns: 2 held. Against the control: 1 not run."
+    assert count(claims) == "Claims, checked in these columns: 2 held. Against the control: 1 not run."
     for listing in (claim_summary(claims), claim_listing(claims)):
         assert listing.title.startswith("Claims") and not any("paper" in title for title in listing.header)
     mixed = score_claims(pd.concat([runs, rme_column()]))
@@ -271,7 +271,7 @@ def test_time_claims_that_do_not_hold():
     assert claims[0].evidence == "RME(2) 1.20×, RME(5) 2.50×; at most 1.36×"
 
 
-def test_times_that_were_not_measured_decide_nothing():
+def test_time_claims_without_timings_are_not_run():
     claims = time_claims(timings_of({("vae", None, "mnist", 50, "conv"): (1.0, 1.0)}))
     assert len(claims) == 5 and {claim.status for claim in claims} == {NOT_RUN}
     assert claims[0].evidence == "RME was not timed against the VAE"
@@ -300,7 +300,7 @@ MULTIPLE, SPREADS, SLOW, GROWS, FLOWS, VLAE = (
 @pytest.mark.parametrize(
     ("statement", "times", "status"),
     [
-        (MULTIPLE, {"rme_2": (1.0, 1.364)}, HELD),  # as printed, with two digits, it is the paper's 1.36
+        (MULTIPLE, {"rme_2": (1.0, 1.364)}, HELD),  # rounded as printed, this is the paper's 1.36
         (MULTIPLE, {"rme_2": (1.0, 1.0), "rme_5": (1.0, 1.37)}, NOT_HELD),
         (SPREADS, {"rme_2": (1.0, 1.0), "rme_3": (1.0, 1.0)}, HELD),
         (SPREADS, {"rme_2": (1.0, 1.0), "rme_3": (1.5, 1.0)}, NOT_HELD),
@@ -329,7 +329,7 @@ def test_times_at_their_limits(statement, times, status):
         ({"vlae_4": (2.0, 1.0)}, NOT_RUN),
     ],
 )
-def test_vlaes_time_is_asked_of_fully_connected_decoders(times, status):
+def test_vlaes_time_is_a_claim_about_fully_connected_decoders(times, status):
     runs = at_mnist_50("fc", vae=(1.0, 1.0), **times)
     assert time_statuses(runs) == {VLAE: status}
     assert {claim.where for claim in time_claims(runs)} == {"MNIST dim 50, FC decoder"}
@@ -345,7 +345,7 @@ def test_each_device_has_its_own_times():
     assert all(claim.in_paper and claim.dataset == "mnist" and not claim.control for claim in claims)
 
 
-def test_times_of_a_data_set_that_the_paper_lacks():
+def test_times_of_a_data_set_that_is_not_in_the_paper():
     runs = at_mnist_50(vae=(1.0, 1.0), sa_1=(3.0, 3.0), sa_2=(4.0, 4.0), rme_2=(1.1, 1.1), iaf_2=(2.0, 2.0))
     claims = time_claims(runs.assign(dataset="digits", dataset_label="digits"))
     assert [claim.statement.split(":")[0] for claim in claims] == [SLOW, GROWS, FLOWS]
@@ -353,8 +353,8 @@ def test_times_of_a_data_set_that_the_paper_lacks():
 
 
 # ---------------------------------------------------------------------- statuses by SciPy
-def test_statuses_are_those_that_scipys_test_gives():
-    """Forty columns of random rows: each status follows from means, and p of SciPy's exact test, alone."""
+def test_statuses_agree_with_scipys_test():
+    """In forty columns of random scores, each status follows from the means and the p of SciPy's exact test."""
     rng = np.random.default_rng(0)
     rows = [("rme", 2), ("rme", 3), ("me", 2), ("me", 3), ("vae", None), ("vae-more", None)]
     cells = {
@@ -362,7 +362,7 @@ def test_statuses_are_those_that_scipys_test_gives():
         for dim in range(1, 41)
         for method, order in rows
     }
-    claims, told = score_claims(runs_of(cells)), Counter()
+    claims, seen = score_claims(runs_of(cells)), Counter()
     for dim in range(1, 41):
         scores = {row: cells[(*row, "digits", dim, "conv")] for row in rows}
         ours = max(rows[:2], key=lambda row: scores[row].mean())
@@ -375,13 +375,13 @@ def test_statuses_are_those_that_scipys_test_gives():
         expected = {
             BEST: NOT_HELD if not highest else HELD if p_more <= 0.05 else NOT_ABOVE,
             OVER_VAE: NOT_HELD if p["vae", None] > 0.01 else HELD if p_more <= 0.01 else NOT_ABOVE,
-            # trained alike: no control is needed
+            # equal training: no control is needed
             "RME is better than ME (p ≤ 0.01)": HELD if max(p["me", 2], p["me", 3]) <= 0.01 else NOT_HELD,
             OVER_MORE: HELD if p_more <= 0.01 else NOT_HELD,
         }
         assert {s: of(claims, s, f"digits dim {dim}").status for s in expected} == expected
-        told.update(expected.items())
-    assert len(told) == 3 + 3 + 2 + 2, "each status of each occurs"
+        seen.update(expected.items())
+    assert len(seen) == 3 + 3 + 2 + 2, "every status of every claim occurs"
 
 
 @pytest.mark.parametrize(("seeds", "status"), [(4, TOO_FEW), (5, HELD)])
@@ -390,7 +390,7 @@ def test_a_p_of_05_needs_five_pairs(seeds, status):
 
 
 def test_pairs_are_counted_and_not_runs():
-    """Ten runs each, of which five seeds are shared: enough for .05 and too few for .01."""
+    """Two cells of ten runs share five seeds: enough pairs for .05, too few for .01."""
     runs = rme_column()
     runs["seed"] += 5 * (runs["method"] == "vae")
     claims = score_claims(runs)
@@ -398,7 +398,7 @@ def test_pairs_are_counted_and_not_runs():
     assert of(claims, OVER_VAE, "MNIST dim 10").status == TOO_FEW
 
 
-def test_a_control_without_the_same_seeds_leaves_the_claim_open():
+def test_no_verdict_if_the_control_shares_too_few_seeds():
     runs = rme_column(more=695.0)
     for shift, best in ((5, HELD), (6, TOO_FEW)):
         moved = runs.assign(seed=runs["seed"] + shift * (runs["method"] == "vae-more"))
@@ -413,14 +413,14 @@ def test_equal_means_are_not_above():
 
 
 @pytest.mark.parametrize("method", ["rme", "vae"])
-def test_what_was_not_run_is_said(method):
-    """Without RME there is nothing to claim; RME alone has nothing to be compared with."""
+def test_claims_about_rows_that_were_not_run(method):
+    """Without RME, or with RME alone, no claim can be checked."""
     claims = score_claims(rme_column().query("method == @method"))
     assert {claim.status for claim in claims} == {NOT_RUN}
     assert "RME was not run" in {claim.evidence for claim in claims} or method == "rme"
 
 
-def test_a_row_without_a_score_is_not_enough():
+def test_no_verdict_for_a_row_without_scores():
     runs = rme_column(more=695.0)
     claims = score_claims(runs.assign(test_iwae=runs["test_iwae"].mask(runs["method"] == "rme")))
     for statement in (BEST, OVER_VAE, OVER_MORE):
@@ -428,7 +428,7 @@ def test_a_row_without_a_score_is_not_enough():
         assert claim.status == TOO_FEW and "RME(2) n=0/10" in claim.evidence
 
 
-def test_what_is_not_trained_is_no_rival_for_the_highest_mean():
+def test_a_row_that_is_not_trained_is_no_rival_for_the_highest_mean():
     runs = rme_column(svi=999.0)
     untrained = runs["method"] == "svi"
     runs = runs.assign(starts_from=np.where(untrained, "vae", None), stage_epochs=runs["stage_epochs"].mask(untrained))
@@ -478,14 +478,14 @@ def test_decoders_by_their_means(conv, fc, vlae, every):
 
 
 @pytest.mark.parametrize(("seeds", "status"), [(4, TOO_FEW), (5, HELD)])
-def test_decoders_are_told_apart_by_as_many_runs_as_a_test_needs(seeds, status):
+def test_claims_about_decoders_need_enough_runs_for_a_test(seeds, status):
     runs = both_decoders({VAE_ROW: 3.0}, {VAE_ROW: 1.0, VLAE_8: 2.0}, seeds)
     claims = score_claims(runs)
     for statement in (VAE_OVER_VLAE, CONVOLUTIONAL):
         claim = of(claims, statement, "MNIST dim 10")
         assert claim.status == status and ("0.062" in claim.evidence) == (seeds == 4)  # 1 / 2^4, the smallest p
         assert claim.published == HELD
-    for lost in ("conv", "fc"):  # one run of that decoder's
+    for lost in ("conv", "fc"):  # one run of that decoder is missing
         left = runs[(runs["decoder"] != lost) | (runs["seed"] > 0)]
         claims = score_claims(left, expected_seeds=seeds)
         assert {of(claims, s, "MNIST dim 10").status for s in (VAE_OVER_VLAE, CONVOLUTIONAL)} == {TOO_FEW}
@@ -499,7 +499,7 @@ def test_fully_connected_columns_have_claims_of_their_own():
     assert own == {"VLAE has the highest mean": HELD, OVER_VAE: HELD, OVER_MORE: NOT_RUN}
 
 
-def test_columns_stand_in_the_papers_order():
+def test_columns_are_in_the_papers_order():
     cells = {
         (method, order, data, dim, decoder): 1.0
         for decoder in ("fc", "conv")
@@ -512,7 +512,7 @@ def test_columns_stand_in_the_papers_order():
     assert where == conv + [f"{column}, FC decoder" for column in conv]
 
 
-def test_claims_are_of_the_score_that_is_asked_for():
+def test_claims_about_another_score():
     runs = rme_column()
     runs = runs.assign(val_iwae=-runs["test_iwae"])
     for statement in (BEST, OVER_VAE):
@@ -520,7 +520,7 @@ def test_claims_are_of_the_score_that_is_asked_for():
         assert found[0].status != NOT_HELD == found[1].status
 
 
-def test_of_many_rows_that_are_incomplete_three_are_named():
+def test_evidence_names_three_incomplete_rows_at_most():
     cells = {("rme", 2, "mnist", 10, "conv"): 2.0} | {("sa", k, "mnist", 10, "conv"): 1.0 for k in (1, 2, 4, 8)}
     runs = runs_of(cells)
     claims = score_claims(runs[(runs["method"] != "sa") | (runs["seed"] > 0)])
@@ -528,7 +528,7 @@ def test_of_many_rows_that_are_incomplete_three_are_named():
     assert evidence == "SA(1) n=9/10, SA(2) n=9/10, SA(4) n=9/10 and 1 more"
 
 
-def test_too_few_pairs_are_said_with_the_means():
+def test_evidence_has_the_means_if_there_are_too_few_pairs():
     runs = rme_column(more=695.0, seeds=3)
     best = of(score_claims(runs), BEST, "MNIST dim 10")
     mean = runs.loc[runs["method"] == "rme", "test_iwae"].mean()

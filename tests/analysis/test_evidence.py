@@ -1,4 +1,4 @@
-"""Runs as a file: what is read is what was written, from MLflow, a storage or other files, and errors name the line."""
+"""Files of runs: they are read back exactly, from MLflow, a storage or other files, and errors name the line."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tune.store.storage import Storage
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """A sweep of nineteen runs, with whatever a file could get wrong: commas, quotes, NaN, numbers of any size."""
+    """A sweep of nineteen runs with values that a CSV file could get wrong: commas, quotes, NaN, tiny numbers."""
     store = Store(tmp_path_factory)
     rng = np.random.default_rng(3)
     for seed in range(6):
@@ -67,13 +67,13 @@ def file(store, tmp_path_factory):
     return collected(path, "--experiment", "sweep", "--tracking-uri", store.uri)
 
 
-def without_place(frame):
+def without_mlflow_ids(frame):
     return frame.drop(columns=["mlflow_run_id", "mlflow_parent_id", "curves"])
 
 
-def test_what_is_read_is_what_was_written(store, file):
+def test_read_runs_returns_what_was_written(store, file):
     ours = collect(store.uri, "sweep")
-    pd.testing.assert_frame_equal(without_place(read_runs(file)), without_place(ours), check_exact=True)
+    pd.testing.assert_frame_equal(without_mlflow_ids(read_runs(file)), without_mlflow_ids(ours), check_exact=True)
     pd.testing.assert_frame_equal(
         curve_frame(read_points(curves_path(file)), read_runs(file)), curves(store.uri, "sweep"), check_exact=True
     )
@@ -81,7 +81,7 @@ def test_what_is_read_is_what_was_written(store, file):
     assert runs_csv(read_runs(file)) == file.read_text()
 
 
-def test_a_choice_of_the_runs(store, file, tmp_path):
+def test_where_selects_runs(store, file, tmp_path):
     chosen = collected(tmp_path / "a.csv", "--runs", file, "--where", "variant=kl 20, ε")
     assert read_runs(chosen)["method_label"].tolist() == ["RME(2), kl 20, ε"]
     assert read_points(curves_path(chosen)).empty
@@ -91,38 +91,38 @@ def test_a_choice_of_the_runs(store, file, tmp_path):
 
 
 # ---------------------------------------------------------------------- the report from a file
-def test_the_report_of_the_file_is_that_of_the_experiment_byte_for_byte(store, file, tmp_path):
+def test_report_of_a_file_equals_report_of_its_experiment(store, file, tmp_path):
     of_store = build_report("sweep", tmp_path / "store", store.uri)
     assert main(["--runs", str(file), "--out", str(tmp_path / "file")]) == 0
     names = {path.relative_to(tmp_path / "store") for path in of_store.files}
     assert {path.parent.name for path in names} == {"", "tables", "figures"} and Path("tables/answer.txt") in names
-    assert any(path.name.startswith("val_elbo-by-epoch") for path in names)  # the curves are there too
+    assert any(path.name.startswith("val_elbo-by-epoch") for path in names)  # the curves were read too
     for name in names - {Path("index.html")}:
         assert (tmp_path / "file" / name).read_bytes() == (tmp_path / "store" / name).read_bytes(), name
     assert {p.relative_to(tmp_path / "file") for p in (tmp_path / "file").rglob("*.*")} == names
 
 
-def test_the_page_depends_on_nothing_but_the_file(file, tmp_path):
-    """In another process, at another time, in another folder, with the lines in another order."""
-    there = tmp_path / "moved" / "study"
-    there.mkdir(parents=True)
+def test_page_depends_only_on_the_file(file, tmp_path):
+    """The same page from another process, time zone and folder, with the lines in another order."""
+    moved = tmp_path / "moved" / "study"
+    moved.mkdir(parents=True)
     header, *lines = file.read_text().splitlines(keepends=True)
-    (there / "runs.csv").write_text("".join([header, *lines[::-1]]))
+    (moved / "runs.csv").write_text("".join([header, *lines[::-1]]))
     command = [
         sys.executable,
         "-m",
         "analysis.report",
         "--runs",
-        there / "runs.csv",
+        moved / "runs.csv",
         "--no-figures",
         "--out",
-        there / "out",
+        moved / "out",
     ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={"TZ": "Asia/Tokyo"})
     assert done.returncode == 0, done.stderr
     report_of_file(file, tmp_path / "here", draw=False)
-    for path in (there / "out").rglob("*.*"):
-        assert path.read_bytes() == (tmp_path / "here" / path.relative_to(there / "out")).read_bytes(), path
+    for path in (moved / "out").rglob("*.*"):
+        assert path.read_bytes() == (tmp_path / "here" / path.relative_to(moved / "out")).read_bytes(), path
 
 
 @pytest.mark.parametrize("study", sorted(ROOT.glob("docs/results/*/runs.csv")), ids=lambda path: path.parent.name)
@@ -137,32 +137,30 @@ def test_a_committed_study_has_the_tables_of_its_runs(study, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--runs", "none.csv"], "there is no file none.csv"),
+        (["--runs", "none.csv"], "none.csv does not exist"),
         (["--runs", "FILE", "--where", "seed=99"], "has no run that matches"),
     ],
 )
-def test_a_report_that_cannot_be_made(file, tmp_path, capsys, arguments, message):
+def test_errors_are_one_line_and_exit_code_2(file, tmp_path, capsys, arguments, message):
     arguments = [str(file) if word == "FILE" else word for word in arguments]
     assert main([*arguments, "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1 and not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    "arguments", [[], ["--runs", "a.csv", "--models"]], ids=["of nothing", "models, which are not in a file"]
-)
+@pytest.mark.parametrize("arguments", [[], ["--runs", "a.csv", "--models"]], ids=["no source", "models of a file"])
 def test_malformed_arguments(arguments, capsys):
     with pytest.raises(SystemExit) as raised:
         main([*arguments, "--out", "x"])
     assert raised.value.code == 2 and "--experiment E" in capsys.readouterr().err
 
 
-# ---------------------------------------------------------------------- files that are not what they should be
+# ---------------------------------------------------------------------- invalid files
 HEADER = "run_key,method,order,dataset,dim,decoder,seed,method_label,dataset_label,test_iwae,start_time\n"
 LINE = "k0,vae,,mnist,10,conv,0,VAE,MNIST,1.5,2026-01-02T03:04:05+00:00\n"
 
 
-def test_the_fewest_columns(tmp_path):
+def test_required_columns_are_enough(tmp_path):
     (tmp_path / "a.csv").write_text(HEADER + LINE)
     (run,) = read_runs(tmp_path / "a.csv").to_dict("records")
     assert (run["test_iwae"], run["dim"], run["start_time"]) == (1.5, 10, pd.Timestamp("2026-01-02T03:04:05Z"))
@@ -179,20 +177,20 @@ def test_the_fewest_columns(tmp_path):
         (HEADER + LINE.replace(",10,", ",ten,"), "line 2: dim='ten' is not a whole number"),
         (HEADER + LINE.replace(",1.5,", ",much,"), "line 2: test_iwae='much' is not a number"),
         (HEADER + LINE.replace("2026-01", "soon"), "line 2: start_time='soon-02T03:04:05.00:00' is not a time"),
-        (HEADER + LINE + LINE, "line 3: the run k0 is on line 2 too"),
-        (HEADER + LINE.replace("k0", ""), "line 2: there is no run_key"),
+        (HEADER + LINE + LINE, "line 3: run k0 is already on line 2"),
+        (HEADER + LINE.replace("k0", ""), "line 2: run_key is missing"),
         (HEADER + LINE + '"k1,vae\n', "line 3: unexpected end of data"),
         (HEADER + "\x00", "line 2: "),
     ],
 )
-def test_bad_files(tmp_path, text, message):
+def test_invalid_runs(tmp_path, text, message):
     (tmp_path / "a.csv").write_text(text)
     with pytest.raises(CollectError, match=message) as raised:
         read_runs(tmp_path / "a.csv")
     assert str(tmp_path / "a.csv") in str(raised.value) and "\n" not in str(raised.value)
 
 
-def test_bad_curves(file, tmp_path):
+def test_invalid_curves(file, tmp_path):
     path = tmp_path / "runs.csv"
     path.write_text(file.read_text())
     curves_path(path).write_text("run_key,metric,component,epoch,value\nk0,kl,1,1,2.0\nk0,kl,1,x,2.0\n")
@@ -209,7 +207,7 @@ def test_two_settings_in_one_cell_are_refused(tmp_path):
 
 
 # ---------------------------------------------------------------------- merging
-def test_parts_together_are_the_whole(file, tmp_path):
+def test_merged_parts_equal_the_whole(file, tmp_path):
     parts = [
         collected(tmp_path / f"{name}.csv", "--runs", file, "--where", f"method={name}")
         for name in ("rme", "vae", "vae-more")
@@ -220,7 +218,7 @@ def test_parts_together_are_the_whole(file, tmp_path):
     assert curves_path(whole).read_text() == curves_path(file).read_text()
 
 
-def test_of_a_run_that_two_have_the_newest_stands():
+def test_merge_keeps_the_newest_of_a_run_in_two_sources():
     one = pd.DataFrame({"run_key": ["a"], "method": "vae", "order": None, "dataset": "mnist", "dim": 10,
                         "decoder": "conv", "seed": 0, "start_time": pd.Timestamp("2026-01-01", tz="UTC"),
                         "test_iwae": 1.0})  # fmt: skip
@@ -235,7 +233,7 @@ def test_of_a_run_that_two_have_the_newest_stands():
 # ---------------------------------------------------------------------- from a storage
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
-    """A VAE, a variant of RME(2) and a timing, in MLflow and on a storage."""
+    """A VAE, a variant of RME(2), SVI(10) and a timing, in MLflow and in a storage."""
     folder = tmp_path_factory.mktemp("swept")
     path = write_npz(folder / "spots.npz")
     common = {"dataset": str(path), **SMALL, "restarts": 2}
@@ -255,12 +253,12 @@ def swept(tmp_path_factory):
     return tracker.uri, storage, mixture
 
 
-def test_a_storage_says_what_mlflow_says(swept, tmp_path):
+def test_storage_and_mlflow_give_the_same_runs(swept, tmp_path):
     uri, storage, mixture = swept
     of_mlflow = collected(tmp_path / "mlflow.csv", "--experiment", "swept", "--tracking-uri", uri)
     of_storage = collected(tmp_path / "storage.csv", "--storage", storage.root)
     a, b = read_runs(of_mlflow), read_runs(of_storage)
-    unknown = ["git_commit", "command", "start_time"]  # the last of what was trained alone
+    unknown = ["git_commit", "command", "start_time"]  # a storage has only the last, and only of trainings
     pd.testing.assert_frame_equal(a.drop(columns=unknown), b.drop(columns=unknown), check_exact=True)
     trained = a["method"].isin(["vae", "rme"]) & a["ratio_to_vae"].isna()
     assert trained.sum() == 2 and (a["start_time"] == b["start_time"])[trained].all()
@@ -280,7 +278,7 @@ def test_a_storage_without_results_of_this_version(swept, tmp_path, caplog, caps
     _, storage, mixture = swept
     arguments = ["--storage", str(tmp_path), "--out", str(tmp_path / "a.csv")]
     assert collecting.main(arguments) == 2 and "is no storage of a sweep" in capsys.readouterr().err
-    mixture.save(tmp_path / "runs" / "0123456789abcdef")  # a key of before
+    mixture.save(tmp_path / "runs" / "0123456789abcdef")  # a key of an earlier version
     assert collecting.main(arguments) == 2 and "no finished run was found" in capsys.readouterr().err
     assert "passed over" in caplog.text and "0123456789abcdef" in caplog.text
     whole = next((storage.root / "runs").glob("*/*.safetensors"))
@@ -291,8 +289,8 @@ def test_a_storage_without_results_of_this_version(swept, tmp_path, caplog, caps
     assert str(tmp_path / "runs" / "f" / whole.name) in error and error.count("\n") == 1
 
 
-def test_a_result_of_another_time_is_told_from_one_of_now(swept, tmp_path):
-    """The newest stands, whichever source is named first."""
+def test_the_newest_result_of_two_storages_is_kept(swept, tmp_path):
+    """In either order of the sources."""
     _, storage, mixture = swept
     later = replace(mixture, finished_at=mixture.finished_at + 60, test_iwae=mixture.test_iwae + 1)
     later.save(tmp_path / "runs" / mixture.spec.key)
@@ -301,7 +299,7 @@ def test_a_result_of_another_time_is_told_from_one_of_now(swept, tmp_path):
     assert run["test_iwae"] == later.metrics["test/iwae"]
 
 
-def test_writing_where_there_is_no_room(store, tmp_path, capsys):
+def test_write_runs_creates_folders_and_reports_what_it_cannot_write(store, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     arguments = ["--experiment", "sweep", "--tracking-uri", store.uri, "--out", str(tmp_path / "file" / "a.csv")]
     assert collecting.main(arguments) == 2 and capsys.readouterr().err.count("\n") == 1
@@ -309,8 +307,7 @@ def test_writing_where_there_is_no_room(store, tmp_path, capsys):
     assert (tmp_path / "new" / "a.csv").is_file()
 
 
-def test_two_values_for_one_recording_of_a_run_are_refused(store, tmp_path):
-    """Which of two files is right is not for the order of arguments to say."""
+def test_merge_refuses_two_scores_for_one_recording(store, tmp_path):
     own = collected(tmp_path / "a.csv", "--experiment", "sweep", "--tracking-uri", store.uri, "--no-curves")
     runs = read_runs(own)
     key = runs.loc[runs["method"] == "vae", "run_key"].iloc[0]

@@ -1,4 +1,4 @@
-"""The lists of claims: the same in every format, each statement counted once."""
+"""The lists of claims, in every format."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from analysis.listing import claim_listing, claim_summary, to_csv, to_html, to_l
 from tests.analysis.test_claims import rme_column
 
 
-def test_the_list_says_the_same_everywhere():
+def test_every_format_has_the_claims():
     listing = claim_listing(score_claims(rme_column(more=695.0)))
     assert {row[0] for row in listing.rows} == {HELD, NOT_RUN}
     for text in (to_markdown(listing), to_csv(listing), to_html(listing), to_latex(listing)):
@@ -35,7 +35,7 @@ def test_the_summary_counts_each_statement_once():
         "Held", "Held, but not above its control", "Not held", "Not enough runs", "Not run",
         "Held by the paper's numbers",
     ]  # fmt: skip
-    assert rows["RME has the highest mean"] == ["1", "0", "1", "0", "0", "1 of 2"]  # theirs is not on MNIST at dim 50
+    assert rows["RME has the highest mean"] == ["1", "0", "1", "0", "0", "1 of 2"]  # in the paper not at dim 50
     assert rows["RME is better than VAE (p ≤ 0.01)"] == ["2", "0", "0", "0", "0", "2 of 2"]
     assert rows["RME is better than IAF (p ≤ 0.01)"] == ["0", "0", "0", "0", "2", "2 of 2"]
     assert rows["RME is better than its control (p ≤ 0.01)"] == ["1", "0", "0", "0", "1", "–"]

@@ -1,4 +1,4 @@
-"""The report's page in a real browser: it loads nothing, sorts, filters, tells the details, and can be read by all."""
+"""The report's page in a real browser: it loads nothing, sorts, filters, shows details, and is accessible."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 def browser():
     with sync_api.sync_playwright() as playwright:
         flags = QUIET + (["--no-sandbox"] if os.getuid() == 0 else [])
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)  # with a fresh profile of its own
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)  # with a fresh profile
         yield started
         started.close()
 
 
 def scores():
-    """Two data sets and decoders; ties, missing cells, and means that words would sort otherwise than numbers."""
+    """Two data sets and decoders; ties, missing cells, and means whose order as text differs from that as numbers."""
     rng = np.random.default_rng(5)
     spread = rng.normal(size=10)
     cells = {
@@ -84,7 +84,7 @@ def drawn(dataset):
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    """The page on disk, alone in its folder, and what it was made of."""
+    """The page, alone in its folder, and its contents."""
     runs = scores()
     tables = [
         *score_tables(runs), *difference_tables(runs), *score_tables(runs, "val_elbo"), decoder_table(runs),
@@ -134,7 +134,7 @@ def report(tmp_path_factory):
 
 
 class Window:
-    """A browser's window, and what its pages have asked for and said."""
+    """A browser window, its requests, and its console messages and errors."""
 
     def __init__(self, browser, size=(1280, 900), **options):
         self.context = browser.new_context(viewport={"width": size[0], "height": size[1]}, **options)
@@ -147,13 +147,13 @@ class Window:
 
 @pytest.fixture(scope="module")
 def usual(browser):
-    """The window of all that need no other: to open one takes as long as to load the page."""
+    """A window shared by tests that need no options: opening one takes as long as loading the page."""
     return Window(browser)
 
 
 @pytest.fixture
 def visit(browser, report, usual):
-    """Loads the page; at the end nothing may have been requested but the page, and the console must be empty."""
+    """Loads the page; after the test, only the page may have been requested, and the console must be empty."""
     usual.requested.clear()
     usual.said.clear()
     windows = []
@@ -168,7 +168,7 @@ def visit(browser, report, usual):
     for window in windows:
         if window is usual:
             window.page.mouse.move(0, 0)
-            window.page.goto("about:blank")  # else the next test's address differs in its end alone, and loads nothing
+            window.page.goto("about:blank")  # an address that differs only in its fragment would not reload
         else:
             window.context.close()
         asked = [url for url in window.requested if not url.startswith(("blob:null/", "data:image/png"))]
@@ -180,7 +180,7 @@ def table_of(report, name):
 
 
 def labels(page, figure):
-    """The rows that can be seen, from top to bottom."""
+    """Labels of the visible rows, from top to bottom."""
     return page.eval_on_selector_all(
         f"#{figure} tbody tr", "rows => rows.filter(r => r.offsetParent).map(r => r.cells[0].textContent)"
     )
@@ -195,7 +195,7 @@ def hash_of(page):
 
 
 # ---------------------------------------------------------------------- what it loads
-def test_it_asks_for_nothing_and_says_nothing(visit):
+def test_page_loads_nothing_and_logs_nothing(visit):
     page = visit()
     assert page.locator("h1").inner_text() == f"paper {HOSTILE}"
     assert page.locator("header .answer").bounding_box()["y"] < 100
@@ -205,7 +205,7 @@ def test_it_asks_for_nothing_and_says_nothing(visit):
     )
 
 
-def test_its_policy_forbids_all_else(browser, report):
+def test_policy_forbids_everything_else(browser, report):
     window = Window(browser)
     window.page.goto(report.url)
     for attempt in (
@@ -226,7 +226,7 @@ def test_its_policy_forbids_all_else(browser, report):
 
 # ---------------------------------------------------------------------- sorting
 @pytest.mark.parametrize("name", [SCORES, "test_iwae-minus-vae-mnist-conv"])
-def test_sorting_is_that_of_pandas(visit, report, name):
+def test_sorting_agrees_with_pandas(visit, report, name):
     table = table_of(report, name)
     page = visit()
     rows = [row.label for row in table.rows]
@@ -234,7 +234,7 @@ def test_sorting_is_that_of_pandas(visit, report, name):
     numbers = pd.read_csv(io.StringIO(render.to_csv(table)))
     for place, dim in enumerate((10, 20), start=1):
         means = numbers[numbers["dim"] == dim].set_index("label")["mean"].reindex(rows)
-        assert place == 1 or means.isna().any()  # else missing cells are not put to the test
+        assert place == 1 or means.isna().any()  # missing cells are sorted too
         head = page.locator(f"#{name} thead th").nth(place)
         for direction in ("descending", "ascending"):
             head.locator("button").click()
@@ -258,7 +258,7 @@ def test_sorting_by_method_and_in_lists(visit, report):
     assert labels(page, "claims") == sorted(claim.status for claim in report.claims)
 
 
-def test_times_are_sorted_from_the_shortest(browser):
+def test_times_are_sorted_from_the_shortest():
     frame = runs_of({("vae", None, "VAE", 50): [2.0], ("sa", 8, "SA(8)", 50): [30.0], ("rme", 2, "RME(2)", 50): [2.5]})
     (table,) = score_tables(frame)
     assert "more-is-better" in render.to_page_html(table)
@@ -292,7 +292,7 @@ def test_filter_by_method(visit):
     page = visit()
     for text, kept in (
         ("rme", ["RME(2)", "RME(10)"]),
-        ("me", ["ME(2)"]),  # from the beginning of a word
+        ("me", ["ME(2)"]),  # at the beginning of a word
         ("VAE", ["VAE", "VAE-more"]),
         ("more, sa(2)", ["SA(2)", "VAE-more"]),
         ("(2)", ["SA(2)", "ME(2)", "RME(2)"]),
@@ -315,7 +315,7 @@ def test_filter_the_claims(visit, report):
         page.locator("details:has(> #claims)").evaluate("part => part.open = false")
         page.check(f"#statuses input[value={status}]", force=True)
         wanted = [claim.status for claim in report.claims if claim.status == words]
-        assert labels(page, "claims") == wanted  # and so they are unfolded
+        assert labels(page, "claims") == wanted  # choosing unfolds the list
         assert hash_of(page) == f"#claims={status}"
 
 
@@ -339,7 +339,7 @@ def test_the_address_keeps_the_view(visit):
     assert labels(again, SCORES) == ["SA(1)", "SA(2)"]
 
 
-def test_an_address_that_means_nothing(visit):
+def test_an_invalid_address_is_ignored(visit):
     page = visit("#dataset=none&claims=x&method=&at=nowhere&y=1")
     assert page.eval_on_selector_all("figure.table[hidden]", "all => all.length") == 0 and hash_of(page) in (
         "",
@@ -351,7 +351,7 @@ def test_a_link_to_a_folded_table_unfolds_it(visit):
     assert visit("#val_elbo-mnist-conv").locator("#val_elbo-mnist-conv td").first.is_visible()
 
 
-# ---------------------------------------------------------------------- what is known of a cell
+# ---------------------------------------------------------------------- details of a cell
 def details(report, label, column):
     table = table_of(report, SCORES)
     row = next(row for row in table.rows if row.label == label)
@@ -369,7 +369,7 @@ def cell(page, label, column, figure=SCORES):
 
 def test_hovering(visit, report):
     page = visit()
-    page.locator(f"#{SCORES} thead th button").nth(1).click()  # what it says follows the rows
+    page.locator(f"#{SCORES} thead th button").nth(1).click()  # details must follow the sorted rows
     tip = page.locator("#tip")
     for label, column in [("VAE", 0), ("RME(2)", 1), ("RME(10)", 1)]:
         cell(page, label, column).hover()
@@ -377,7 +377,7 @@ def test_hovering(visit, report):
             "text => document.getElementById('tip').innerText === text", arg=details(report, label, column)
         )
         assert cell(page, label, column).get_attribute("aria-describedby") == "tip"
-    tip.hover()  # it stays while the pointer is on it
+    tip.hover()  # stays open while the pointer is on it
     page.wait_for_timeout(250)
     assert tip.is_visible()
     page.mouse.move(5, 5)
@@ -391,7 +391,7 @@ def test_hovering(visit, report):
 def test_every_cell_of_every_table_has_its_own_details(visit, report):
     page = visit()
     for table in report.tables:
-        told = page.evaluate("""async (name) => {
+        shown = page.evaluate("""async (name) => {
             const found = [];
             for (const part of document.querySelectorAll("details")) part.open = true;
             for (const cell of document.querySelectorAll(`#${CSS.escape(name)} td[data-key]`)) {
@@ -402,7 +402,7 @@ def test_every_cell_of_every_table_has_its_own_details(visit, report):
             }
             return found;
         }""", table.name)  # fmt: skip
-        assert told == [
+        assert shown == [
             render.detail_list(table, table.entries[row, column])
             for row in table.rows
             for column in table.columns
@@ -465,8 +465,8 @@ def test_downloads(visit, report):
     names = [f"{SCORES}.csv", f"{SCORES}.tex", f"{SCORES}.md", "claims.csv", "drawing-all.png", "drawing-all.pdf"]
     for i, name in enumerate(names):
         if i % 3 == 0:
-            page = visit(accept_downloads=True)  # one page may give ten files to who is not seen to click
-        for _ in range(2):  # a second time, too
+            page = visit(accept_downloads=True)  # Chromium allows ten downloads a page without a user's click
+        for _ in range(2):  # twice
             with page.expect_download() as download:
                 page.locator(f"a[download='{name}']").evaluate("link => link.click()")
         assert download.value.suggested_filename == name
@@ -525,7 +525,7 @@ def test_contrast(visit, scheme):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_one_alone_has_its_colours(browser, report, scheme):
+def test_a_table_outside_the_page_has_its_colours(browser, report, scheme):
     page = browser.new_page(color_scheme=scheme)
     table, claims = render.to_html(table_of(report, SCORES)), listing.to_html(claim_listing(report.claims))
     for html in (claims, table):
@@ -539,7 +539,7 @@ def test_one_alone_has_its_colours(browser, report, scheme):
     page.close()
 
 
-def test_no_width_scrolls_the_page(visit):
+def test_page_never_scrolls_sideways(visit):
     page = visit(size=(320, 800))
     unfold(page)
     for width in (320, 360, 700, 1120, 1600):

@@ -1,4 +1,4 @@
-"""The paper's numbers, and ours next to them."""
+"""The paper's numbers, and ours compared with them."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ STAGE = {"stage_epochs": 5, "stage_learning_rate": 1e-6}
 
 
 def runs_of(cells, seeds=10):
-    """{(method, order, dataset, dim, decoder): mean, or scores by seed} -> one row for each run.
+    """One row for each run, from {(method, order, dataset, dim, decoder): mean, or scores by seed}.
 
-    All but the VAE, SA and VLAE start from the VAE and have the same stage.
+    All methods but the VAE, SA and VLAE have the same stage.
     """
     rows = [
         {"method": m, "order": o, "method_label": label(m, o), "dataset": data, "dataset_label": LABELS.get(data, data),
@@ -48,7 +48,7 @@ def runs_of(cells, seeds=10):
 
 @cache
 def their_runs():
-    """Made-up runs that have the paper's means wherever they are legible, each method's seeds apart by a trifle."""
+    """Synthetic runs with the paper's means wherever these are legible, and almost no spread over seeds."""
     theirs = published_scores().dropna(subset="mean")
     rng = np.random.default_rng(0)
     cells = {
@@ -74,7 +74,7 @@ def timings_of(times, device="a device"):
 # ---------------------------------------------------------------------- published numbers
 @pytest.mark.parametrize(
     ("cell", "mean", "sd"),
-    [  # read off the supplement, one or more of each table
+    [  # from the supplement, at least one of each table
         (("vae", None, "mnist", 10, "fc"), 563.6, None),
         (("vlae", 8, "omniglot", 50, "fc"), 553.1, None),
         (("rme", 5, "mnist", 10, "conv"), 699.4, 2.1),
@@ -99,7 +99,7 @@ def test_published_scores(cell, mean, sd):
     assert found == [mean, sd]
 
 
-def test_published_scores_are_whole():
+def test_published_scores_are_complete():
     frame = published_scores()
     assert Counter(frame["table"]) == {5: 13 * 4, 7: 29 * 4, 8: 29 * 4, 9: 29 * 4, 10: 29 * 4, 11: 29 * 4}
     assert set(frame["method"]) <= set(METHODS) and set(frame["dataset"]) == set(LABELS)

@@ -1,4 +1,4 @@
-"""Average ranks against Demšar's worked example, tables and SciPy."""
+"""Average ranks against Demšar's worked example and tables, and SciPy."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_demsars_critical_differences_and_groups():
     five, ten = critical_difference(4, 14), critical_difference(4, 14, level=0.1)
     assert (round(five, 2), round(ten, 2)) == (1.25, 1.12)
     assert groups(average, five) == [(0, 3)]  # "not powerful enough to detect any differences"
-    # at .10, C4.5 is worse than C4.5+m and C4.5+m+cf, and it is open where C4.5+cf belongs
+    # at .10, C4.5 is worse than C4.5+m and C4.5+m+cf; C4.5+cf is indistinguishable from all
     assert groups(average, ten) == [(0, 2), (2, 3)]
 
 
@@ -67,7 +67,7 @@ def test_iman_and_davenports_f_is_the_two_way_analysis_of_variance_of_the_ranks(
     scores = rng.integers(0, 6, (8, 4)).astype(float) if tied else rng.normal(size=(8, 4))
     ranks = scipy.stats.rankdata(scores, axis=1)
     between = 8 * ((ranks.mean(axis=0) - 2.5) ** 2).sum()
-    within = ((ranks - ranks.mean(axis=0)) ** 2).sum()  # the columns' own means are all alike
+    within = ((ranks - ranks.mean(axis=0)) ** 2).sum()  # all columns have the same mean rank
     f = (between / 3) / (within / (3 * 7))
     found = friedman(ranks)
     assert (found.f, found.f_p) == (pytest.approx(f), pytest.approx(scipy.stats.f.sf(f, 3, 21)))
@@ -80,7 +80,7 @@ def test_friedman_in_rs_output_for_two_columns():
     assert (found.f, found.f_p) == (pytest.approx(2.75, abs=5e-3), pytest.approx(0.08697, abs=1e-4))
 
 
-def test_friedman_gives_no_p_that_could_not_be_small():
+def test_friedman_has_no_p_with_too_few_columns():
     found = friedman(np.array([[1.0, 2.0], [1.0, 2.0]]))
     assert np.isnan(found.p) and np.isnan(found.f_p)
     assert found.note == "2 rows in 2 columns cannot give p ≤ 0.05: the smallest is 0.16"
@@ -91,7 +91,7 @@ def test_friedman_gives_no_p_that_could_not_be_small():
 
 
 # ---------------------------------------------------------------------- of runs
-MEANS = {  # rank 1 in every column: RME(2); VAE and SA(1) share the other two
+MEANS = {  # RME(2) has rank 1 in every column; VAE and SA(1) have ranks 2 and 3 in different order
     ("rme", 2, "RME(2)"): [3.0, 30.0, 300.0],
     ("vae", None, "VAE"): [2.0, 10.0, 200.0],
     ("sa", 1, "SA(1)"): [1.0, 20.0, 100.0],
@@ -119,7 +119,7 @@ def test_average_ranks_by_hand():
     assert found.left_out_rows == found.left_out_columns == []
 
 
-def test_an_incomplete_cell_takes_its_column_out():
+def test_a_column_with_an_incomplete_cell_is_left_out():
     found = compare_ranks(runs(drop={("VAE", "mnist", 50, 1)}), expected_seeds=2)
     assert found.left_out_columns == ["mnist d50"] and found.left_out_rows == []
     assert dict(zip(found.rows["method_label"], found.rows["average_rank"], strict=True)) == {
@@ -128,7 +128,7 @@ def test_an_incomplete_cell_takes_its_column_out():
     assert len(found.columns) == 2
 
 
-def test_a_row_that_is_nowhere_complete_is_left_out_itself():
+def test_a_row_that_is_complete_in_no_column_is_left_out():
     found = compare_ranks(runs(drop={("VAE", d, dim, 1) for d, dim in PLACES}), expected_seeds=2)
     assert found.left_out_rows == ["VAE"] and found.left_out_columns == []
     assert list(found.rows["method_label"]) == ["RME(2)", "SA(1)"]
@@ -142,12 +142,12 @@ def test_without_two_complete_columns_there_is_no_list():
     assert none.rows.empty and rank_listing(none, "conv") is None
 
 
-def test_decoders_are_ranked_apart():
+def test_runs_of_two_decoders_are_rejected():
     with pytest.raises(ValueError, match="decoders conv and fc; rank one at a time"):
         compare_ranks(pd.concat([runs(), runs(decoder="fc")]))
 
 
-def test_the_list_says_who_is_not_told_apart():
+def test_indistinguishable_rows_share_a_letter():
     listing = rank_listing(compare_ranks(runs(), expected_seeds=2), "conv")
     assert [row[0] for row in listing.rows] == ["RME(2)", "VAE", "SA(1)"]
     assert {row[2] for row in listing.rows} == {"a"}  # q(3) sqrt(3 * 4 / 18) = 1.91

@@ -1,4 +1,4 @@
-"""The report from a real MLflow database: its page, its files, its command line."""
+"""The report of a real MLflow database: its page, its files, its command line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from analysis.collect import AmbiguousRuns, CollectError, collect
 from analysis.findings import findings
 from analysis.gains import gains
 from analysis.listing import gain_listing, training_listing
-from analysis.report import build_report, main
+from analysis.report import build_report, main, parser
 from tests.analysis.test_collect import Store
 
 HOSTILE = "<img src=x onerror=alert(1)> & \"'"
@@ -44,7 +44,7 @@ def demo(store, tmp_path_factory):
 
 
 class Page(HTMLParser):
-    """Text, tags and whatever would load something from elsewhere."""
+    """A page's text, tags and links."""
 
     def __init__(self, text):
         super().__init__()
@@ -71,7 +71,7 @@ class Page(HTMLParser):
         return " ".join(self.text.split())
 
 
-def test_opens_with_the_answer(demo):
+def test_page_opens_with_the_findings(demo):
     assert demo.answer == [
         "On digits at dim 10, RME(3) has the best test log-likelihood of all rows (mean 515.8 nats, sd 2.8, over 6 "
         "seeds); RME(3) is 23.2 nats above the VAE; no control with equal training was run.",
@@ -82,8 +82,8 @@ def test_opens_with_the_answer(demo):
     assert page.words.index(demo.answer[0]) < page.words.index("dim(z)")
 
 
-def test_page_is_whole_and_loads_nothing(demo):
-    """What a browser really does with it is in test_page."""
+def test_page_is_well_formed_and_loads_nothing(demo):
+    """By its text; test_page loads it in a browser."""
     text = demo.index.read_text()
     page = Page(text)
     assert page.open == [] and not {"img", "iframe", "object", "base"} & set(page.tags)
@@ -92,7 +92,7 @@ def test_page_is_whole_and_loads_nothing(demo):
         assert link.startswith(("#", "data:")) or (demo.index.parent / link).is_file()
 
 
-def test_page_tells_how_it_was_run(demo):
+def test_page_shows_how_it_was_run(demo):
     words = Page(demo.index.read_text()).words
     assert "16 finished runs of the experiment demo" in words
     assert "8.00 hours of training" in words  # 16 x 1800 s
@@ -101,7 +101,7 @@ def test_page_tells_how_it_was_run(demo):
     assert "batch_size 128" in words
 
 
-def test_page_tells_what_is_missing(demo):
+def test_page_shows_what_is_missing(demo):
     words = Page(demo.index.read_text()).words
     assert "digits d10 RME(2) n=4/6 4, 5" in words
     assert "digits d10 SA(1) n=0/6 0, 1, 2, 3, 4, 5" in words
@@ -135,14 +135,14 @@ def test_tables_are_written_as_files(demo):
     assert difference.loc["RME(2)", "mean"] == 22 and difference.loc["RME(3)", "mean"] == 23.25
 
 
-def test_expected_seeds_can_be_told(store, tmp_path):
+def test_expected_seeds(store, tmp_path):
     report = build_report("demo", tmp_path, store.uri, expected_seeds=10, draw=False)
     assert "n=6/10" in report.index.read_text()
 
 
 @pytest.fixture(scope="module")
 def sweep(store, tmp_path_factory):
-    """A complete sweep of two columns of the paper, and a third of which one cell lacks a run."""
+    """A sweep of three of the paper's columns, complete except for one run of the third."""
     means = {("vae", None): 685.1, ("vae-more", None): 690, ("sa", 1): 688.1, ("rme", 2): 697.2, ("bvi-er1", 2): 694.5}
     for dim in (10, 20, 50):
         for (method, order), mean in means.items():
@@ -183,7 +183,7 @@ def test_the_report_lists_the_claims(complete):
 
 
 def test_the_latex_is_well_formed(complete):
-    """Where there is no TeX to compile it: closed, of one width, and of characters that every TeX knows."""
+    """Checked without TeX: balanced, rows of equal width, ASCII only."""
     texts = [path.read_text() for path in complete.files if path.suffix == ".tex"]
     assert len(texts) == sum(path.suffix == ".csv" for path in complete.files) == 10
     for text in texts:
@@ -196,11 +196,11 @@ def test_the_latex_is_well_formed(complete):
         assert {len(re.findall(r"(?<!\\)&", line)) for line in body} == {width - 1}
 
 
-def test_what_hovering_tells(complete):
+def test_details_of_a_cell(complete):
     packed = re.search(r'id="packed">([^<]+)<', complete.index.read_text()).group(1)
     cells = json.loads(gzip.decompress(base64.b64decode(packed)))["cells"]
     vae = cells["test_iwae-mnist-conv"][0][0]
-    assert vae[0] == "n = 8 of 8" and vae[-1] == "restart chosen, by seed: 1 1 1 1 1 1 1 1"
+    assert vae[0] == "n = 8 of 8" and vae[-1] == "chosen restart by seed: 1 1 1 1 1 1 1 1"
     assert any(line.startswith("p = 0.0039 (8 pairs), Holm's p") for line in vae)  # 1 of 2^8
     assert any("Hodges-Lehmann" in line and line.endswith("(96.1%)") for line in vae)
 
@@ -223,17 +223,17 @@ def test_differences_from_the_control_are_in_the_report(complete):
     assert rows["MNIST d10", "SA(1)"][1:3] == ["VAE", 0.0] and rows["MNIST d10", "VAE-more"][1] == "(a control)"
 
 
-def test_a_best_mean_over_too_few_seeds_says_so(sweep):
+def test_findings_name_rows_with_missing_seeds(sweep):
     runs = collect(sweep.uri, "sweep")
     runs = runs[~((runs["method"] == "rme") & (runs["seed"] > 2))]
     said = findings(runs)[1]
-    assert "dim 10, BVI-ER1(2) has the best" in said, "the mean of three seeds is no match for that of eight"
+    assert "dim 10, BVI-ER1(2) has the best" in said, "a row with three of eight seeds is not ranked"
     assert said.endswith("Not ranked, as runs are missing: RME(2) (3 of 8 seeds).")
     assert "(mean 705.2 nats, sd 0.5, over 8 of 10 seeds)" in findings(runs, expected_seeds=10)[1]
     assert "Against the control, RME(2) − VAE-more: +7.4 nats, too few pairs (3) for a test." in findings(runs)[1]
 
 
-def test_several_columns_begin_with_a_summary(store):
+def test_findings_of_several_columns_begin_with_a_summary(store):
     for dim in (10, 20, 50):
         for seed in range(6):
             store.run("wide", "vae", None, seed, 100 + seed, dim=dim)
@@ -256,8 +256,8 @@ def test_several_columns_begin_with_a_summary(store):
     )
 
 
-def test_a_gain_without_a_control_with_equal_training_says_so(store):
-    """The control that is there was trained otherwise: at another rate, for another time, or keeping another epoch."""
+def test_findings_say_that_there_is_no_equal_control(store):
+    """A control with another rate, number of epochs or kept epoch is not an equal control."""
     for i, setting in enumerate([{"stage_learning_rate": 5e-4}, {"stage_epochs": 8}, {"keep": "last"}]):
         for seed in range(2):
             store.run(f"unequal-{i}", "vae", None, seed, 100 + seed, keep="best")
@@ -269,7 +269,7 @@ def test_a_gain_without_a_control_with_equal_training_says_so(store):
 
 
 def test_from_scratch_the_control_has_the_same_finish(store):
-    """Of SA, whose last 5 of 20 epochs were at another rate: the VAE with that finish, else one with that stage."""
+    """SA with a finish is compared with the VAE with that finish, or else with a vae-more with an equal stage."""
     finish = {"finish_epochs": 5, "finish_learning_rate": 1e-6}
     for seed in range(6):
         store.run("finish", "vae", None, seed, 100 + seed, epochs=15)
@@ -284,7 +284,7 @@ def test_from_scratch_the_control_has_the_same_finish(store):
     assert details.startswith("Against the control, SA(1) − VAE, finish: +7.0 nats [+7.0, +7.0], p = 0.016.")
 
 
-def test_what_is_not_trained_is_head_room_and_no_rival(store):
+def test_svi_is_head_room_and_not_a_rival(store):
     tags = {"starts_from": "vae", "updates": "0", "kept_epoch": "0"}
     for seed in range(6):
         store.run("svi", "vae", None, seed, 100 + seed)
@@ -295,7 +295,7 @@ def test_what_is_not_trained_is_head_room_and_no_rival(store):
     opening = findings(runs)[0]
     assert "SVI(50), untrained, has the best" in opening and "; RME(2) is 10.0 nats above the VAE; the VAE" in opening
     claims = {claim.statement: claim.status for claim in score_claims(runs)}
-    assert claims["RME has the highest mean"] == "held"  # of what is trained
+    assert claims["RME has the highest mean"] == "held"  # among trained rows
     trained = {row[1]: row[2:] for row in training_listing(runs).rows}
     assert trained["SVI(50)"][:3] == ["the VAE at 5e-4", "20 + 0", "not trained"]
     gained = {row[1]: row[2:] for row in gain_listing(runs).rows}
@@ -324,7 +324,7 @@ def test_variants_are_rows_of_the_report(store, tmp_path):
     assert "RME$^{(2)}$, kl 20 & " in latex
 
 
-def test_findings_without_much_to_say(store):
+def test_findings_of_few_runs(store):
     store.run("lone", "vae", None, 0, 5.0)
     assert findings(collect(store.uri, "lone"))[0].endswith(
         "over 1 seed, too few for a test); there is nothing yet to compare it with."
@@ -356,7 +356,7 @@ def test_nothing_finished(store, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_two_settings_are_chosen_from(store, tmp_path):
+def test_where_chooses_between_two_settings(store, tmp_path):
     store.run("two", "vae", None, 0, 1.0, epochs=10)
     store.run("two", "vae", None, 0, 2.0, epochs=20)
     with pytest.raises(AmbiguousRuns):
@@ -366,8 +366,13 @@ def test_two_settings_are_chosen_from(store, tmp_path):
 
 
 # ---------------------------------------------------------------------- command line
+def test_every_option_has_help():
+    assert all(action.help for action in parser()._actions)
+    assert "$MLFLOW_TRACKING_URI or sqlite:///mlflow.db" in " ".join(parser().format_help().split())
+
+
 def test_command_line(store, tmp_path, capsys):
-    """In a process of its own: test_evidence."""
+    """In this process; test_evidence starts its own."""
     assert main(["--experiment", "demo", "--tracking-uri", store.uri, "--out", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
     assert "RME(3)" in said and "515.8 ± 2.8 *" in said and "p = 0.016" in said
@@ -377,6 +382,17 @@ def test_command_line(store, tmp_path, capsys):
     assert any((tmp_path / "out" / "figures").glob("*.png"))
 
 
+def test_the_tracking_uri_defaults_to_the_environments(store, tmp_path, monkeypatch, capsys):
+    arguments = ["--experiment", "demo", "--out", str(tmp_path / "out"), "--no-figures"]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
+    assert main(arguments) == 0
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert main(arguments) == 2 and "mlflow.db" in capsys.readouterr().err
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///ignored.db")
+    assert main([*arguments, "--tracking-uri", store.uri]) == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -384,7 +400,7 @@ def test_command_line(store, tmp_path, capsys):
         (["--experiment", "failed"], "has no finished run"),
         (["--experiment", "demo", "--where", "seed=77"], "has no finished run that matches"),
         (["--experiment", "demo", "--where", "sede=1"], "no run has that field"),
-        (["--experiment", "demo", "--tracking-uri", "sqlite:///none.db"], "no MLflow database at none.db"),
+        (["--experiment", "demo", "--tracking-uri", "sqlite:///none.db"], "none.db (tracking URI"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(store, tmp_path, capsys, arguments, message):
@@ -407,8 +423,8 @@ def test_malformed_arguments(arguments, capsys):
     assert raised.value.code == 2 and "is not" in capsys.readouterr().err
 
 
-def test_a_gain_is_over_the_vae_that_the_row_starts_from(store):
-    """A variant with a VAE of its own is held against that one, and against the control from that one."""
+def test_a_gain_is_measured_from_the_vae_that_the_row_starts_from(store):
+    """A variant with its own VAE is compared with that VAE, and with the control that starts from it."""
     of_two = {"stage_epochs": 5, "stage_learning_rate": 1e-5, "keep": "best"}
     for seed in range(6):
         store.run("starts", "vae", None, seed, 100 + seed, learning_rate=5e-4, keep="best")
@@ -428,7 +444,7 @@ def test_a_gain_is_over_the_vae_that_the_row_starts_from(store):
     assert (trained["RME(2), fast"], trained["VAE-more"]) == ("the VAE at 2e-3", "the VAE at 5e-4")
 
 
-def test_a_gain_and_its_controls_are_of_the_same_seeds(store):
+def test_a_gain_and_its_controls_gain_use_the_same_seeds(store):
     """The control lacks the seed that had the largest gain."""
     of_stage = {"stage_epochs": 5, "stage_learning_rate": 1e-5}
     for seed in range(6):

@@ -1,4 +1,4 @@
-"""The size of a paired difference and the correction for many tests, against published examples and SciPy."""
+"""Estimate and interval of a paired difference, and Holm's correction, against published examples and SciPy."""
 
 from __future__ import annotations
 
@@ -52,18 +52,18 @@ def test_the_interval_is_what_scipys_two_sided_test_does_not_reject(n, level):
     assert found.low < found.estimate < found.high and found.level >= level
 
 
-def test_the_estimate_is_where_the_statistic_is_balanced():
+def test_shifted_by_the_estimate_the_statistic_has_its_null_mean():
     difference = np.random.default_rng(3).normal(2, 1, 11)
     found = location(by_seed(difference), by_seed(np.zeros(11)))
-    middle = 11 * 12 / 4
+    null_mean = 11 * 12 / 4
     above, below = (
         scipy.stats.wilcoxon(difference - found.estimate + step, alternative="greater").statistic
         for step in (1e-9, -1e-9)
     )
-    assert below <= middle <= above
+    assert below <= null_mean <= above
 
 
-def test_the_interval_covers_as_often_as_it_says():
+def test_the_interval_has_the_attained_coverage():
     rng = np.random.default_rng(0)
     covered = []
     for _ in range(2000):
@@ -77,25 +77,25 @@ def test_too_few_pairs_have_no_interval(n):
     found = location(by_seed(np.arange(1.0, n + 1)), by_seed(np.zeros(n)))
     assert found.estimate == found.median == (n + 1) / 2
     assert np.isnan(found.low) == np.isnan(found.level) == (n < 6)
-    if n == 6:  # all of the range, at 1 - 2 / 2^6
+    if n == 6:  # the full range of differences, at 1 - 2 / 2^6
         assert (found.low, found.high, found.level) == (1, 6, 1 - 2 / 64)
 
 
-def test_pairs_are_made_by_seed():
+def test_location_pairs_by_seed():
     found = location({1: 10.0, 2: 20.0, 3: np.nan, 9: 5.0}, {2: 17.0, 1: 9.0, 3: 0.0})
     assert (found.n_pairs, found.median) == (2, 2.0)
     assert location({1: 1.0}, {2: 1.0}).n_pairs == 0 and np.isnan(location({}, {}).estimate)
 
 
 @pytest.mark.parametrize("level", [0, 1, 95])
-def test_a_level_that_is_none_is_refused(level):
+def test_invalid_levels_are_rejected(level):
     with pytest.raises(ValueError, match=f"level={level}: a confidence must be between 0 and 1"):
         location({}, {}, level)
 
 
 @pytest.mark.parametrize(("n", "below", "patterns"), [(6, 0, 1), (6, 2, 3), (8, 3, 5), (8, 4, 7), (10, 8, 25)])
-def test_a_level_that_can_be_had_exactly_is_had(n, below, patterns):
-    """Of 2^n patterns so many have W+ <= `below`, as their count shows."""
+def test_a_level_that_can_be_attained_exactly_is(n, below, patterns):
+    """`patterns` of the 2^n sign patterns have W+ <= `below`, which the test counts first."""
     subsets = itertools.chain.from_iterable(itertools.combinations(range(1, n + 1), size) for size in range(n + 1))
     assert sum(sum(subset) <= below for subset in subsets) == patterns
     level = 1 - 2 * patterns / 2**n
@@ -103,19 +103,19 @@ def test_a_level_that_can_be_had_exactly_is_had(n, below, patterns):
     walsh = sorted((a + b) / 2 for a, b in itertools.combinations_with_replacement(difference, 2))
     found = location(by_seed(difference), by_seed(np.zeros(n)), level)
     assert found.level == level and (found.low, found.high) == (walsh[below], walsh[-1 - below])
-    # a hair more confidence takes the next larger interval, or there is none
+    # slightly more confidence gives the next larger interval, or none if this was the largest
     wider = location(by_seed(difference), by_seed(np.zeros(n)), level + 1e-9)
     assert (wider.level > level and wider.low < found.low and wider.high > found.high) if below else np.isnan(wider.low)
 
 
-def test_without_a_pair_there_is_nothing_to_tell():
+def test_without_a_pair_all_estimates_are_nan():
     found = location({1: 1.0}, {2: 1.0})
     assert found.n_pairs == 0
     assert np.isnan([found.median, found.estimate, found.low, found.high, found.level]).all()
 
 
 @pytest.mark.parametrize("missing", [np.nan, np.inf, -np.inf, None])
-def test_a_score_that_is_not_finite_is_no_pair(missing):
+def test_scores_that_are_not_finite_make_no_pair(missing):
     full, holed = {1: 10.0, 2: 20.0, 3: 30.0}, {1: 1.0, 2: missing, 3: 4.0}
     np.testing.assert_array_equal(paired(full, holed), [9.0, 26.0])
     np.testing.assert_array_equal(paired(holed, full), [-9.0, -26.0])
@@ -123,15 +123,15 @@ def test_a_score_that_is_not_finite_is_no_pair(missing):
 
 
 # ---------------------------------------------------------------------- Wilcoxon
-def test_the_example_of_hollander_and_wolfe_is_tested():
-    """Example 3.1: five of nine negative ranks sum to 5, so W+ = 40, and P(W+ >= 40) = .020."""
+def test_wilcoxon_in_hollander_and_wolfes_example():
+    """Example 3.1: the negative differences have ranks with sum 5, so W+ = 45 - 5 = 40, and P(W+ >= 40) = .020."""
     found = wilcoxon_greater(by_seed(BEFORE), by_seed(AFTER))
     assert found.statistic == 40 and round(found.p, 3) == 0.020
 
 
 @pytest.mark.parametrize(("n", "method"), [(49, "exact"), (50, "exact"), (51, "asymptotic"), (80, "asymptotic")])
-def test_p_is_exact_up_to_fifty_pairs_that_differ(n, method):
-    """The pairs that do not differ do not count; SciPy is given the rest."""
+def test_p_is_exact_up_to_fifty_nonzero_differences(n, method):
+    """Two equal pairs are added, which do not count; SciPy has only the others."""
     difference = np.random.default_rng(n).normal(0.2, 1, n)
     expected = scipy.stats.wilcoxon(difference, alternative="greater", method=method)
     found = wilcoxon_greater(by_seed([*difference, 0.0, 0.0]), by_seed(np.zeros(n + 2)))
@@ -147,7 +147,7 @@ def test_ties_beyond_the_exact_range():
 
 
 @pytest.mark.parametrize(("pairs", "zeros"), [(0, 0), (1, 1), (3, 3)])
-def test_no_difference_is_no_test(pairs, zeros):
+def test_without_nonzero_differences_there_is_no_test(pairs, zeros):
     found = wilcoxon_greater(by_seed(np.ones(pairs)), by_seed(np.ones(pairs)))
     assert np.isnan([found.statistic, found.p]).all()
     assert (found.n_pairs, found.n_zero, found.ties, found.exact) == (pairs, zeros, False, True)
@@ -162,7 +162,7 @@ def test_holm_in_demsars_example():
 
 
 def test_holm_is_the_closed_bonferroni_test():
-    """By its definition as a closed test: a hypothesis falls if every set of hypotheses with it falls by Bonferroni."""
+    """The closed test rejects a hypothesis if Bonferroni rejects every set of hypotheses that contains it."""
     rng = np.random.default_rng(0)
     for p in rng.uniform(0, 0.4, (20, 5)):
         for i, adjusted in enumerate(holm(p)):
@@ -170,7 +170,7 @@ def test_holm_is_the_closed_bonferroni_test():
             assert adjusted == pytest.approx(max(min(1, len(s) * min(p[list(s)])) for s in sets))
 
 
-def test_holm_leaves_out_what_was_not_tested():
+def test_holm_ignores_nan():
     np.testing.assert_allclose(holm([np.nan, 0.02, np.nan, 0.03]), [np.nan, 0.04, np.nan, 0.04])
     np.testing.assert_allclose(holm([None, 0.02, None, 0.03]), [np.nan, 0.04, np.nan, 0.04])
     assert np.isnan(holm([np.nan])).all() and holm([]).size == 0

@@ -1,4 +1,4 @@
-"""Wilcoxon's test, its interval and Holm's correction on any scores: against SciPy, and against all sign patterns."""
+"""Properties of Wilcoxon's test, its interval and Holm's correction, against SciPy and enumerated sign patterns."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def zeros(values):
 
 
 def share_of_patterns(difference: np.ndarray) -> tuple[float, float]:
-    """W+ and the share of the 2^n sign patterns whose W+ is as large, ranks written out by their definition."""
+    """W+ and the share of the 2^n sign patterns with at least this W+, with ranks computed from their definition."""
     sizes = np.abs(difference)
     ranks = [(np.sum(sizes < size) + np.sum(sizes <= size) + 1) / 2 for size in sizes]
     statistic = sum(rank for rank, value in zip(ranks, difference, strict=True) if value > 0)
@@ -49,7 +49,7 @@ def test_p_is_the_share_of_all_sign_patterns(values):
 
 
 @given(values=st.lists(st.integers(1, 10**6), min_size=1, max_size=40, unique=True), signs=st.integers(0, 2**40))
-def test_without_ties_and_zeros_p_is_scipys_exact_one(values, signs):
+def test_without_ties_and_zeros_p_is_scipys_exact_p(values, signs):
     difference = np.array([value if signs >> i & 1 else -value for i, value in enumerate(values)], dtype=float)
     found = wilcoxon_greater(by_seed(difference), zeros(values))
     wanted = scipy.stats.wilcoxon(difference, alternative="greater", method="exact")
@@ -59,7 +59,7 @@ def test_without_ties_and_zeros_p_is_scipys_exact_one(values, signs):
 
 @settings(max_examples=50)
 @given(st.lists(st.integers(-30, 30).map(float), min_size=EXACT_UP_TO + 1, max_size=80))
-def test_of_many_pairs_p_is_scipys_approximation(values):
+def test_with_many_pairs_p_is_scipys_approximation(values):
     found = wilcoxon_greater(by_seed(values), zeros(values))
     if found.n_pairs - found.n_zero > EXACT_UP_TO:
         wanted = scipy.stats.wilcoxon(values, alternative="greater", zero_method="wilcox", method="approx")
@@ -70,7 +70,7 @@ def test_of_many_pairs_p_is_scipys_approximation(values):
 
 @given(values=WHOLE | ANY, data=st.data())
 def test_only_the_pairs_matter(values, data):
-    """Not their order, their scale or what they have in common; nor seeds that one of the two lacks."""
+    """The result does not depend on the order or scale of the pairs, nor on seeds without a finite score in both."""
     found = wilcoxon_greater(by_seed(values), zeros(values))
     order = data.draw(st.permutations(range(len(values))))
     scale = data.draw(st.sampled_from([0.25, 2.0, 1024.0]))
@@ -80,8 +80,8 @@ def test_only_the_pairs_matter(values, data):
 
 
 @given(values=WHOLE | ANY)
-def test_turned_round_the_two_tests_share_what_is_as_large(values):
-    """P(W+ >= w) + P(W+ <= w) is 1 + P(W+ = w), so the two p are never both small."""
+def test_the_p_of_both_directions_sum_to_more_than_one(values):
+    """P(W+ >= w) + P(W+ <= w) = 1 + P(W+ = w), so the two p sum to more than 1."""
     ours = wilcoxon_greater(by_seed(values), zeros(values))
     theirs = wilcoxon_greater(zeros(values), by_seed(values))
     n = ours.n_pairs - ours.n_zero
@@ -92,7 +92,7 @@ def test_turned_round_the_two_tests_share_what_is_as_large(values):
 
 # ---------------------------------------------------------------------- the interval and the correction
 @given(values=st.lists(st.integers(-20, 20).map(float), min_size=1, max_size=12), shift=st.integers(-9, 9))
-def test_the_interval_moves_with_the_scores_and_holds_its_estimate(values, shift):
+def test_the_interval_shifts_with_the_scores_and_contains_its_estimate(values, shift):
     found = location(by_seed(values), zeros(values))
     moved = location(by_seed([value + shift for value in values]), zeros(values))
     turned = location(zeros(values), by_seed(values))

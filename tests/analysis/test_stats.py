@@ -1,4 +1,4 @@
-"""The statistics against SciPy and against numbers worked out by hand."""
+"""Statistics of the tables against SciPy and values computed by hand."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ def runs_of(cells, dim=10, dataset="mnist", decoder="conv"):
 
 
 # ---------------------------------------------------------------------- Wilcoxon
-def test_wilcoxon_worked_by_hand():
+def test_wilcoxon_by_hand():
     # differences 3, -1, 4, 2, 5: absolute ranks 3 1 4 2 5, so W+ = 3 + 4 + 2 + 5 = 14 of 15.
-    # W+ >= 14 needs all five positive (15), or all but the rank 1 (14): 2 of 2^5 patterns.
+    # W+ >= 14: all five positive (15), or all but rank 1 (14), so 2 of 2^5 patterns.
     result = wilcoxon_greater(by_seed([3, -1, 4, 2, 5]), by_seed([0, 0, 0, 0, 0]))
     assert (result.statistic, result.p, result.n_pairs, result.n_zero) == (14, 2 / 32, 5, 0)
     assert (result.ties, result.exact, result.note) == (False, True, "")
 
 
-def test_wilcoxon_with_ties_worked_by_hand():
+def test_wilcoxon_with_ties_by_hand():
     # differences 2, 2, -2, 5: ranks 2 2 2 4 (average of 1, 2, 3), W+ = 8 of 10.
-    # Sums >= 8: all (10), without one of the three 2s (8): 1 + 3 of 2^4 patterns.
+    # W+ >= 8: all positive (10), or all but one of the three 2s (8), so 1 + 3 of 2^4 patterns.
     result = wilcoxon_greater(by_seed([2, 2, -2, 5]), by_seed([0, 0, 0, 0]))
     assert (result.statistic, result.p, result.ties) == (8, 4 / 16, True)
 
@@ -73,7 +73,7 @@ def test_wilcoxon_agrees_with_the_permutation_test_under_ties(n):
     assert ties
 
 
-def test_wilcoxon_agrees_with_every_sign_pattern_written_out():
+def test_wilcoxon_agrees_with_enumerated_sign_patterns():
     rng = np.random.default_rng(0)
     for _ in range(10):
         difference = rng.integers(-4, 5, 9).astype(float)
@@ -86,7 +86,7 @@ def test_wilcoxon_agrees_with_every_sign_pattern_written_out():
         assert result.n_zero == 9 - len(kept)
 
 
-def test_wilcoxon_beyond_the_exact_range_is_near_the_exact_p():
+def test_normal_approximation_is_close_to_the_exact_p():
     rng = np.random.default_rng(1)
     a, b = rng.normal(0.2, 1, 60), rng.normal(0, 1, 60)
     result = wilcoxon_greater(by_seed(a), by_seed(b))
@@ -116,13 +116,13 @@ def test_wilcoxon_reports_zeros_and_too_few_pairs():
         ({}, {}, "no seed in common"),
     ],
 )
-def test_wilcoxon_without_a_pair_that_differs_has_no_p(best, other, note):
+def test_wilcoxon_without_nonzero_differences_has_no_p(best, other, note):
     result = wilcoxon_greater(best, other)
     assert np.isnan(result.p) and note in result.note
 
 
 @pytest.mark.parametrize("n", [1, 4, 5, 10])
-def test_smallest_p_is_what_a_clean_sweep_gives(n):
+def test_smallest_p_is_that_of_all_positive_differences(n):
     result = wilcoxon_greater(by_seed(np.arange(1.0, n + 1)), by_seed(np.zeros(n)))
     assert result.p == smallest_p(n)
     assert ("cannot give" in result.note) == (n < 5)
@@ -138,12 +138,12 @@ def test_summarise_by_hand():
     assert np.isnan(vae["sd"]) and pd.isna(vae["order"])
 
 
-def test_summarise_leaves_out_what_is_not_finite():
+def test_summarise_ignores_scores_that_are_not_finite():
     cell = summarise(runs_of({("vae", None): [1.0, np.nan, 3.0, -np.inf]})).iloc[0]
     assert (cell["n"], cell["mean"], cell["seeds"]) == (2, 2.0, (0, 2))
 
 
-def test_summarise_refuses_a_seed_twice():
+def test_summarise_rejects_duplicate_seeds():
     runs = runs_of({("vae", None): [1.0, 2.0]}).assign(seed=3)
     with pytest.raises(ValueError, match=r"vae mnist 10 conv: a seed occurs twice in \[3, 3\]"):
         summarise(runs)
@@ -171,14 +171,14 @@ def test_compare_column_agrees_with_scipy():
     assert table.iloc[2]["method"] == "vae" and table.iloc[2]["p"] == 1 / 1024
 
 
-def test_compare_column_gives_no_p_that_could_not_be_small():
+def test_compare_column_has_no_p_with_too_few_pairs():
     table = compare_column(runs_of({("vae", None): [1.0, 2.0, 3.0, 4.0], ("sa", 1): [2.0, 3.0, 4.0, 5.0]}))
     vae = table[table["method"] == "vae"].iloc[0]
     assert np.isnan(vae["p"]) and vae["colour"] == "untested" and vae["n_pairs"] == 4
     assert "4 pairs cannot give p ≤ 0.05" in vae["note"]
 
 
-def test_compare_column_with_a_cell_that_has_no_score():
+def test_compare_column_with_a_cell_without_scores():
     table = compare_column(runs_of({("vae", None): [1.0, 2.0], ("sa", 1): [np.nan, np.nan]}))
     sa = table[table["method"] == "sa"].iloc[0]
     assert list(table["is_best"]) == [True, False]
@@ -186,7 +186,7 @@ def test_compare_column_with_a_cell_that_has_no_score():
     assert not compare_column(runs_of({("sa", 1): [np.nan]}))["is_best"].any()
 
 
-def test_compare_column_refuses_two_columns():
+def test_compare_column_rejects_two_columns():
     runs = pd.concat([runs_of({("vae", None): [1.0]}), runs_of({("vae", None): [1.0]}, dim=20)])
     with pytest.raises(ValueError, match="runs of 2 columns"):
         compare_column(runs)
@@ -213,10 +213,10 @@ def test_paired_difference_by_hand():
     assert table.loc["sa", "n"] == 0 and np.isnan(table.loc["sa", "mean"])
 
 
-def test_compare_column_corrects_the_p_of_its_own_column_and_tells_the_differences():
+def test_compare_column_has_holms_p_and_paired_differences():
     rng = np.random.default_rng(5)
     cells = {("vae", None): rng.normal(0, 1, 8), ("sa", 1): rng.normal(1, 1, 8), ("rme", 2): rng.normal(3, 1, 8)}
-    cells["hf", 1] = {0: 0.0, 1: 0.0}  # too few for a test: no member of the family
+    cells["hf", 1] = {0: 0.0, 1: 0.0}  # too few for a test: not part of the family
     table = compare_column(runs_of(cells)).set_index("method")
     p = table["p"]
     first, second = sorted(["vae", "sa"], key=lambda method: p[method])
@@ -227,20 +227,20 @@ def test_compare_column_corrects_the_p_of_its_own_column_and_tells_the_differenc
     walsh = [(a + b) / 2 for a, b in itertools.combinations_with_replacement(difference, 2)]
     assert table.loc["sa", "median"] == pytest.approx(np.median(difference))
     assert table.loc["sa", "estimate"] == pytest.approx(np.median(walsh))
-    # n = 8: P(W+ <= 3) = 5/256 (of 0, 1, 2, 3 and 1 + 2), P(W+ <= 4) = 7/256 > .025, so the fourth from either end
+    # n = 8: P(W+ <= 3) = 5/256 (0, 1, 2, 3, 1 + 2) <= .025 < P(W+ <= 4) = 7/256, so the fourth from either end
     assert (table.loc["sa", "low"], table.loc["sa", "high"]) == (sorted(walsh)[3], sorted(walsh)[-4])
     assert table.loc["sa", "level"] == pytest.approx(1 - 10 / 256)
     assert table.loc["hf", ["low", "high", "level"]].isna().all() and table.loc["rme", ["median", "low"]].isna().all()
 
 
-def test_paired_difference_has_the_same_of_its_own_differences():
+def test_paired_difference_has_estimate_and_interval():
     runs = runs_of({("vae", None): np.zeros(6), ("rme", 2): np.arange(1.0, 7.0)})
     row = paired_difference(runs).iloc[0]
     assert row[["n", "median", "estimate", "low", "high"]].tolist() == [6, 3.5, 3.5, 1, 6]
     assert row["level"] == 1 - 2 / 64
 
 
-def test_the_chosen_restarts_stand_in_the_order_of_the_seeds():
+def test_chosen_restarts_are_in_the_order_of_seeds():
     runs = runs_of({("vae", None): {3: 1.0, 1: 2.0, 2: np.nan}}).assign(chosen_restart=[0, 2, 1])
     assert summarise(runs).loc[0, "restarts"] == (2, 0)
     assert summarise(runs.drop(columns="chosen_restart")).loc[0, "restarts"] == ()
@@ -248,7 +248,7 @@ def test_the_chosen_restarts_stand_in_the_order_of_the_seeds():
 
 # ---------------------------------------------------------------------- variants
 def with_variants(**means):
-    """A VAE at 0 and at 1, and RME(2)s of these names: runs of seeds 0 to 5."""
+    """Runs of seeds 0 to 5: a VAE of score 0, its variant `finish` of 1, and variants of RME(2) of these scores."""
     parts = [runs_of({("vae", None): np.zeros(6)}), runs_of({("vae", None): np.ones(6)}).assign(variant="finish")]
     parts += [runs_of({("rme", 2): np.full(6, mean)}).assign(variant=name) for name, mean in means.items()]
     return pd.concat(parts, ignore_index=True)
@@ -265,17 +265,17 @@ def test_a_variant_is_a_cell_of_its_own():
 def test_differences_are_from_the_row_without_a_variant():
     found = paired_difference(with_variants(a=2.0)).set_index(["method", "variant"])["mean"]
     assert found.to_dict() == {("rme", "a"): 2.0, ("vae", "finish"): 1.0}
-    named = with_variants(a=2.0).dropna(subset="variant")  # where there is none, the first that is there
+    named = with_variants(a=2.0).dropna(subset="variant")  # without it, from the first variant
     assert paired_difference(named).set_index(["method", "variant"])["mean"].to_dict() == {("rme", "a"): 1.0}
 
 
-def test_variants_stand_in_the_order_of_the_numbers_in_them():
+def test_variants_are_sorted_by_the_numbers_in_them():
     names = ["kl 100", "5e-4", None, "kl 20", "2e-5, long", "2e-5", "kl", "1e-6"]
     assert sorted(names, key=natural) == [None, "1e-6", "2e-5", "2e-5, long", "5e-4", "kl", "kl 20", "kl 100"]
 
 
 def test_a_mean_of_fewer_seeds_is_not_ranked():
-    """The one seed that it has is a good one, for all alike."""
+    """hf has the highest mean only because its one seed is good for every method."""
     scores = {"vae": [100.0, 0.0], "sa": [101.0, 1.0], "hf": [100.5, None]}
     rows = [
         {"method": m, "order": None, "variant": None, "dataset": "mnist", "dim": 10, "decoder": "conv", "seed": s,
@@ -289,14 +289,14 @@ def test_a_mean_of_fewer_seeds_is_not_ranked():
 
 
 @pytest.mark.parametrize("value", ["2e-5", "0.5", "7", "1.5e+3", "12"])
-def test_a_number_in_a_variants_name_counts_by_its_size(value):
+def test_numbers_in_variants_are_compared_by_size(value):
     number = float(value)
     assert natural(f"kl {number / 2}") < natural(f"kl {value}") < natural(f"kl {number * 2}")
     assert natural(f"kl {number / 2}, long") < natural(f"kl {value}, long") < natural(f"kl {number * 2}, long")
     assert natural(None) < natural(value) < natural("a") < natural("b")
 
 
-def test_places_of_variants():
+def test_positions_of_variants():
     found = variant_places(pd.Series(["kl 100", None, "kl 20", "kl 100", "5e-4"]))
     assert found.tolist() == [3, 0, 2, 3, 1]
 
@@ -312,7 +312,7 @@ def test_the_baseline_is_one_row():
     assert column[of_baseline(numbered, "vae")]["variant"].tolist() == ["finish"] * 6  # 20 before 100
 
 
-# ---------------------------------------------------------------------- labels, equals, gaps
+# ---------------------------------------------------------------------- labels, ties, missing runs
 def labelled(runs):
     return runs.assign(method_label=runs["method"].str.upper(), dataset_label=runs["dataset"].str.upper())
 
@@ -327,7 +327,7 @@ def test_labels_are_carried_along():
     assert (row["order"], row["dataset"], row["dim"], row["decoder"]) == (2, "mnist", 10, "conv")
 
 
-def test_another_score_and_baseline_may_be_asked_for():
+def test_other_score_and_baseline():
     runs = runs_of({("vae", None): [1.0, 2.0], ("rme", 2): [2.0, 4.0]})
     runs = runs.assign(other=-runs["test_iwae"])
     assert summarise(runs, "other").set_index("method")["mean"].to_dict() == {"rme": -3.0, "vae": -1.5}
@@ -344,14 +344,14 @@ def test_equal_means_share_a_rank():
     assert table["n_pairs"].tolist() == [2, 2, 2, 1]
 
 
-def test_those_that_lack_runs_come_last_by_their_means():
+def test_incomplete_cells_come_last_by_mean():
     cells = {("vae", None): [0.0, 0.0], ("hf", 1): {0: 5.0}, ("sa", 1): {1: 7.0}, ("me", 2): {1: np.nan}}
     assert compare_column(runs_of(cells))["method"].tolist() == ["vae", "sa", "hf", "me"]
 
 
 @pytest.mark.parametrize(("zeros", "tested"), [(0, True), (1, True), (2, False)])
-def test_pairs_that_are_equal_give_no_p_of_05(zeros, tested):
-    """Six pairs, of which these do not differ: five that do can give 1/32, four no less than 1/16."""
+def test_equal_pairs_count_as_missing_for_the_smallest_p(zeros, tested):
+    """Of six pairs, `zeros` are equal. Five nonzero differences can give a p of 1/32, four only 1/16."""
     best = np.r_[np.zeros(zeros), np.arange(1.0, 7.0 - zeros)]
     row = compare_column(runs_of({("vae", None): np.zeros(6), ("rme", 2): best})).iloc[1]
     assert np.isnan(row["p"]) != tested and row["n_pairs"] == 6
@@ -359,7 +359,7 @@ def test_pairs_that_are_equal_give_no_p_of_05(zeros, tested):
         assert row["p"] == scipy.stats.wilcoxon(best[zeros:], alternative="greater", method="exact").pvalue
 
 
-def test_columns_are_told_apart_by_data_set_dim_and_decoder():
+def test_columns_differ_in_data_set_dim_or_decoder():
     parts = [
         runs_of({("vae", None): [base, base], ("rme", 2): [base + 1, base + 1]}, dim, dataset, decoder)
         for base, dim, dataset, decoder in (
@@ -375,7 +375,7 @@ def test_columns_are_told_apart_by_data_set_dim_and_decoder():
             compare_column(pd.concat([parts[0], other]))
 
 
-def test_restarts_are_told_only_where_all_are_known():
+def test_restarts_are_empty_unless_all_are_known():
     runs = runs_of({("vae", None): [1.0, 2.0], ("rme", 2): [1.0, 2.0]})
     runs["chosen_restart"] = [0, 1, 2, None]
     assert summarise(runs).set_index("method")["restarts"].to_dict() == {"vae": (0, 1), "rme": ()}

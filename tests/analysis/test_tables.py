@@ -1,4 +1,4 @@
-"""What the tables hold, and that every rendering says the same."""
+"""Tables of scores, and their formats: text, Markdown, CSV, LaTeX and HTML."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def runs_of(cells, dataset="mnist", label="MNIST", decoder="conv"):
 
 
 SPREAD = np.linspace(-1, 1, 10)
-# against RME(5), whose scores are 700 + SPREAD, the differences and so the p are known by hand
+# the differences from RME(5), whose scores are 700 + SPREAD, give each p by hand
 CELLS = {
     ("vae-more", None, "VAE-more", 10): 690 + 2 * SPREAD,
     ("rme", 5, "RME(5)", 10): 700 + SPREAD,
@@ -59,7 +59,7 @@ def entry(table, label, dim=10):
 
 
 class Cells(HTMLParser):
-    """Rows of (class, title, text), and every tag that was opened but not closed."""
+    """Parses table cells as rows of (class, title, text); `open` lists tags that are not closed."""
 
     def __init__(self, text):
         super().__init__()
@@ -84,12 +84,12 @@ class Cells(HTMLParser):
             self.rows[-1][-1][2] += " ".join(data.split()) and f" {' '.join(data.split())}"
 
 
-def test_rows_stand_in_the_papers_order(table):
+def test_rows_are_in_the_papers_order(table):
     assert [row.label for row in table.rows] == ["VAE", "SA(1)", "SA(8)", "RME(2)", "RME(5)", "VAE-more"]
     assert [column.dim for column in table.columns] == [10, 20] and table.headers == ["10", "20"]
 
 
-def test_tables_stand_in_the_papers_order():
+def test_tables_are_in_the_papers_order():
     cell = {("vae", None, "VAE", 10): [1.0]}
     runs = [("zoo", "Zoo", "conv"), ("svhn", "SVHN", "conv"), ("art", "Art", "conv"), ("mnist", "MNIST", "fc")]
     runs.append(("mnist", "MNIST", "conv"))
@@ -149,7 +149,7 @@ def test_no_difference_table_without_a_vae():
     assert difference_tables(runs_of({("vae", None, "VAE", 10): [1.0]})) == []
 
 
-def test_caption_tells_how_small_p_can_be(table):
+def test_caption_has_the_smallest_possible_p(table):
     assert "no p can be smaller" not in table.caption
     six = {("vae", None, "VAE", 10): SPREAD[:6], ("sa", 1, "SA(1)", 10): 1 + SPREAD[:6]}
     assert "With 6 pairs, no p can be smaller than 0.016." in score_tables(runs_of(six))[0].caption
@@ -167,7 +167,7 @@ def test_sort_rows():
     ]  # fmt: skip
 
 
-# ---------------------------------------------------------------------- renderings
+# ---------------------------------------------------------------------- formats
 def test_text(table):
     text = render.to_text(table)
     assert "\x1b" not in text
@@ -257,7 +257,7 @@ def test_html(table):
     ]  # fmt: skip
 
 
-def test_names_are_never_markup(hostile):
+def test_labels_are_escaped(hostile):
     html = render.to_html(hostile)
     assert "<script" not in html and HOSTILE in Cells(html).text
     assert "<script>" not in render.to_markdown(hostile).replace(r"\<script\>", "")
@@ -266,7 +266,7 @@ def test_names_are_never_markup(hostile):
     assert next(csv.DictReader(io.StringIO(render.to_csv(hostile))))["label"] == f"{HOSTILE}(2)"
 
 
-def test_untested_cells_do_not_look_certain():
+def test_untested_cells_are_marked():
     (table,) = score_tables(runs_of({("vae", None, "VAE", 10): [1.0, 2.0], ("sa", 1, "SA(1)", 10): [2.0, 4.0]}))
     assert "too few pairs" in render.to_text(table) and "1.5 ± 0.7 ?" in render.to_text(table)
     assert r"\textcolor{gray}{$1.5^{0.7}$}" in render.to_latex(table)

@@ -1,4 +1,4 @@
-"""Tables 4 and 6, from timings as a sweep records them in MLflow."""
+"""Tables 4 and 6, from timings that are recorded in MLflow as a sweep does."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from rme.timing import Timing, TimingSpec
 from tests.analysis.test_collect import Store
 from tune.record.tracking import Tracker
 
-# ms and the VAE's ms of two repeats; the ratio is the median of theirs
+# (..., ms, the VAE's ms), each of two repeats; the ratio is the median of the repeats' ratios
 TIMINGS = [
     ("vae", None, "mnist", 50, "conv", [2.0, 2.0], [2.0, 2.0]),
     ("vae", None, "svhn", 50, "conv", [1.0, 1.0], [1.0, 1.0]),
     ("rme", 2, "mnist", 50, "conv", [2.5, 2.7], [2.0, 2.0]),
     ("rme", 2, "svhn", 50, "conv", [1.5, 1.5], [1.0, 1.0]),
     ("sa", 8, "mnist", 50, "conv", [30.0, 30.0], [2.0, 2.0]),
-    ("rme", 2, "mnist", 10, "conv", [3.0, 3.0], [2.0, 2.0]),  # in Table 6's parentheses alone
+    ("rme", 2, "mnist", 10, "conv", [3.0, 3.0], [2.0, 2.0]),  # only in the parentheses of Table 6
     ("rme", 2, "mnist", 10, "fc", [4.0, 4.2], [2.0, 2.0]),
     ("rme", 2, "mnist", 50, "fc", [4.5, 4.5], [2.0, 2.0]),
     ("vlae", 4, "mnist", 10, "fc", [9.0, 9.0], [2.0, 2.0]),
@@ -61,7 +61,7 @@ def words(text):
     return " ".join(text.split())
 
 
-def test_the_numbers_are_those_of_the_repeats(runs):
+def test_mean_and_sd_are_over_the_repeats(runs):
     assert is_timing(runs).all()
     cell = summarise_times(runs).query("method == 'rme' and dataset == 'mnist' and dim == 50 and decoder == 'conv'")
     assert cell[["n", "mean"]].iloc[0].tolist() == [1, pytest.approx(2.6)]
@@ -70,7 +70,7 @@ def test_the_numbers_are_those_of_the_repeats(runs):
     assert ratio["mean"].item() == 15 and ratio["sd"].item() == 0
 
 
-def test_table_4_is_of_one_dim_and_table_6_has_the_other_decoder_in_parentheses(tables):
+def test_table_4_has_one_dim_and_table_6_both_decoders(tables):
     assert set(tables) == {f"{score}-{x}" for score in ("inference_ms", "ratio_to_vae") for x in ("conv-d50", "fc")}
     four, six = tables["inference_ms-conv-d50"], tables["inference_ms-fc"]
     assert four.headers == ["MNIST", "SVHN"] and four.corner == "" and four.groups == []

@@ -1,4 +1,4 @@
-"""What only a process of its own shows: what importing needs, and that a run's key is the same there."""
+"""Which packages imports need, and that a run's key is the same in another process."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ print(json.dumps(found))
 
 @pytest.fixture(scope="module")
 def found() -> dict:
-    """What the program above sees, whose strings hash otherwise than here."""
+    """What the program above prints, with another seed of Python's string hashes."""
     env = {**os.environ, "PYTHONHASHSEED": "12345"}
     done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=ROOT, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -51,5 +51,5 @@ def test_networks_methods_and_engine_need_torch_and_numpy_only(found: dict) -> N
     assert found["methods"] == methods.names()
 
 
-def test_a_runs_key_is_the_same_there(found: dict) -> None:
+def test_a_runs_key_is_the_same_in_another_process(found: dict) -> None:
     assert found["key"] == RunSpec(**RUN).key

@@ -1,4 +1,4 @@
-"""Arrays that memory does not hold: trained in parts, with the same results for each member."""
+"""Arrays that do not fit into memory are trained in parts, with the same results for each member."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_parts_are_halves_of_halves(members):
         found = parts(range(members), limit)
         assert [i for part in found for i in part] == list(range(members))
         assert max(map(len, found)) <= limit
-        for part in found:  # each lies in one of the parts before
+        for part in found:  # each is within a part for the previous, larger limit
             assert any(start <= part[0] and part[-1] < start + count for start, count in larger.items())
         larger = {part[0]: len(part) for part in found}
 
@@ -75,7 +75,7 @@ def test_parts_are_halves_of_halves(members):
 @pytest.mark.parametrize(
     ("method", "order", "limits"), [("vae", None, [4, 2, 1]), ("rme", 2, [2]), ("sa", 1, [1])], ids=["vae", "rme", "sa"]
 )
-def test_members_come_out_the_same_in_smaller_arrays(runs, small, tmp_path, method, order, limits):
+def test_members_have_the_same_results_in_smaller_arrays(runs, small, tmp_path, method, order, limits):
     specs, parents = runs(method, order)
     whole = train_runs(specs, small.images, CPU, parents)
     for limit in limits:
@@ -88,8 +88,8 @@ def test_members_come_out_the_same_in_smaller_arrays(runs, small, tmp_path, meth
         assert_same(in_parts, whole)
 
 
-def test_what_the_larger_array_had_done_is_not_done_again(runs, small, tmp_path, monkeypatch):
-    """Out of memory in the third epoch; at half the size, again in one part."""
+def test_epochs_of_the_larger_array_are_not_repeated(runs, small, tmp_path, monkeypatch):
+    """Memory runs out in the third epoch, and in the fourth again in one half."""
     monkeypatch.setattr("rme.training.CHECKPOINT_SHARE", 1e9)  # a checkpoint after each epoch
     specs, parents = runs("rme", 2, stage_epochs=5)
     whole = train_runs(specs, small.images, CPU, parents)
@@ -104,18 +104,18 @@ def test_what_the_larger_array_had_done_is_not_done_again(runs, small, tmp_path,
     lines: list[str] = []
     found = train_runs(specs, small.images, CPU, parents, tmp_path, strained, lines.append)
     assert_same(found, whole)
-    assert "going on with 3 of 6 members at a time (none left)" in lines[0] and "2 of 6" in lines[1]
+    assert "continuing with 3 of 6 members at a time (none left)" in lines[0] and "2 of 6" in lines[1]
     assert json.loads((tmp_path / NOTE).read_text()) == {"members": 2, "reason": "none left"}
-    # each member's epochs, each once; what was lost is no more than the epoch in which memory ran out
+    # each member trains each epoch once, except the epoch in which memory ran out
     assert seen[:4] == [(6, 0, 1), (6, 0, 2), (6, 0, 3), (3, 0, 4)]
     assert seen[4:] == [(2, 0, 5), (1, 2, 5), (2, 3, 4), (2, 3, 5), (1, 5, 4), (1, 5, 5)]
-    # a worker that is started again begins with the smaller size, and has nothing left to do
+    # a restarted worker uses the smaller size, and finds all epochs done
     seen.clear()
     assert_same(train_runs(specs, small.images, CPU, parents, tmp_path, strained, lines.append), whole)
     assert seen == []
 
 
-def test_a_single_run_that_memory_does_not_hold_is_fitted_in_parts(small, tmp_path, monkeypatch):
+def test_fit_trains_a_run_that_does_not_fit_into_memory_in_parts(small, tmp_path, monkeypatch):
     spec = small.spec(dataset=str(write_npz(tmp_path / "spots.npz")), restarts=2, precision="float64")
     whole = rme.fit(spec)
 
@@ -127,8 +127,8 @@ def test_a_single_run_that_memory_does_not_hold_is_fitted_in_parts(small, tmp_pa
     assert_same({"": rme.fit(spec)}, {"": whole})
 
 
-def test_a_cut_state_is_a_smaller_array_s(runs, small):
-    """Entry by entry, so that what an engine adds to its state is not forgotten here."""
+def test_a_state_cut_into_members_equals_a_smaller_array_s(runs, small):
+    """Compared entry by entry, so that new entries of an engine's state cannot be forgotten."""
     specs, _ = runs()
     whole, part = build(specs, small.images, CPU, None), build(specs, small.images, CPU, None, range(2, 4))
     for engine in (whole, part):
@@ -142,7 +142,7 @@ def test_a_cut_state_is_a_smaller_array_s(runs, small):
         state_of_members({**whole.state(), "unheard.of": torch.zeros(6)}, range(2, 4))
 
 
-def test_another_training_s_checkpoints_are_not_cut(runs, small, tmp_path):
+def test_checkpoints_of_another_training_are_not_used_for_parts(runs, small, tmp_path):
     specs, _ = runs()
     others = [spec.model_copy(update={"seed": spec.seed + 7}) for spec in specs]
     train_runs(others, small.images, CPU, None, tmp_path)
@@ -152,25 +152,25 @@ def test_another_training_s_checkpoints_are_not_cut(runs, small, tmp_path):
     assert Checkpoints(tmp_path / "members-0-2").newest() is not None
 
 
-def test_a_part_is_another_training_than_the_whole(runs, small):
+def test_a_part_s_identity_differs_from_the_whole_array_s(runs, small):
     specs, _ = runs()
     whole, part, rest = (identity(build(specs, small.images, CPU, None, m)) for m in (None, range(2), range(2, 6)))
     assert whole == {"runs": [spec.key for spec in specs]}
     assert whole != part != rest != whole
 
 
-def test_a_checkpoint_that_cannot_be_cut_is_not_begun_from(runs, small, tmp_path, caplog):
+def test_a_checkpoint_that_cannot_be_cut_is_not_used(runs, small, tmp_path, caplog):
     specs, _ = runs()
     engine = build(specs, small.images, CPU, None)
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(3, {**engine.state(), "unheard.of": torch.zeros(6)}, identity(engine))
     epochs = []
     train_runs(specs, small.images, CPU, None, smaller(tmp_path, 3), lambda engine: epochs.append(engine.epoch))
-    assert epochs == [1, 2] * 2 and "beginning anew" in caplog.text and "unheard.of" in caplog.text
+    assert epochs == [1, 2] * 2 and "starting from the beginning" in caplog.text and "unheard.of" in caplog.text
 
 
-def test_memory_that_runs_out_without_a_word_is_named_by_its_kind(runs, small):
-    """As Python's own error is."""
+def test_an_out_of_memory_error_without_a_message_is_named_by_its_type(runs, small):
+    """Such as Python's own MemoryError."""
 
     def strained(engine):
         if len(engine.members) == 6:
@@ -178,10 +178,10 @@ def test_memory_that_runs_out_without_a_word_is_named_by_its_kind(runs, small):
 
     lines: list[str] = []
     train_runs(runs()[0], small.images, CPU, None, None, strained, lines.append)
-    assert lines == ["digits d3 VAE: out of memory; going on with 3 of 6 members at a time (MemoryError)"]
+    assert lines == ["digits d3 VAE: out of memory; continuing with 3 of 6 members at a time (MemoryError)"]
 
 
-def test_one_member_that_does_not_fit_is_the_end(runs, small, tmp_path):
+def test_if_one_member_does_not_fit_training_fails(runs, small, tmp_path):
     def never(engine):
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory: 9 bytes")
 
@@ -192,15 +192,15 @@ def test_one_member_that_does_not_fit_is_the_end(runs, small, tmp_path):
     assert len(lines) == 3
 
 
-def test_other_errors_are_not_taken_for_it():
+def test_other_errors_are_not_mistaken_for_out_of_memory():
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"))
     assert is_out_of_memory(RuntimeError("CUDA error: out of memory"))
     assert not is_out_of_memory(RuntimeError("The size of tensor a (3) must match the size of tensor b (4)"))
     assert not is_out_of_memory(ValueError("out of memory"))
 
 
-def test_a_part_that_diverges_takes_no_other_with_it(runs, small, tmp_path):
-    """Whose losses are no numbers any more; in one array the others would have gone on as well."""
+def test_a_part_that_diverges_does_not_stop_the_others(runs, small, tmp_path):
+    """As in a single array, in which the other members train on."""
     specs, _ = runs()
 
     def spoil(engine):
@@ -237,7 +237,7 @@ def train(name):
     (found,) = train_runs([spec(6)], images, torch.device("cpu"), None, folder / name, None, lines.append).values()
     found.save(folder / name / "result")
     return lines
-train_runs([spec(1)], images, torch.device("cpu"))  # what one member needs is there before the limit
+train_runs([spec(1)], images, torch.device("cpu"))  # allocates what one member needs, before the limit
 pages = int(Path("/proc/self/statm").read_text().split()[0])
 none = resource.getrlimit(resource.RLIMIT_AS)
 resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (80 << 20), none[1]))
@@ -248,13 +248,13 @@ print(json.dumps([scarce, train("plenty")]))
 
 
 @pytest.mark.long
-@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs Linux's /proc, to know what a limit must be")
-def test_a_real_limit_of_memory_is_got_round(tmp_path):
-    """The kernel refuses what an array of six asks for, and grants what a smaller one does."""
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs Linux's /proc to compute the limit")
+def test_under_a_real_memory_limit_smaller_arrays_are_trained(tmp_path):
+    """With a limit of the kernel under which an array of six does not fit, but a smaller one does."""
     done = subprocess.run([sys.executable, "-c", CHILD, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     lines, none = json.loads(done.stdout.splitlines()[-1])
-    assert lines and "out of memory; going on with" in lines[0] and none == []
+    assert lines and "out of memory; continuing with" in lines[0] and none == []
     scarce, plenty = (Result.load(tmp_path / name / "result") for name in ("scarce", "plenty"))
     assert scarce.chosen == plenty.chosen
     torch.testing.assert_close(scarce.val_iwae, plenty.val_iwae, rtol=1e-4, atol=1e-2)  # float32

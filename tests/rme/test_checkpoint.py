@@ -1,4 +1,4 @@
-"""Checkpoints: what is read is what was written, and what was damaged is noticed, named and passed over."""
+"""Checkpoints are read as they were written; damaged ones are detected, named and ignored."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rme.checkpoint import Checkpoints, CorruptFile
 
 
 def tensors() -> dict[str, Tensor]:
-    """Of every kind that a training's state has, and some more."""
+    """Tensors of every type in a training's state, and of a few more."""
     g = torch.Generator().manual_seed(0)
     return {
         "float32": torch.randn(3, 4, generator=g),
@@ -41,7 +41,7 @@ def bits(value: Tensor) -> bytes:
     return value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b""
 
 
-def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
+def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / "a.safetensors"
     checkpoint.save(path, tensors(), META)
     found, meta = checkpoint.load(path)
@@ -55,24 +55,24 @@ def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
     assert torch.equal(torch.rand(3, generator=stream), torch.rand(3, generator=noise.generator(1, 2, noise.TRAIN)))
 
 
-def test_a_later_change_of_the_tensors_does_not_reach_the_file(tmp_path: Path) -> None:
+def test_later_changes_of_the_tensors_do_not_change_the_file(tmp_path: Path) -> None:
     value = torch.zeros(3)
     checkpoint.save(tmp_path / "a", {"x": value}, {})
     value.add_(1)
     assert checkpoint.load(tmp_path / "a")[0]["x"].tolist() == [0, 0, 0]
 
 
-def test_the_same_content_has_the_same_hash_in_whichever_order_it_comes(tmp_path: Path) -> None:
+def test_the_hash_does_not_depend_on_the_order_of_the_content(tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "a", {"x": torch.zeros(3), "y": torch.ones(2)}, {"b": 1, "a": 2})
     checkpoint.save(tmp_path / "b", {"y": torch.ones(2), "x": torch.zeros(3)}, {"a": 2, "b": 1})
     headers = []
     for name in ("a", "b"):
         with safe_open(tmp_path / name, framework="pt") as file:
-            headers.append(file.metadata())  # the library writes its entries in any order
+            headers.append(file.metadata())  # not the bytes: the library writes entries in any order
     assert headers[0] == headers[1]
 
 
-def test_results_can_be_read_by_others(tmp_path: Path) -> None:
+def test_files_can_be_read_by_other_users(tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "a", {"x": torch.zeros(3)}, {})
     assert stat.S_IMODE(os.stat(tmp_path / "a").st_mode) == 0o644
 
@@ -85,7 +85,7 @@ def written(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_file_cut_anywhere_is_noticed(written: Path) -> None:
+def test_a_file_truncated_anywhere_is_noticed(written: Path) -> None:
     whole = written.read_bytes()
     for length in [0, 1, 7, 8, 9, 100, len(whole) // 2, len(whole) - 8, len(whole) - 1]:
         written.write_bytes(whole[:length])
@@ -94,7 +94,7 @@ def test_a_file_cut_anywhere_is_noticed(written: Path) -> None:
 
 
 def test_a_bit_flipped_anywhere_is_noticed(written: Path) -> None:
-    """In the header too: names, types, offsets, metadata. Padding alone may change unnoticed, as it means nothing."""
+    """Also in the header: names, types, offsets, metadata. Only padding, which has no meaning, may change unnoticed."""
     whole = written.read_bytes()
     header = int.from_bytes(whole[:8], "little")
     padding = {8 + i for i in range(len(whole[8 : 8 + header].rstrip()), header)}
@@ -112,7 +112,7 @@ def test_a_bit_flipped_anywhere_is_noticed(written: Path) -> None:
             pytest.fail(f"bit {bit} of byte {position} ({whole[position : position + 1]!r}): read as {found, meta}")
 
 
-def test_another_programs_file_is_not_taken_for_ours(tmp_path: Path) -> None:
+def test_a_safetensors_file_of_another_program_is_refused(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
     save_file({"x": torch.zeros(2)}, tmp_path / "a")
@@ -120,7 +120,7 @@ def test_another_programs_file_is_not_taken_for_ours(tmp_path: Path) -> None:
         checkpoint.load(tmp_path / "a")
 
 
-def test_a_file_that_is_not_there_is_not_called_damaged(tmp_path: Path) -> None:
+def test_a_missing_file_is_not_called_damaged(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         checkpoint.load(tmp_path / "a")
 
@@ -142,7 +142,7 @@ def test_a_failure_while_writing_leaves_the_old_file_and_nothing_else(tmp_path: 
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_full_disk_is_an_oserror_also_where_the_library_calls_it_otherwise(tmp_path: Path, monkeypatch) -> None:
+def test_a_full_disk_is_an_oserror_even_if_safetensors_raises_its_own_error(tmp_path: Path, monkeypatch) -> None:
     def full_disk(tensors, where, metadata) -> None:
         raise SafetensorError("no space left")
 
@@ -152,7 +152,7 @@ def test_a_full_disk_is_an_oserror_also_where_the_library_calls_it_otherwise(tmp
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_old_file_is_whole_until_the_new_one_is(tmp_path: Path) -> None:
+def test_the_old_file_is_complete_until_the_new_one_is(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_text("old")
     seen = []
@@ -161,14 +161,14 @@ def test_the_old_file_is_whole_until_the_new_one_is(tmp_path: Path) -> None:
         temporary.write_text("ne")
         seen.append(path.read_text())
         temporary.write_text("new")
-        assert temporary.parent == path.parent, "a rename is atomic within a file system only"
+        assert temporary.parent == path.parent, "a rename is atomic only within a file system"
 
     checkpoint.write_atomically(path, write)
     assert seen == ["old"] and path.read_text() == "new"
     assert list(tmp_path.iterdir()) == [path]
 
 
-# ---------------------------------------------------------------------- a training's newest
+# ---------------------------------------------------------------------- the newest checkpoints
 def number(saved: tuple[dict[str, Tensor], dict] | None) -> int | None:
     return None if saved is None else int(saved[0]["epoch"])
 
@@ -190,7 +190,7 @@ def test_the_newest_two_are_kept(tmp_path: Path) -> None:
     assert len(list((tmp_path / "d").iterdir())) == 3
 
 
-def test_two_are_kept_unless_one_says(tmp_path: Path) -> None:
+def test_two_are_kept_by_default(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path)
     for epoch in range(1, 6):
         checkpoints.save(epoch, {"epoch": torch.tensor(epoch)}, {})
@@ -203,7 +203,7 @@ def test_two_are_kept_unless_one_says(tmp_path: Path) -> None:
     lambda whole: whole[:-50] + bytes([whole[-50] ^ 4]) + whole[-49:],
     lambda whole: b"not a checkpoint at all",
 ], ids=["empty", "cut", "flipped", "other"])  # fmt: skip
-def test_a_damaged_newest_one_is_named_and_passed_over(tmp_path: Path, caplog, damage) -> None:
+def test_a_damaged_newest_checkpoint_is_named_and_ignored(tmp_path: Path, caplog, damage) -> None:
     checkpoints = filled(tmp_path, [1, 2])
     newest = max(tmp_path.iterdir())
     newest.write_bytes(damage(newest.read_bytes()))
@@ -214,9 +214,9 @@ def test_a_damaged_newest_one_is_named_and_passed_over(tmp_path: Path, caplog, d
     assert checkpoints.newest() is None
 
 
-def test_a_checkpoint_that_another_process_takes_away_meanwhile_is_passed_over(tmp_path: Path) -> None:
+def test_a_checkpoint_that_another_process_deletes_meanwhile_is_ignored(tmp_path: Path) -> None:
     class Raced(Checkpoints):
-        """Sees a file that is gone by the time it is wanted."""
+        """Lists a file that no longer exists when it is opened."""
 
         def _saved(self) -> list[tuple[int, Path]]:
             return [*super()._saved(), (0, self.folder / "epoch-000000.safetensors")]
@@ -230,14 +230,14 @@ def test_a_checkpoint_that_another_process_takes_away_meanwhile_is_passed_over(t
     assert not (tmp_path / "c").exists()
 
 
-def test_no_folder_is_no_checkpoint(tmp_path: Path) -> None:
+def test_a_missing_folder_has_no_checkpoint(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path / "none")
     assert checkpoints.newest() is None
     checkpoints.remove()
     assert not (tmp_path / "none").exists()
 
 
-def test_remove_takes_its_own_files_only(tmp_path: Path) -> None:
+def test_remove_deletes_only_checkpoints(tmp_path: Path) -> None:
     checkpoints = filled(tmp_path / "c", [1, 2])
     (tmp_path / "c" / "notes.txt").write_text("mine")
     checkpoints.remove()
@@ -249,7 +249,7 @@ def test_remove_takes_its_own_files_only(tmp_path: Path) -> None:
 
 # ---------------------------------------------------------------------- in a training
 def test_another_trainings_checkpoint_is_not_used(tiny, tmp_path: Path, caplog) -> None:
-    """The same shapes, so that nothing but its name says that it is another's."""
+    """Both have the same shapes, so that only the metadata shows the difference."""
     checkpoints = Checkpoints(tmp_path)
     training.train(tiny.engine(tiny.spec(seed=8, epochs=1)), checkpoints)
     assert checkpoints.newest() is not None
@@ -263,8 +263,8 @@ def test_another_trainings_checkpoint_is_not_used(tiny, tmp_path: Path, caplog) 
         assert torch.equal(a, b)
 
 
-def test_a_training_on_another_type_of_device_begins_anew_and_says_so(tiny, tmp_path: Path, caplog) -> None:
-    """A CUDA device's random streams have states that a CPU's cannot take."""
+def test_a_training_on_another_type_of_device_starts_from_the_beginning_and_says_so(tiny, tmp_path, caplog) -> None:
+    """A CPU's random streams cannot take over the states of a CUDA device's."""
     engine = tiny.engine(tiny.spec(epochs=1))
     state = engine.state() | {"stream.train.0": torch.zeros(16, dtype=torch.uint8)}
     Checkpoints(tmp_path).save(1, state, training.identity(engine) | {"device": "cuda"})
@@ -274,7 +274,7 @@ def test_a_training_on_another_type_of_device_begins_anew_and_says_so(tiny, tmp_
     assert engine.epoch == 1
 
 
-def test_a_training_goes_on_from_the_checkpoint_before_a_damaged_one(tiny, tmp_path: Path) -> None:
+def test_a_training_resumes_from_the_checkpoint_before_a_damaged_one(tiny, tmp_path: Path) -> None:
     spec = tiny.spec(epochs=3)
     whole, first, second = (tiny.engine(spec) for _ in range(3))
     training.train(whole)

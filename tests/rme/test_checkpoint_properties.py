@@ -1,4 +1,4 @@
-"""A file of tensors that was damaged anywhere is never taken for what was written."""
+"""A damaged file of tensors is never read as if it were intact, wherever the damage is."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def same(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> bool:
 
 
 def is_noticed(path: Path, content: bytes) -> None:
-    """It is refused by name; or, where the bytes mean nothing, what is read is what was written."""
+    """The file is refused by name, or read correctly because the changed bytes have no meaning."""
     path.write_bytes(content)
     try:
         found, meta = checkpoint.load(path)
@@ -44,14 +44,14 @@ def is_noticed(path: Path, content: bytes) -> None:
 
 @settings(max_examples=300)
 @given(st.data())
-def test_any_byte_may_change(tmp_path, whole, data):
+def test_a_changed_byte_is_noticed(tmp_path, whole, data):
     at = data.draw(st.integers(0, len(whole) - 1))
     new = data.draw(st.integers(0, 255).filter(lambda value: value != whole[at]))
     is_noticed(tmp_path / "a.safetensors", whole[:at] + bytes([new]) + whole[at + 1 :])
 
 
 @given(st.data())
-def test_the_file_may_be_cut_anywhere(tmp_path, whole, data):
+def test_a_truncated_file_is_noticed(tmp_path, whole, data):
     path = tmp_path / "a.safetensors"
     path.write_bytes(whole[: data.draw(st.integers(0, len(whole) - 1))])
     with pytest.raises(CorruptFile, match=r"a\.safetensors"):
@@ -59,7 +59,7 @@ def test_the_file_may_be_cut_anywhere(tmp_path, whole, data):
 
 
 @given(st.data())
-def test_pieces_may_be_lost_doubled_or_exchanged(tmp_path, whole, data):
+def test_lost_doubled_or_exchanged_pieces_are_noticed(tmp_path, whole, data):
     a, b, c = sorted(data.draw(st.tuples(*3 * [st.integers(0, len(whole))])))
     changed = data.draw(
         st.sampled_from([whole[:a] + whole[b:], whole[:b] + whole[a:], whole[:a] + whole[b:c] + whole[a:b] + whole[c:]])
@@ -68,7 +68,7 @@ def test_pieces_may_be_lost_doubled_or_exchanged(tmp_path, whole, data):
 
 
 @given(st.binary(max_size=200))
-def test_other_bytes_are_no_checkpoint(tmp_path, content):
+def test_arbitrary_bytes_are_refused(tmp_path, content):
     path = tmp_path / "a.safetensors"
     path.write_bytes(content)
     with pytest.raises(CorruptFile, match=r"a\.safetensors"):
@@ -85,7 +85,7 @@ NUMBERS = st.integers(-(2**63), 2**63 - 1) | st.floats(width=32)
         st.text(max_size=5), st.none() | st.integers() | st.text(max_size=5) | st.floats(allow_nan=False)
     ),
 )
-def test_what_is_read_is_what_was_written(tmp_path, values, dtype, meta):
+def test_a_file_is_read_as_it_was_written(tmp_path, values, dtype, meta):
     wanted = {name: torch.tensor(row, dtype=torch.float64).to(dtype) for name, row in values.items()}
     checkpoint.save(tmp_path / "a", wanted, meta)
     found, about = checkpoint.load(tmp_path / "a")
@@ -94,7 +94,7 @@ def test_what_is_read_is_what_was_written(tmp_path, values, dtype, meta):
 
 @settings(max_examples=50)
 @given(damage=st.lists(st.tuples(st.booleans(), st.floats(0, 1, exclude_max=True)), min_size=3, max_size=3))
-def test_the_newest_that_is_whole_is_gone_on_from(tmp_path_factory, damage):
+def test_the_newest_undamaged_checkpoint_is_used(tmp_path_factory, damage):
     folder = tmp_path_factory.mktemp("c")
     checkpoints = Checkpoints(folder, keep=3)
     for epoch, (damaged, where) in enumerate(damage):
@@ -110,8 +110,8 @@ def test_the_newest_that_is_whole_is_gone_on_from(tmp_path_factory, damage):
 
 @settings(max_examples=3)
 @given(other=st.fixed_dictionaries({}, optional={"seed": st.integers(1, 9), "epochs": st.just(3), "dim": st.just(2)}))
-def test_another_trainings_checkpoint_is_not_gone_on_from(tiny, tmp_path_factory, other):
-    """Exchanged between two folders, the files are whole, and of another training."""
+def test_a_checkpoint_of_another_training_is_not_resumed(tiny, tmp_path_factory, other):
+    """Such as a file copied from another folder, which is undamaged."""
     folder = tmp_path_factory.mktemp("c")
     ours, theirs = tiny.engine(tiny.spec()), tiny.engine(tiny.spec(**other))
     theirs.train_epoch()

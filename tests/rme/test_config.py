@@ -1,4 +1,4 @@
-"""RunSpec: the key of a run, its parent, and what is said of a run that cannot be."""
+"""RunSpec: a run's key, its parent, and the errors for invalid settings."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def rme(**fields) -> RunSpec:
 
 
 class Linearised(VAE):
-    """A method that works with the fully connected decoder only, with options."""
+    """A method with options, only for the fully connected decoder."""
 
     name, label = "linearised", "Linearised"
     orders, order_means = (1, 2), "steps"
@@ -51,8 +51,8 @@ def linearised(monkeypatch) -> type[Linearised]:
 
 
 # ---------------------------------------------------------------------- the key
-def test_the_key_is_a_hash_of_what_the_paper_fixes() -> None:
-    """The paper's settings spelled out by hand: a default that changes, changes what all finished runs mean."""
+def test_the_key_is_a_hash_of_the_papers_settings() -> None:
+    """The settings are written out, because a changed default would change the keys of all finished runs."""
     text = json.dumps(PAPER, sort_keys=True, separators=(",", ":"))
     wanted = hashlib.sha256(text.encode()).hexdigest()[:16]
     assert wanted == "e5df2b7917a6316c"
@@ -68,12 +68,12 @@ CHANGES = {
 OF_A_STAGE = {"stage_epochs", "stage_learning_rate", "stage_keep", "stage_patience", "eps_min", "eps_max", "kl_max"}
 
 
-def test_every_field_is_in_this_list() -> None:
+def test_the_tests_below_cover_every_field() -> None:
     named_elsewhere = {"method", "options", "variant", "finish_learning_rate"}
     assert set(CHANGES) | named_elsewhere == set(RunSpec.model_fields)
 
 
-def test_the_name_of_a_variant_is_shown_and_is_no_part_of_the_key() -> None:
+def test_a_variant_is_in_the_label_but_not_in_the_key() -> None:
     plain, named = rme(kl_max=20), rme(kl_max=20, variant="kl 20")
     assert (named.key, named.cell_key) == (plain.key, plain.cell_key)
     assert (plain.method_label, named.method_label) == ("RME(2)", "RME(2), kl 20")
@@ -81,35 +81,35 @@ def test_the_name_of_a_variant_is_shown_and_is_no_part_of_the_key() -> None:
     assert spec(variant="wide").method_label == "VAE, wide" and named.parent.variant is None
 
 
-def test_a_finish_is_part_of_the_key_only_where_there_is_one() -> None:
+def test_the_finish_learning_rate_is_in_the_key_only_with_finish_epochs() -> None:
     assert spec(finish_learning_rate=1e-5).key == spec().key
     finished = {spec(finish_epochs=2, finish_learning_rate=rate).key for rate in (1e-5, 1e-6)}
     assert len(finished | {spec().key}) == 3
     assert spec(finish_epochs=2).key == spec(finish_epochs=2, finish_learning_rate=1e-6).key
 
 
-def test_the_last_epochs_of_a_training_from_scratch_are_at_the_rate_of_its_finish() -> None:
+def test_a_training_from_scratch_ends_at_the_finish_learning_rate() -> None:
     run = spec(epochs=5, finish_epochs=2, finish_learning_rate=1e-5, learning_rate=1e-3)
     assert [run.rate_of(epoch) for epoch in range(1, 6)] == [1e-3, 1e-3, 1e-3, 1e-5, 1e-5]
     child = rme(epochs=5, finish_epochs=2, stage_epochs=3)
     assert [child.rate_of(epoch) for epoch in range(1, 4)] == [1e-6] * 3
-    assert child.parent.own_finish_epochs == 2, "it starts from the VAE that was finished"
+    assert child.parent.own_finish_epochs == 2, "the finish is the parent VAE's"
 
 
 @pytest.mark.parametrize(("method", "order", "rate"), [
     ("rme", 2, 1e-6), ("bvi-er1", 2, 1e-6), ("bvi-er2", 2, 1e-6), ("vae-more", None, 1e-6),
     ("iaf", 1, 5e-4), ("hf", 1, 5e-4), ("me", 2, 5e-4),
 ])  # fmt: skip
-def test_the_rate_of_a_stage_is_the_methods_own_unless_said_and_makes_no_other_parent(method, order, rate) -> None:
+def test_the_rate_of_a_stage_is_the_methods_by_default_and_does_not_change_the_parent(method, order, rate) -> None:
     run = spec(method, order=order)
     assert run.rate == rate and run.canonical["stage_learning_rate"] == rate
     other = spec(method, order=order, stage_learning_rate=3e-5)
     assert other.rate == 3e-5 and other.key != run.key and other.parent.key == run.parent.key
     assert run.parent.rate == 5e-4
-    assert spec(method, order=order, stage_learning_rate=rate).key == run.key, "said or left out, a default is one"
+    assert spec(method, order=order, stage_learning_rate=rate).key == run.key, "an explicit default has the same key"
 
 
-def test_every_method_that_starts_from_a_vae_and_trains_reads_the_fields_of_a_stage() -> None:
+def test_the_fields_of_a_stage_are_in_the_key_of_every_method_with_a_stage() -> None:
     for method in methods.registry().values():
         if method.starts_from is not None and method.trains:
             run = spec(method.name, order=min(method.orders) if method.orders else None)
@@ -117,17 +117,17 @@ def test_every_method_that_starts_from_a_vae_and_trains_reads_the_fields_of_a_st
                 assert run.model_copy(update={field: CHANGES[field]}).key != run.key, (method.name, field)
 
 
-def test_what_a_stage_keeps_is_as_its_parent_does_unless_said() -> None:
+def test_keep_applies_to_a_stage_unless_stage_keep_overrides_it() -> None:
     assert (rme(keep="last").own_keep, rme(keep="last").parent.own_keep) == ("last", "last")
-    apart = rme(stage_keep="last")
-    assert (apart.own_keep, apart.parent.own_keep) == ("last", "best") and apart.parent.key == rme().parent.key
-    assert rme(stage_keep="best").key == rme().key != apart.key
+    other = rme(stage_keep="last")
+    assert (other.own_keep, other.parent.own_keep) == ("last", "best") and other.parent.key == rme().parent.key
+    assert rme(stage_keep="best").key == rme().key != other.key
 
 
-def test_patience_of_a_stage_is_its_parents_unless_said() -> None:
+def test_patience_applies_to_a_stage_unless_stage_patience_overrides_it() -> None:
     assert (rme(patience=7).own_patience, rme(patience=7).parent.own_patience) == (7, 7)
-    apart = rme(patience=7, stage_patience=3)
-    assert (apart.own_patience, apart.parent.own_patience) == (3, 7)
+    other = rme(patience=7, stage_patience=3)
+    assert (other.own_patience, other.parent.own_patience) == (3, 7)
     assert rme(patience=7, stage_patience=7).key == rme(patience=7).key
     assert rme(stage_patience=3).parent.key == rme().parent.key
 
@@ -138,7 +138,7 @@ def test_every_field_that_changes_the_result_changes_the_key(field: str) -> None
 
 
 @pytest.mark.parametrize("field", sorted(set(CHANGES) - {"order"}))
-def test_a_vae_has_the_same_key_whatever_it_does_not_read(field: str) -> None:
+def test_the_key_of_a_vae_does_not_depend_on_fields_of_a_stage(field: str) -> None:
     changed = spec(**{field: CHANGES[field]})
     assert (changed.key == spec().key) == (field in OF_A_STAGE)
 
@@ -150,13 +150,13 @@ def test_methods_and_options_are_part_of_the_key(linearised, monkeypatch) -> Non
     plain = spec("linearised", **base)
     assert plain.key != spec("linearised", **{**base, "order": 2}).key
     assert plain.key != spec("linearised", **base, options={"damping": 0.25}).key
-    assert plain.key == spec("linearised", **base, options={"damping": 0.5}).key, "said or left out, a default is one"
+    assert plain.key == spec("linearised", **base, options={"damping": 0.5}).key, "an explicit default has the same key"
     one, other = {"damping": 0.1, "rate": 3.0}, {"rate": 3.0, "damping": 0.1}
     assert spec("linearised", **base, options=one).key == spec("linearised", **base, options=other).key
-    assert plain.key == spec("linearised", **base, options={"rate": 2}).key, "2 and 2.0 are one number"
+    assert plain.key == spec("linearised", **base, options={"rate": 2}).key, "2 and 2.0 have the same key"
 
 
-def test_spellings_of_one_run_have_one_key() -> None:
+def test_different_spellings_of_a_run_have_the_same_key() -> None:
     assert rme(stage_epochs=None, epochs=30).key == rme(stage_epochs=30, epochs=30).key
     assert spec("VAE", dataset="Digits").key == spec().key
     assert rme(kl_max=500).key == rme(kl_max=500.0).key
@@ -164,7 +164,7 @@ def test_spellings_of_one_run_have_one_key() -> None:
     assert RunSpec.of(json.loads(json.dumps(rme(seed=4).model_dump(mode="json")))) == rme(seed=4)
 
 
-def test_keys_of_images_of_ones_own_follow_the_content(tmp_path: Path) -> None:
+def test_keys_of_a_users_own_images_depend_on_their_content(tmp_path: Path) -> None:
     g = np.random.default_rng(0)
     arrays = {"train": g.integers(0, 256, (20, 28, 28), np.uint8), "test": g.integers(0, 256, (5, 28, 28), np.uint8)}
     for name in ("a.npz", "b.npz"):
@@ -175,11 +175,11 @@ def test_keys_of_images_of_ones_own_follow_the_content(tmp_path: Path) -> None:
     assert a == b != c
 
 
-def test_equal_specs_are_one_in_a_set() -> None:
+def test_equal_specs_are_one_element_of_a_set() -> None:
     assert len({rme(), rme(), rme(seed=1), spec()}) == 3
 
 
-def test_the_cell_key_forgets_the_seed_and_nothing_else() -> None:
+def test_the_cell_key_depends_on_all_fields_but_the_seed() -> None:
     assert rme(seed=1).cell_key == rme(seed=2).cell_key != rme(seed=1).key
     for field in set(CHANGES) - {"seed"}:
         assert rme(**{field: CHANGES[field]}).cell_key != rme().cell_key, field
@@ -202,7 +202,7 @@ def test_children_that_differ_in_their_own_fields_share_a_parent() -> None:
     assert rme(order=2, kl_max=1.0).parent.key == rme(order=5, eps_max=0.3, stage_learning_rate=1e-3).parent.key
 
 
-# ---------------------------------------------------------------------- what cannot be
+# ---------------------------------------------------------------------- invalid settings
 @pytest.mark.parametrize(("fields", "said"), [
     ({"method": "rme", "order": 6}, ["order=6", "components", "2, 3, 4, 5"]),
     ({"method": "rme"}, ["order=None", "2, 3, 4, 5"]),
@@ -229,7 +229,7 @@ def test_children_that_differ_in_their_own_fields_share_a_parent() -> None:
     ({"variant": "x" * 41}, ["variant", "40 characters"]),
     ({"variant": "none"}, ["variant", "'none'", "without a variant"]),
 ])  # fmt: skip
-def test_a_mistake_is_named_with_what_would_be_right(fields: dict, said: list[str]) -> None:
+def test_an_error_names_the_value_and_what_would_be_valid(fields: dict, said: list[str]) -> None:
     with pytest.raises(SpecError) as error:
         RunSpec.of({"method": "vae", "dataset": "digits", "dim": 10, **fields})
     for part in said:
@@ -245,13 +245,13 @@ def test_a_method_for_another_decoder_is_refused(linearised) -> None:
         RunSpec.of({**spec_of, "options": {"speed": 1.0}})
 
 
-def test_what_is_missing_is_named() -> None:
+def test_missing_fields_are_named() -> None:
     with pytest.raises(SpecError) as error:
         RunSpec.of({"method": "vae"})
     assert "dataset: missing" in str(error.value) and "dim: missing" in str(error.value)
 
 
-def test_all_mistakes_are_told_at_once() -> None:
+def test_all_errors_are_reported_at_once() -> None:
     with pytest.raises(SpecError) as error:
         RunSpec.of({"method": "reme", "dataset": "mnits", "dim": -5, "colour": 1})
     for part in ("reme", "mnits", "dim=-5", "colour"):

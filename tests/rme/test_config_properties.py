@@ -1,4 +1,4 @@
-"""Any run: stored and read again it is the same, and its key says what is trained, no more and no less."""
+"""For any run: it is read as it was stored, and its key depends on exactly the settings that affect the training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EPOCHS = st.integers(1, 4)
 
 @st.composite
 def values(draw: st.DrawFn) -> dict[str, Any]:
-    """Fields of a run that can be, each often near another's, so that two runs are often alike."""
+    """Fields of a valid run, from few values each, so that two runs are often similar."""
     method = methods.get(draw(st.sampled_from(methods.names())))
     given = draw(
         st.fixed_dictionaries(
@@ -46,7 +46,7 @@ def values(draw: st.DrawFn) -> dict[str, Any]:
 
 
 def spec(given: dict[str, Any]) -> RunSpec:
-    """The run; without what cannot be together, if it is that."""
+    """The run; without its finish, if that is incompatible with the other fields."""
     try:
         return RunSpec.of(given)
     except SpecError as error:
@@ -58,7 +58,7 @@ SPECS = values().map(spec)
 
 
 def meaning(run: RunSpec) -> tuple:
-    """What is trained, told by what the engine asks of a run and by nothing of how the key is made."""
+    """Everything that affects the training, from the properties that the engine uses, without the key's own code."""
     method = run.method_class
     own: dict[str, Any] = {
         "method": run.method,
@@ -79,7 +79,7 @@ def meaning(run: RunSpec) -> tuple:
 
 
 @given(SPECS)
-def test_what_is_stored_is_read_as_the_same_run(run):
+def test_a_run_is_read_as_it_was_stored(run):
     for stored in (
         json.loads(json.dumps(run.model_dump(mode="json"))),
         json.loads(run.model_dump_json()),
@@ -92,9 +92,9 @@ def test_what_is_stored_is_read_as_the_same_run(run):
 
 @settings(max_examples=200)
 @given(given=values(), others=values(), changed=st.lists(st.sampled_from(sorted(RunSpec.model_fields)), max_size=2))
-def test_two_runs_have_one_key_if_and_only_if_they_mean_the_same_training(given, others, changed):
+def test_two_runs_have_the_same_key_if_and_only_if_they_are_the_same_training(given, others, changed):
     run = spec(given)
-    # another that differs from it in a few fields, where that can be
+    # another run, which differs in a few fields if that is valid
     mixed = {**given, **{name: others[name] for name in changed if name in others}}
     try:
         other = RunSpec.of(mixed)
@@ -103,7 +103,7 @@ def test_two_runs_have_one_key_if_and_only_if_they_mean_the_same_training(given,
     assert (run.key == other.key) == (meaning(run) == meaning(other))
     if run == other:
         assert run.key == other.key and hash(run) == hash(other)
-    # what is read only of some methods, or only beside another field, and so is seldom met by chance
+    # fields that matter only for some methods or together with others, which random changes rarely reach
     for name, value in (("stage_keep", "best"), ("stage_keep", "last"), ("stage_patience", 2), ("keep", "last")):
         near = run.model_copy(update={name: value})
         assert (run.key == near.key) == (meaning(run) == meaning(near))
@@ -112,19 +112,19 @@ def test_two_runs_have_one_key_if_and_only_if_they_mean_the_same_training(given,
 
 
 @given(SPECS)
-def test_a_parent_is_a_run_of_its_own_with_what_both_have_in_common(run):
+def test_a_parent_is_a_run_from_scratch_with_the_common_settings(run):
     parent = run.parent
     assert (parent is None) == (run.method_class.starts_from is None)
     if parent is not None:
         assert parent.parent is None and parent.key != run.key
         assert parent == RunSpec.of(parent.model_dump())
         assert (parent.seed, parent.dataset, parent.training_epochs) == (run.seed, run.dataset, run.epochs)
-        # what is the stage's alone makes no other parent
+        # fields of the stage do not change the parent
         assert run.model_copy(update={"stage_epochs": 9, "stage_keep": "last"}).parent == parent
 
 
 @given(SPECS)
-def test_every_epoch_has_a_rate_and_the_last_ones_the_finishs(run):
+def test_every_epoch_has_a_rate_and_the_last_ones_that_of_the_finish(run):
     rates = [run.rate_of(epoch) for epoch in range(1, run.training_epochs + 1)]
     assert (
         rates == [run.rate] * (len(rates) - run.own_finish_epochs) + [run.finish_learning_rate] * run.own_finish_epochs
@@ -132,7 +132,7 @@ def test_every_epoch_has_a_rate_and_the_last_ones_the_finishs(run):
 
 
 @given(run=SPECS, repeats=st.integers(2, 5))
-def test_a_timing_is_stored_alike_and_is_no_training(run, repeats):
+def test_a_timing_is_read_as_it_was_stored_and_differs_from_a_training(run, repeats):
     fields = {name: getattr(run, name) for name in TimingSpec.FIELDS if name != "repeats"}
     timing = TimingSpec.of({**fields, "repeats": repeats})
     again = TimingSpec.of(json.loads(json.dumps(timing.model_dump(mode="json"))))
@@ -148,7 +148,7 @@ ANYTHING = st.recursive(
 
 @settings(max_examples=200)
 @given(given=values(), name=st.sampled_from(sorted(RunSpec.model_fields)) | st.text(max_size=4), value=ANYTHING)
-def test_a_field_of_anything_is_a_run_or_refused_by_its_name(given, name, value):
+def test_any_value_of_a_field_is_valid_or_refused_by_the_fields_name(given, name, value):
     try:
         run = RunSpec.of({**given, name: value})
     except SpecError as error:

@@ -1,4 +1,4 @@
-"""The printed networks are the networks."""
+"""The printed layers are those of the real networks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_rows_chain_and_add_up(name):
     assert found["encoder"][-1][2] == str(2 * dim)
 
 
-def test_the_command_prints_a_method_s_parts_and_refuses_what_is_not_there(capsys):
+def test_the_command_prints_a_method_s_parts_and_refuses_an_unknown_data_set(capsys):
     assert describe.main(["--dataset", "mnist", "--method", "rme", "--order", "2"]) == 0
     printed = capsys.readouterr().out
     # Table 1 by hand: 32 kernels of 4x4 on one channel and their biases; 576 x 256 and its biases

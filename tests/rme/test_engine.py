@@ -1,4 +1,4 @@
-"""The engine: its data order, its pixels, its optimiser, and that members of an array do not touch one another."""
+"""The engine: pixels, data order, random streams, optimiser, validation, and that members are independent."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rme.model_file import as_method
 
 
 def snapshot(engine: Engine) -> dict[str, Tensor]:
-    """The state as it is now: `state()` hands out the living tensors. Without clocks."""
+    """A copy of the state without times: the tensors of `state()` change with the training."""
     clocks = ("history.seconds", "history.finished_at")
     return {name: value.clone() for name, value in engine.state().items() if name not in clocks}
 
@@ -31,7 +31,7 @@ def assert_identical(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
 
 
 # ---------------------------------------------------------------------- pixels
-def test_mean_and_variance_are_numpys(small) -> None:
+def test_mean_and_variance_equal_numpys(small) -> None:
     engine = small.engine([small.spec(seed=s, restarts=2, precision="float64") for s in (4, 5)])
     for run, seed in enumerate((4, 5)):
         index = engine.train_index[2 * run].numpy()
@@ -49,7 +49,7 @@ def test_mean_and_variance_are_numpys(small) -> None:
 
 @pytest.mark.parametrize("at_once", [3, 4 * 1000, 2**24])
 def test_moments_of_many_images_do_not_depend_on_the_parts_they_are_summed_in(monkeypatch, at_once: int) -> None:
-    """One image of four pixels at a time, parts of which the last is smaller, and all of them."""
+    """Parts of one image with four pixels, parts of 1000 images with a smaller last one, and a single part."""
     monkeypatch.setattr("rme.engine.PIXELS_AT_ONCE", at_once)
     pixels = torch.randint(0, 256, (9000, 1, 2, 2), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     index = torch.arange(9000)[::2].contiguous()
@@ -59,7 +59,7 @@ def test_moments_of_many_images_do_not_depend_on_the_parts_they_are_summed_in(mo
     assert variance == pytest.approx(values.var(0).mean(), rel=1e-10)
 
 
-def test_images_without_variance_leave_it_finite(tiny) -> None:
+def test_images_without_variance_give_a_finite_log_variance(tiny) -> None:
     grey = torch.full((20, 1, 28, 28), 7, dtype=torch.uint8)
     engine = tiny.engine(tiny.spec(), Images(grey, grey[:2]))
     assert engine.method.decoder.logvar.isfinite().all()
@@ -68,7 +68,7 @@ def test_images_without_variance_leave_it_finite(tiny) -> None:
 
 # ---------------------------------------------------------------------- order
 def recorded_epochs(engine: Engine, epochs: int) -> list[Tensor]:
-    """The image numbers that each member is trained on, epoch by epoch: (B, n) each."""
+    """The indices of the images that each member is trained on, in order; (B, n) for each epoch."""
     seen: list[Tensor] = []
     step = engine.train_step
 
@@ -94,7 +94,7 @@ def test_each_member_sees_its_own_training_images_once_an_epoch_in_its_own_order
             assert torch.equal(row.sort().values, engine.train_index[i])
             assert not set(row.tolist()) & set(engine.val_index[i].tolist())
     rows = [tuple(row.tolist()) for order in epochs for row in order]
-    assert len(set(rows)) == len(rows), "an order came twice"
+    assert len(set(rows)) == len(rows), "two orders are equal"
     assert engine.train_index[0].tolist() == engine.train_index[1].tolist() != engine.train_index[2].tolist()
     again = recorded_epochs(small.engine([small.spec(seed=s, restarts=2) for s in (1, 2)]), 2)
     assert all(torch.equal(a, b) for a, b in zip(epochs, again, strict=True))
@@ -119,7 +119,7 @@ def test_losses_of_an_epoch_are_means_over_images(small) -> None:
 
 
 # ---------------------------------------------------------------------- streams
-def test_members_begin_apart_and_streams_of_different_purposes_differ(small) -> None:
+def test_members_start_differently_and_streams_of_different_purposes_differ(small) -> None:
     engine = small.engine([small.spec(seed=s, restarts=2) for s in (1, 2)])
     heads = engine.method.encoder.head[0].weight
     assert len({tuple(w.flatten().tolist()) for w in heads}) == 4
@@ -131,7 +131,7 @@ def test_members_begin_apart_and_streams_of_different_purposes_differ(small) -> 
     assert len(firsts) == 4 * 4 * len(purposes)
 
 
-def test_more_restarts_leave_the_first_as_it_is(small) -> None:
+def test_the_first_restart_does_not_depend_on_the_number_of_restarts(small) -> None:
     few, many = (small.engine(small.spec(restarts=r, precision="float64")) for r in (1, 3))
     for engine in (few, many):
         engine.train_epoch()
@@ -147,7 +147,7 @@ def test_noise_of_the_wrong_number_of_members_is_refused() -> None:
 
 # ---------------------------------------------------------------------- the optimiser
 def test_training_is_adam_on_the_mean_loss_at_the_specs_rate(small) -> None:
-    """Three steps of the engine against autograd and a plain Adam on a copy of the model."""
+    """Three steps of the engine equal those of autograd and torch's Adam on a copy of the model."""
     engine = small.engine(small.spec(precision="float64", restarts=2, learning_rate=3e-3))
     twin = copy.deepcopy(engine.method).requires_grad_(True)
     before = {n: p.detach().clone() for n, p in twin.named_parameters()}
@@ -174,15 +174,15 @@ def test_training_is_adam_on_the_mean_loss_at_the_specs_rate(small) -> None:
         assert (found - before[name] - change).norm() < 1e-7 * change.norm(), name
 
 
-def test_each_run_has_a_split_of_its_own(small) -> None:
+def test_each_run_needs_a_split(small) -> None:
     specs = [small.spec(seed=seed) for seed in (1, 2)]
     with pytest.raises(ValueError, match="shorter"):
         Engine(specs, small.images, [data.get("digits").split(small.images, 1)])
 
 
-# ---------------------------------------------------------------------- its clocks
-def test_clocks_are_kept_to_the_last_bit(small) -> None:
-    """Seconds since 1970, which single precision would round to minutes."""
+# ---------------------------------------------------------------------- times
+def test_times_are_stored_exactly(small) -> None:
+    """Single precision would round seconds since 1970 to minutes."""
     engine = small.engine(small.spec())
     engine.train_epoch()
     again = small.engine(small.spec())
@@ -197,7 +197,7 @@ def test_validation_leaves_training_untouched(small) -> None:
     for engine in (quiet, watched):
         engine.train_epoch()
     values = watched.validate()
-    assert torch.equal(watched.validate(), values), "the same model is validated with the same draws"
+    assert torch.equal(watched.validate(), values), "validation does not use the same draws each time"
     for engine in (quiet, watched):
         engine.train_epoch()
     a, b = snapshot(quiet), snapshot(watched)
@@ -205,7 +205,7 @@ def test_validation_leaves_training_untouched(small) -> None:
     history = b.pop("history.val_elbo")
     assert torch.equal(history[0], values) and history[1].isnan().all()
     kept = {name: b.pop(name) for name in list(b) if name.startswith("kept.")}
-    assert torch.equal(kept["kept.elbo"], values), "what was measured is noted, and is all that differs"
+    assert torch.equal(kept["kept.elbo"], values)
     assert_identical({name: value for name, value in a.items() if not name.startswith("kept.")}, b)
 
 
@@ -225,7 +225,7 @@ def test_validation_scores_the_validation_images(small) -> None:
         assert found[i].item() == pytest.approx((log_p + log_prior - log_q).mean().item(), rel=1e-12)
 
 
-# ---------------------------------------------------------------------- what does not fit together
+# ---------------------------------------------------------------------- invalid arguments
 def test_runs_of_different_cells_are_refused(small) -> None:
     with pytest.raises(ValueError, match="one cell"):
         small.engine([small.spec(seed=0), small.spec(seed=1, dim=4)])
@@ -233,7 +233,7 @@ def test_runs_of_different_cells_are_refused(small) -> None:
         small.engine([small.spec(seed=0), small.spec(seed=1, learning_rate=2e-3)])
 
 
-def test_parents_missing_or_unwanted_are_refused(small) -> None:
+def test_missing_or_superfluous_parents_are_refused(small) -> None:
     good = small.engine(small.spec("rme", 2))
     splits = [tiny_split(good)]
     with pytest.raises(ValueError, match=r"RME\(2\) starts from vae"):
@@ -272,7 +272,7 @@ def test_a_stage_starts_from_its_parents_restart_by_restart(small) -> None:
 
 # ---------------------------------------------------------------------- divergence
 @pytest.mark.parametrize(("method", "order"), [("vae", None), ("rme", 2)])
-def test_a_member_that_is_no_longer_a_number_does_not_touch_the_others(small, method: str, order: int | None) -> None:
+def test_a_diverged_member_does_not_affect_the_others(small, method: str, order: int | None) -> None:
     specs = [small.spec(method, order, seed=s) for s in (1, 2, 3)]
     whole, sick = small.engine(specs), small.engine(specs)
     for parameter in sick.method.parameters():
@@ -293,7 +293,7 @@ def test_a_member_that_is_no_longer_a_number_does_not_touch_the_others(small, me
 
 def test_training_stops_only_once_all_members_have_diverged(small) -> None:
     engine = small.engine([small.spec(seed=s) for s in (1, 2)])
-    engine.check_alive()  # before the first epoch there is nothing to complain of
+    engine.check_alive()  # raises nothing before the first epoch
     for dead in range(2):
         for parameter in engine.method.parameters():
             parameter[dead] = math.nan
@@ -304,8 +304,8 @@ def test_training_stops_only_once_all_members_have_diverged(small) -> None:
         engine.check_alive()
 
 
-# ---------------------------------------------------------------------- one member of many
-def test_single_is_that_member(small) -> None:
+# ---------------------------------------------------------------------- a single member
+def test_a_member_extracted_from_an_array_has_the_same_scores(small) -> None:
     engine = small.engine([small.spec("rme", 2, seed=s, precision="float64") for s in (1, 2, 3)])
     engine.train_epoch()
     pixels, index = small.images.test, torch.arange(5)

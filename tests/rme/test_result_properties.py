@@ -1,4 +1,4 @@
-"""A result that was damaged anywhere, or is another run's, is never taken for the run's own."""
+"""A damaged result, or one of another run, is never read as the run's own."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rme.timing import Timing, TimingSpec
 
 
 def made(seed: int, restarts: int = 2, epochs: int = 3) -> Result:
-    """A small one whose numbers follow from the seed."""
+    """A small result with numbers that depend on the seed."""
     g = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 256, (2, 1, 4, 4), generator=g, dtype=torch.uint8)
     return Result(
@@ -46,7 +46,7 @@ def made(seed: int, restarts: int = 2, epochs: int = 3) -> Result:
 
 
 def plain(value: Any) -> Any:
-    """Tensors as what can be compared, with their types."""
+    """The value with tensors replaced by (type, shape, bytes), which can be compared."""
     if isinstance(value, Tensor):
         return str(value.dtype), tuple(value.shape), value.reshape(-1).view(torch.uint8).tolist()
     if isinstance(value, dict):
@@ -66,7 +66,7 @@ def whole(tmp_path_factory) -> bytes:
 
 
 def is_noticed(folder: Path, content: bytes) -> None:
-    """It is refused by name; or, where the bytes mean nothing, what is read is what was written."""
+    """The file is refused by name, or read correctly because the changed bytes have no meaning."""
     (folder / MARKER).write_bytes(content)
     key = made(0).spec.key
     try:
@@ -79,14 +79,14 @@ def is_noticed(folder: Path, content: bytes) -> None:
 
 @settings(max_examples=300)
 @given(st.data())
-def test_any_byte_may_change(tmp_path, whole, data):
+def test_a_changed_byte_is_noticed(tmp_path, whole, data):
     at = data.draw(st.integers(0, len(whole) - 1))
     new = data.draw(st.integers(0, 255))
     is_noticed(tmp_path, whole[:at] + bytes([new]) + whole[at + 1 :])
 
 
 @given(st.data())
-def test_the_file_may_be_cut_anywhere(tmp_path, whole, data):
+def test_a_truncated_file_is_noticed(tmp_path, whole, data):
     (tmp_path / MARKER).write_bytes(whole[: data.draw(st.integers(0, len(whole) - 1))])
     for load in (Result.load, load_models, Timing.load):
         with pytest.raises(CorruptFile, match=str(tmp_path)):
@@ -95,7 +95,7 @@ def test_the_file_may_be_cut_anywhere(tmp_path, whole, data):
 
 @settings(max_examples=30)
 @given(seed=st.integers(0, 9), restarts=st.integers(1, 3), epochs=st.integers(1, 4))
-def test_what_is_read_is_what_was_written(tmp_path, seed, restarts, epochs):
+def test_a_result_is_read_as_it_was_written(tmp_path, seed, restarts, epochs):
     made(seed, restarts, epochs).save(tmp_path)
     found = Result.load(tmp_path, made(seed, restarts, epochs).spec.key)
     assert same(found, made(seed, restarts, epochs))
@@ -112,8 +112,8 @@ CHANGES = st.fixed_dictionaries(
 
 
 @given(ours=CHANGES, theirs=CHANGES)
-def test_another_runs_file_is_not_the_runs_own(tmp_path, ours, theirs):
-    """Two folders of which the files were exchanged: each is whole, and says whose it is."""
+def test_another_runs_file_is_refused(tmp_path, ours, theirs):
+    """Such as a file copied from another run's folder, which is undamaged."""
     spec, other = (made(0).spec.model_copy(update=changes) for changes in (ours, theirs))
     replace(made(0), spec=other).save(tmp_path)
     for load in (Result.load, load_models):
@@ -125,7 +125,7 @@ def test_another_runs_file_is_not_the_runs_own(tmp_path, ours, theirs):
 
 
 @given(ours=st.integers(0, 3), theirs=st.integers(0, 3))
-def test_another_timings_file_is_not_the_timings_own(tmp_path, ours, theirs):
+def test_another_timings_file_is_refused(tmp_path, ours, theirs):
     spec, other = (TimingSpec(method="vae", dataset="digits", dim=3, seed=seed) for seed in (ours, theirs))
     Timing(other, torch.ones(5), torch.ones(5), {"device": "cpu"}).save(tmp_path)
     if ours == theirs:

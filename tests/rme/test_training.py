@@ -1,4 +1,4 @@
-"""Whole runs: from images to scores, chosen by validation, interrupted and gone on with."""
+"""Complete runs: from images to scores, with the choice by validation, interruptions and divergence."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_the_best_finite_restart_is_chosen(scores: list[float], best: int) -> No
 
 
 @pytest.mark.parametrize("scores", [[math.nan], [math.nan, math.inf, -math.inf]])
-def test_nothing_is_chosen_where_all_diverged(scores: list[float]) -> None:
+def test_nothing_is_chosen_if_all_restarts_diverged(scores: list[float]) -> None:
     with pytest.raises(DivergedError, match=f"none of {len(scores)}"):
         best_restart(torch.tensor(scores))
 
@@ -65,7 +65,7 @@ def spec(tiny, npz: str):
 
 @pytest.fixture(scope="module")
 def finished(spec) -> dict[str, Result]:
-    """A VAE, and an RME that starts from it."""
+    """Results of a VAE, and of an RME that starts from it."""
     vae = rme.fit(spec("vae"), progress=False, device="cpu")
     return {"vae": vae, "rme": rme.fit(spec("rme", 2), progress=False, device="cpu", parent=vae)}
 
@@ -74,7 +74,7 @@ both = pytest.mark.parametrize("method", ["vae", "rme"])
 
 
 @both
-def test_a_run_has_its_parts(finished: dict[str, Result], method: str) -> None:
+def test_a_result_is_complete_and_consistent(finished: dict[str, Result], method: str) -> None:
     result = finished[method]
     updates = {"vae": ["vae"], "rme": ["q_0", "q_1", "eps_1", "decoder"]}[method]
     assert result.updates == updates
@@ -93,7 +93,7 @@ def test_a_run_has_its_parts(finished: dict[str, Result], method: str) -> None:
     assert all(isinstance(value, str) for value in result.environment.values())
 
 
-def test_a_runs_curves_are_what_its_training_measured(small) -> None:
+def test_a_results_curves_are_the_training_history(small) -> None:
     engines: list[Engine] = []
     specs = [small.spec(seed=seed, epochs=3, restarts=2) for seed in (0, 1)]
     found = train_runs(specs, small.images, torch.device("cpu"), on_epoch=engines.append)
@@ -109,7 +109,7 @@ def test_a_runs_curves_are_what_its_training_measured(small) -> None:
 
 
 def plain_posterior(result: Result, x: Tensor):
-    """q(z|x) of the chosen model in torch.nn and torch.distributions alone, over a batch (N,)."""
+    """q(z|x) of the chosen model, with only torch.nn and torch.distributions; batch shape (N,)."""
     model, spec = result.model.double(), result.spec
     encoders = [model.encoder] if spec.method == "vae" else list(model.components)
     gaussians = []
@@ -128,7 +128,7 @@ def plain_posterior(result: Result, x: Tensor):
 
 @both
 def test_the_test_score_is_eq_1(finished: dict[str, Result], method: str, npz: str) -> None:
-    """Again from the saved parameters: torch.nn networks, torch.distributions, a loop over draws, other noise."""
+    """Computed again from the saved parameters with torch.nn, torch.distributions, a loop over draws, other noise."""
     result = finished[method]
     model = result.model.double()
     with np.load(npz) as file:
@@ -153,10 +153,10 @@ def test_the_test_score_is_eq_1(finished: dict[str, Result], method: str, npz: s
             iwae.append((weights.logsumexp(0) - math.log(samples)).mean().item())
             elbo.append(weights.mean().item())
     for found, estimates in ((result.test_iwae, iwae), (result.test_elbo, elbo)):
-        # the run's own estimate is one more draw of the same kind
+        # the result's score is another draw of the same estimator
         assert abs(found.mean().item() - np.mean(estimates)) < 5 * np.std(estimates, ddof=1)
-    apart = np.mean(iwae) - np.mean(elbo)
-    assert apart > 5 * np.std(elbo, ddof=1) / math.sqrt(repeats), "or one would pass for the other"
+    difference = np.mean(iwae) - np.mean(elbo)
+    assert difference > 5 * np.std(elbo, ddof=1) / math.sqrt(repeats), "the test cannot distinguish IWAE and ELBO"
 
 
 @both
@@ -169,7 +169,7 @@ def test_scores_are_reproduced_exactly_from_the_saved_model(finished: dict[str, 
     torch.testing.assert_close(found.iwae[0], result.test_iwae, rtol=1e-6, atol=0)
 
 
-def test_a_stage_begins_with_its_parents_models_and_goes_away_from_them(finished: dict[str, Result]) -> None:
+def test_a_stage_starts_from_its_parents_models_and_changes_them(finished: dict[str, Result]) -> None:
     vae, stage = finished["vae"], finished["rme"]
     for restart in range(2):
         parent, child = vae.models[restart], stage.models[restart]
@@ -182,7 +182,7 @@ def test_a_stage_begins_with_its_parents_models_and_goes_away_from_them(finished
 
 
 @both
-def test_a_result_survives_its_files(finished: dict[str, Result], method: str, tmp_path: Path) -> None:
+def test_a_result_is_loaded_as_it_was_saved(finished: dict[str, Result], method: str, tmp_path: Path) -> None:
     result = finished[method]
     result.save(tmp_path)
     again = Result.load(tmp_path)
@@ -200,7 +200,7 @@ def test_a_result_survives_its_files(finished: dict[str, Result], method: str, t
     assert again.metrics == result.metrics
 
 
-def test_a_result_that_is_not_whole_is_not_taken_for_one(finished: dict[str, Result], tmp_path: Path) -> None:
+def test_a_missing_or_truncated_result_is_refused(finished: dict[str, Result], tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         Result.load(tmp_path)
     finished["vae"].save(tmp_path)
@@ -221,7 +221,7 @@ def test_a_result_is_one_file(finished: dict[str, Result], tmp_path: Path) -> No
 
 
 # ---------------------------------------------------------------------- the parent
-def test_without_a_parent_at_hand_it_is_trained_first(spec, finished: dict[str, Result]) -> None:
+def test_a_parent_that_is_not_given_is_trained_first(spec, finished: dict[str, Result]) -> None:
     alone = rme.fit(spec("rme", 2), progress=False, device="cpu")
     assert torch.equal(alone.test_iwae, finished["rme"].test_iwae)
 
@@ -236,12 +236,12 @@ def test_the_wrong_parent_is_refused(spec, finished: dict[str, Result]) -> None:
 
 
 # ---------------------------------------------------------------------- interrupted
-class PulledPlug(Exception):
+class Interrupted(Exception):
     pass
 
 
 @pytest.mark.parametrize(("method", "order"), [("vae", None), ("rme", 2)])
-def test_an_interrupted_run_ends_as_the_undisturbed_one(
+def test_a_resumed_run_equals_the_uninterrupted_one(
     spec, method: str, order: int | None, tmp_path: Path, monkeypatch
 ) -> None:
     run = spec(method, order, epochs=3)
@@ -256,23 +256,23 @@ def test_an_interrupted_run_ends_as_the_undisturbed_one(
         return losses
 
     @contextmanager
-    def pulling(of, wanted):
+    def interrupting(of, wanted):
         def advance(engine: Engine) -> None:
             if engine.spec.method == method and engine.epoch == 2:
-                raise PulledPlug
+                raise Interrupted
 
         yield advance
 
     monkeypatch.setattr(Engine, "train_epoch", counting)
     monkeypatch.setattr(training, "CHECKPOINT_SHARE", 1e9)  # after every epoch
     with monkeypatch.context() as patch:
-        patch.setattr(fitting, "_progress_bar", pulling)
-        with pytest.raises(PulledPlug):
+        patch.setattr(fitting, "_progress_bar", interrupting)
+        with pytest.raises(Interrupted):
             rme.fit(run, progress=False, device="cpu", checkpoint_dir=tmp_path)
     assert trained[-1] == (method, 2)
     trained.clear()
     result = rme.fit(run, progress=False, device="cpu", checkpoint_dir=tmp_path)
-    assert trained == [(method, 3)], "it goes on, and its parent is not trained again"
+    assert trained == [(method, 3)], "an epoch, or the parent, was trained again"
     for name in ("val_iwae", "val_elbo", "test_iwae", "test_elbo", "losses", "history_elbo", "samples"):
         torch.testing.assert_close(getattr(result, name), getattr(undisturbed, name), rtol=0, atol=0, equal_nan=True)
     assert result.chosen == undisturbed.chosen
@@ -281,7 +281,7 @@ def test_an_interrupted_run_ends_as_the_undisturbed_one(
 
 # ---------------------------------------------------------------------- divergence
 def test_a_diverged_restart_is_not_chosen(tiny, spec) -> None:
-    """Not even if it alone is left out of an otherwise whole run, and a run of nothing else has no result."""
+    """A run with one finite restart has a result; a run with only diverged ones has none."""
     runs = [spec("vae", seed=s) for s in (1, 2)]
     images = Images(blobs(40, (1, 28, 28), 1), blobs(TEST_IMAGES, (1, 28, 28), 2))
     engine = training.build(runs, images, "cpu", None)
@@ -296,13 +296,13 @@ def test_a_diverged_restart_is_not_chosen(tiny, spec) -> None:
     assert "seed 2" in str(bad) and "0.001" in str(bad)
 
 
-def test_a_run_that_diverges_says_so(spec) -> None:
+def test_a_diverged_run_raises_with_its_learning_rate(spec) -> None:
     with pytest.raises(DivergedError, match=r"learning rate was 0\.9"):
         rme.fit(spec("vae", learning_rate=0.9, epochs=60), progress=False, device="cpu")
 
 
 # ---------------------------------------------------------------------- devices
-def test_devices_are_named_or_refused() -> None:
+def test_an_unknown_device_is_refused() -> None:
     assert pick_device("cpu").type == "cpu"
     with pytest.raises(ValueError, match="'warp9' is no device"):
         pick_device("warp9")
@@ -312,8 +312,8 @@ def test_devices_are_named_or_refused() -> None:
             pick_device("cuda")
 
 
-def test_a_result_of_earlier_times_still_loads(finished: dict[str, Result], tmp_path: Path) -> None:
-    """Written before there were test images in it, and when each restart kept its last epoch."""
+def test_a_result_of_an_earlier_version_still_loads(finished: dict[str, Result], tmp_path: Path) -> None:
+    """It has no test images, and no kept epochs, because each restart kept its last epoch."""
     finished["vae"].save(tmp_path)
     tensors, about = checkpoint.load(tmp_path / MARKER)
     del tensors["test_images"], tensors["kept_epochs"]

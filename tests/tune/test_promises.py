@@ -1,4 +1,4 @@
-"""Each promise of docs/reliability.md names the test that breaks the thing in question; the test has to be there."""
+"""Each promise of docs/reliability.md names at least one test, and these tests exist."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ NAMES = sorted({name for row in ROWS for name in re.findall(r"`(test_\w+)(?:\.\.
 
 
 @pytest.fixture(scope="module")
-def there() -> set[str]:
+def existing() -> set[str]:
     trees = (ast.parse(path.read_text()) for path in (ROOT / "tests").rglob("test_*.py"))
     return {node.name for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
 
 
-def test_every_promise_has_one() -> None:
+def test_every_promise_names_a_test() -> None:
     assert len(ROWS) > 10
     without = [row for row in ROWS if not re.search(r"`test_\w+(\.\.\.)?`", row)]
     assert without == []
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_is_there(name: str, there: set[str]) -> None:
-    assert any(found.startswith(name) for found in there)
+def test_the_named_test_exists(name: str, existing: set[str]) -> None:
+    assert any(found.startswith(name) for found in existing)

@@ -1,4 +1,4 @@
-"""What docs/reliability.md promises, tested by breaking the real thing: Ray, MLflow, disks, and the sweep itself."""
+"""The promises of docs/reliability.md, tested by breaking real parts: Ray, MLflow, disks, and the sweep itself."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def undisturbed(tmp_path_factory, grid, ray_folder) -> Sweep:
 
 
 # ---------------------------------------------------------------------- killed and stopped
-def test_a_killed_worker_goes_on_from_its_checkpoint(undisturbed, tmp_path, grid, ray_folder, hold):
+def test_a_killed_worker_s_trial_resumes_from_its_checkpoint(undisturbed, tmp_path, grid, ray_folder, hold):
     sweep = Sweep(tmp_path / "worker", grid, ray_folder, hold=hold)
     hold.after(1)
     driver = sweep.start()
@@ -79,7 +79,7 @@ def test_a_killed_worker_goes_on_from_its_checkpoint(undisturbed, tmp_path, grid
 
 
 def second_epoch(sweep: Sweep) -> bool:
-    """Where trainings stand after an epoch: whether one went on from the checkpoint of another."""
+    """Whether a trial was resumed from a checkpoint, if each training pauses after its first epoch."""
     return any(path.stem == "epoch-000002" for path in checkpoints(sweep))
 
 
@@ -93,7 +93,7 @@ def add(cpus):
     while True:
         try:
             return cluster.add_node(num_cpus=cpus, object_store_memory=100 << 20)
-        except Exception as error:  # Ray gives a node 30 s to start, which a busy machine may not
+        except Exception as error:  # on a busy machine a node may need more than Ray's 30 s
             if "timed out" not in str(error):
                 raise
 
@@ -104,13 +104,13 @@ for line in sys.stdin:
     if line == "remove\\n":
         cluster.remove_node(nodes.pop(), allow_graceful=False)
     elif line == "add\\n":
-        nodes.append(add(2))  # room for a trial that had waited, which may be first, and for the lost one
+        nodes.append(add(2))  # for the lost trial, and for a waiting one, which may start before it
     print("done", flush=True)
 cluster.shutdown()
 """
 
 
-def test_a_lost_node_s_trials_go_on_at_a_new_one(undisturbed, tmp_path, grid, ray_folder, hold):
+def test_a_lost_node_s_trials_resume_on_a_new_one(undisturbed, tmp_path, grid, ray_folder, hold):
     sweep = Sweep(tmp_path / "node", grid, ray_folder, hold=hold)
     hold.after(1)
     cluster = subprocess.Popen(
@@ -135,14 +135,14 @@ def test_a_lost_node_s_trials_go_on_at_a_new_one(undisturbed, tmp_path, grid, ra
     assert_same(sweep, undisturbed)
 
 
-def test_ctrl_c_stops_tidily_and_a_damaged_checkpoint_is_passed_over(undisturbed, tmp_path, grid, ray_folder, hold):
+def test_ctrl_c_stops_cleanly_and_a_damaged_checkpoint_is_ignored(undisturbed, tmp_path, grid, ray_folder, hold):
     sweep = Sweep(tmp_path / "stopped", grid, ray_folder, hold=hold)
     assert stop_in_mid_training(sweep, hold, signal.SIGINT, ray_folder) == 130
-    assert "the same command goes on" in output(sweep)
+    assert "the same command resumes" in output(sweep)
     newest = max(checkpoints(sweep), key=lambda path: path.stat().st_mtime)
     newest.write_bytes(newest.read_bytes()[:-1000])
     done = finish(sweep)
-    assert "checkpoint passed over" in done.stderr and newest.name in done.stderr
+    assert "checkpoint ignored: " in done.stderr and newest.name in done.stderr
     assert_same(sweep, undisturbed)
 
 
@@ -158,14 +158,14 @@ def test_ctrl_c_twice_stops_at_once(undisturbed, tmp_path, grid, ray_folder, hol
     assert "Traceback" not in output(sweep)
     wait_for(lambda: not processes_of(ray_folder))
     hold.lift()
-    assert checkpoints(sweep), "it was to be stopped before its trials were done"
+    assert checkpoints(sweep), "the sweep ended before it was stopped"
     finish(sweep)
     assert_same(sweep, undisturbed)
 
 
 # ---------------------------------------------------------------------- two at once
 def another(sweep: Sweep, grid: Path, ray_folder: Path, folder: Path, hold: Hold) -> Sweep:
-    """A second sweep with the storage and the database of the first."""
+    """A second sweep with the same storage and database."""
     second = Sweep(folder, grid, ray_folder, hold=hold)
     second.command += ["--storage", str(sweep.storage), "--tracking-uri", sweep.tracking]
     second.storage, second.tracking = sweep.storage, sweep.tracking
@@ -173,13 +173,13 @@ def another(sweep: Sweep, grid: Path, ray_folder: Path, folder: Path, hold: Hold
 
 
 def test_two_sweeps_at_once_train_each_run_once(undisturbed, tmp_path, grid, dataset, ray_folder, hold):
-    """Started at the same moment: the same grid, and another that overlaps it and groups its runs otherwise."""
+    """Three sweeps start at once: two of one grid, and one of an overlapping grid that groups its runs differently."""
     first = Sweep(tmp_path / "first", grid, ray_folder, hold=hold)
     same = another(first, grid, ray_folder, tmp_path / "same", hold)
     overlapping = write_grid(tmp_path / "others.yaml", ROWS, dataset=str(dataset), seed="2-3", **SETTINGS)
     other = another(first, overlapping, ray_folder, tmp_path / "other", hold)
     sweeps = (first, same, other)
-    # until they meet: with what one of them trains standing still, the other can but find it locked
+    # paused until one sweep finds a run locked: else they might never meet
     hold.after(1)
     drivers = [first.start(), same.start(), other.start("--seeds-per-trial", "1")]
     wait_for(
@@ -195,7 +195,7 @@ def test_two_sweeps_at_once_train_each_run_once(undisturbed, tmp_path, grid, dat
     assert set(times.values()) == {1}, "a run was trained twice"
     assert len(times) == 2 * 4
     assert "another sweep is training it" in "".join(output(sweep) for sweep in sweeps)
-    # each experiment has each of its runs once, and both have the same numbers of what they share
+    # each experiment has each of its runs once, with the same numbers in both
     assert sorted(run.info.run_name for run in other.runs()) == sorted(
         f"spots d3 {method} seed {seed}" for method in ("VAE", "RME(2)") for seed in (2, 3)
     )
@@ -206,7 +206,7 @@ def test_two_sweeps_at_once_train_each_run_once(undisturbed, tmp_path, grid, dat
 
 
 def only(sweep: Sweep, folder: Path) -> Path:
-    """A storage with the results of that sweep's experiment alone."""
+    """A storage with only the results of this sweep's experiment."""
     (folder / "runs").mkdir(parents=True)
     for run in sweep.runs():
         key = run.data.tags["run_key"]
@@ -214,7 +214,7 @@ def only(sweep: Sweep, folder: Path) -> Path:
     return folder
 
 
-def test_a_sweep_takes_over_what_a_killed_one_was_training(undisturbed, tmp_path, grid, ray_folder, hold):
+def test_a_sweep_takes_over_the_trials_of_a_killed_one(undisturbed, tmp_path, grid, ray_folder, hold):
     with short_folder() as own_ray:
         killed = Sweep(tmp_path / "killed", grid, own_ray, hold=hold)
         hold.after(1)
@@ -253,7 +253,7 @@ class Broken(VAE):
 """
 
 
-def test_what_raised_is_left_alone_until_it_is_asked_for(tmp_path, dataset, ray_folder):
+def test_a_failed_run_is_tried_again_only_with_retry_failed(tmp_path, dataset, ray_folder):
     root = copy_of_the_project(tmp_path / "project")
     method = root / "rme" / "methods" / "broken.py"
     method.write_text(BROKEN)
@@ -292,7 +292,7 @@ def test_what_raised_is_left_alone_until_it_is_asked_for(tmp_path, dataset, ray_
 # ---------------------------------------------------------------------- disks
 @pytest.fixture
 def small_disk(tmp_path):
-    """The process whose mount namespace has a small disk at the given folder."""
+    """(pid, folder): in this process's mount namespace, a small disk is mounted at the folder."""
     folder = tmp_path / "full" / "storage"
     folder.mkdir(parents=True)
     mount = f"mount -t tmpfs -o size=64m tmpfs '{folder}' && echo mounted && exec sleep infinity"
@@ -309,7 +309,7 @@ def small_disk(tmp_path):
 
 
 def fill(ballast: Path) -> None:
-    """Take all the space that is left."""
+    """Fill the disk."""
     with open(ballast, "wb", buffering=0) as file:
         try:
             while True:
@@ -319,14 +319,14 @@ def fill(ballast: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["checkpoint", "result"])
-def test_a_full_disk_fails_the_trial_and_keeps_what_is_there(
+def test_a_full_disk_fails_the_trial_and_keeps_existing_files(
     undisturbed, tmp_path, grid, ray_folder, small_disk, hold, what
 ):
     pid, folder = small_disk
     inside = ("nsenter", f"--mount=/proc/{pid}/ns/mnt", f"--wd={folder}")
     sweep = Sweep(folder.parent, grid, ray_folder, prefix=inside, hold=hold)
-    sweep.storage = Path(f"/proc/{pid}/root{folder}")  # the disk as it is seen from here
-    hold.after(1 if what == "checkpoint" else SETTINGS["epochs"])  # with more checkpoints to come, or none
+    sweep.storage = Path(f"/proc/{pid}/root{folder}")  # the disk's path in this process's namespace
+    hold.after(1 if what == "checkpoint" else SETTINGS["epochs"])  # before another checkpoint, or only the result
     driver = sweep.start()
     wait_for(hold.standing, driver)
     assert checkpoints(sweep)
@@ -336,17 +336,17 @@ def test_a_full_disk_fails_the_trial_and_keeps_what_is_there(
     assert "No space left on device" in output(sweep) and "runs are done" in output(sweep)
     failed = [run for run in sweep.runs() if run.info.status == "FAILED"]
     assert any("No space left" in run.data.tags["failure"] for run in failed)
-    assert checkpoints(sweep), "earlier checkpoints stay"
+    assert checkpoints(sweep), "earlier checkpoints were lost"
     (sweep.storage / "ballast").unlink()
     done = finish(sweep)
-    assert "passed over" not in done.stderr, "they are whole"
+    assert "ignored: " not in done.stderr, "an earlier checkpoint is damaged"
     assert_same(sweep, undisturbed)
 
 
 # ---------------------------------------------------------------------- MLflow
 @contextmanager
 def tracking_server(folder: Path, port: int):
-    """A real one; ends with all of its processes, as by kill -9."""
+    """A real tracking server; at the end all of its processes are killed (SIGKILL)."""
     store = [
         "--backend-store-uri",
         f"sqlite:///{folder / 'server.db'}",
@@ -387,7 +387,7 @@ def answers(port: int) -> bool:
 def test_a_tracking_server_killed_between_two_writes_has_every_metric_once(
     undisturbed, tmp_path, grid, ray_folder, hold
 ):
-    """And down for a minute, in which the training goes on."""
+    """The server stays down for a minute, during which training continues."""
     with closing(socket.create_server(("127.0.0.1", 0))) as free:
         port = free.getsockname()[1]
     sweep = Sweep(tmp_path / "server", grid, ray_folder, hold=hold)
@@ -406,9 +406,9 @@ def test_a_tracking_server_killed_between_two_writes_has_every_metric_once(
     def results() -> int:
         return len(list(sweep.storage.glob(f"runs/*/{MARKER}")))
 
-    hold.after(SETTINGS["stage_epochs"])  # a VAE in its midst, and an RME at its end
+    hold.after(SETTINGS["stage_epochs"])  # a VAE pauses during training, an RME at its end
     with tracking_server(tmp_path, port):
-        # a run's metrics are written, and then its status: between the two, for as long as it takes to kill the server
+        # lets a run's metrics be written, but not its status, so that the server is killed between the two
         execute(
             "CREATE TRIGGER unfinished BEFORE UPDATE ON runs WHEN NEW.status = 'FINISHED' "
             "AND EXISTS (SELECT 1 FROM metrics WHERE run_uuid = NEW.run_uuid) BEGIN SELECT RAISE(ABORT, 'not yet'); END"
@@ -420,9 +420,9 @@ def test_a_tracking_server_killed_between_two_writes_has_every_metric_once(
     down = time.monotonic()
     execute("DROP TRIGGER unfinished")
     wait_for(hold.standing, driver)
-    there = results()
+    before = results()
     hold.let_go()
-    wait_for(lambda: results() > there, driver)
+    wait_for(lambda: results() > before, driver)
     wait_for(lambda: "is not recorded yet" in output(sweep), driver)
     time.sleep(max(0, down + 60 - time.monotonic()))
     assert driver.poll() is None, "a sweep outlives its tracking server"

@@ -1,1 +1,1 @@
-"""Results in MLflow: what is written, under which names, and from a process of its own."""
+"""Recording results in MLflow, from a separate process."""

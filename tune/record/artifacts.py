@@ -1,4 +1,4 @@
-"""The pictures that MLflow has of a cell; the file of a run's model is `rme.model_file`'s."""
+"""The pictures of a cell in MLflow: reconstructions and samples of its best run."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from rme.result import Result
 
 
 def save_pictures(result: Result, folder: Path) -> None:
-    """Test images above their reconstructions, and samples; and all of them as numbers, for the report's figures."""
+    """Write a run's pictures as PNG, and their pixels as a safetensors file for the report's figures.
+
+    The pictures are test images above their reconstructions, and samples.
+    """
     count = result.samples.shape[0]
     _save_grid(result.reconstructions.flatten(0, 1), count, folder / "reconstructions.png")
     _save_grid(result.samples, int(count**0.5), folder / "samples.png")
     tensors = {
         "test_images": result.test_images,
-        "reconstructions": result.reconstructions[1],  # of the first of them
+        "reconstructions": result.reconstructions[1],  # of the first test images
         "samples": result.samples,
     }
     about = {RUN_KEY: result.spec.key, "restart": str(result.chosen)}
@@ -26,6 +29,6 @@ def save_pictures(result: Result, folder: Path) -> None:
 
 
 def _save_grid(images: Tensor, columns: int, path: Path) -> None:
-    import torchvision  # here, for it takes three seconds to load torch's compiler too, and a plan shows no picture
+    import torchvision  # late: it loads torch's compiler, which takes three seconds, and a plan needs no pictures
 
     torchvision.utils.save_image(images.float() / 255, path, nrow=columns, padding=1, pad_value=0.5)

@@ -1,4 +1,4 @@
-"""Which version of this code runs."""
+"""The git commit of the running code."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @cache
 def git_commit() -> str:
-    """The commit of this code, with `+` after it if the files were changed since; 'unknown' outside a checkout."""
+    """The commit, followed by `+` if files have been changed since; 'unknown' outside a checkout."""
     here = Path(__file__).parent
 
     def git(*arguments: str) -> str:

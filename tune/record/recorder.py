@@ -1,4 +1,4 @@
-"""Has finished runs written to MLflow, from a thread of the driver, and keeps what the server does not take."""
+"""The queue of runs to record in MLflow, worked off by a thread of the driver, which retries after errors."""
 
 from __future__ import annotations
 
@@ -16,40 +16,40 @@ from tune.store.failure import Failure
 log = logging.getLogger(__name__)
 
 RETRY_AFTER_S = (1, 2, 5, 10, 20, 30)
-"""Waits between tries while the server does not answer; the last is repeated."""
+"""Waits between tries while recording fails; the last is repeated."""
 
 SUMMARISE_EVERY_S = 600.0
-"""How often the cells' statistics are brought up to date while a sweep runs; it reads all of the experiment's runs."""
+"""Shortest interval between updates of the cells' statistics, which read all of the experiment's runs."""
 
 SUMMARISE_SHARE = 0.01
-"""Part of the driver's time that they may take, which with thousands of runs makes them rarer."""
+"""Largest part of the time that these updates may take; with thousands of runs they become rarer."""
 
 SUMMARY_PATIENCE_S = 600.0
-"""How long the last summary may take, which reads all of the experiment's runs."""
+"""Time limit for the last update."""
 
 
 class Recorder:
-    """A queue of runs to record. Runs whose results are on the storage cannot be lost: a later sweep records them.
+    """Records runs, one after another. Results that are not recorded stay on the storage, for a later sweep to record.
 
     Args:
-        writer: from where, and where to.
-        on_recorded: called, on the recorder's thread, with each run recorded and its metrics.
+        writer: writes a run to MLflow.
+        on_recorded: called, on the recorder's thread, with each recorded run and its metrics.
     """
 
     def __init__(self, writer: Writer, on_recorded: Callable[[RunSpec, dict[str, float]], None] | None = None) -> None:
         self.writer = WriterProcess(writer)
         self.on_recorded = on_recorded
         self.failures: dict[str, str] = {}
-        """Keys of runs that could not be recorded for good, and why."""
+        """Runs whose damaged results could not be recorded: the reasons by key."""
         self._queue: deque[tuple[RunSpec, Failure | None]] = deque()
         self._changed = threading.Condition()
         self._closing = False
         self._done = 0
-        """Runs recorded, and pictures shown: while it grows, there is something to wait for."""
+        """Number of runs and pictures written: `close` waits while it grows."""
         self._given_up = threading.Event()
         self._to_show: dict[str, tuple[float, RunSpec]] = {}
-        """For each cell the best run whose pictures are not in MLflow: making them for each better run would cost more
-        than recording it."""
+        """For each cell the best run's validation IWAE and the run, if its pictures are not in MLflow yet. They are
+        written with the statistics, because writing them for each better run would take longer than recording it."""
         self._summary_due = time.monotonic() + SUMMARISE_EVERY_S
         self._thread = threading.Thread(target=self._work, name="recorder", daemon=True)
         self._thread.start()
@@ -59,7 +59,7 @@ class Recorder:
         self._put(spec, None)
 
     def failure(self, spec: RunSpec, failure: Failure) -> None:
-        """Record that a run came to nothing, and why."""
+        """Record that a run failed, and why."""
         self._put(spec, failure)
 
     def _put(self, spec: RunSpec, failure: Failure | None) -> None:
@@ -68,7 +68,7 @@ class Recorder:
             self._changed.notify_all()
 
     def close(self, timeout_s: float = 120) -> None:
-        """Wait until all is recorded, or until nothing more was for `timeout_s`; what is left then stays in `left`."""
+        """Wait until all runs are recorded, or until none has been for `timeout_s`; the others remain in `left`."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -79,7 +79,7 @@ class Recorder:
         self._given_up.set()
         if self._thread.is_alive():
             self.writer.kill()
-        self._thread.join()  # a thread that outlives the interpreter would abort it
+        self._thread.join()  # the interpreter would abort at its end if the thread still ran
 
     def __enter__(self) -> Recorder:
         return self
@@ -111,12 +111,12 @@ class Recorder:
                 return
             try:
                 self._record(*first)
-            except Exception as error:  # whatever it is, the result is safe on the storage
+            except Exception as error:  # MLflow's stores raise anything; the result is safe on the storage
                 if self._given_up.is_set():
                     return
                 wait = RETRY_AFTER_S[min(tries, len(RETRY_AFTER_S) - 1)]
                 tries += 1
-                log.warning("%s is not recorded yet, again in %d s: %s", first[0].run_name, wait, error)
+                log.warning("%s is not recorded yet, retrying in %d s: %s", first[0].run_name, wait, error)
                 self._given_up.wait(wait)
                 continue
             tries = 0
@@ -134,8 +134,8 @@ class Recorder:
                 del self._to_show[cell]
                 self._done += 1
             self.writer.summarise_cells()
-        except Exception as error:  # the next summary will say what this one did not
-            log.warning("the cells are not summarised: %s", error)
+        except Exception as error:  # the next update makes up for it
+            log.warning("the cells' statistics are not updated: %s", error)
         now = time.monotonic()
         self._summary_due = now + max(SUMMARISE_EVERY_S, (now - began) / SUMMARISE_SHARE)
 

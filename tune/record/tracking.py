@@ -311,7 +311,7 @@ class Tracker:
             self._in_sqlite("CREATE INDEX IF NOT EXISTS rme_tags_by_value ON tags (key, value)")
 
     def _count_rows(self) -> None:
-        """Update sqlite's statistics of its tables: without, sorting thousands of runs by a metric takes ten seconds."""
+        """Update sqlite's table statistics, without which sorting thousands of runs by a metric takes ten seconds."""
         self._in_sqlite("PRAGMA analysis_limit = 1000", "ANALYZE")
 
     def _in_sqlite(self, *statements: str) -> None:

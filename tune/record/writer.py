@@ -1,4 +1,4 @@
-"""Writes a sweep's runs to MLflow, one at a time, each under its cell's lock."""
+"""Writes runs from the storage to MLflow, each while holding its cell's lock."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from tune.store.failure import Failure
 from tune.store.storage import Storage
 
 LOCK_PATIENCE_S = 10.0
-"""How long another sweep may take to record a run before it is tried again later."""
+"""How long to wait for another sweep that records a run of the same cell; then the recorder retries later."""
 
 
 @dataclass(frozen=True)
 class Written:
-    """A run that is in MLflow now.
+    """A run that has been written to MLflow.
 
     Attributes:
-        metrics: its own, by MLflow's names.
-        to_show: whether its pictures should take the place of those that its cell has.
+        metrics: the run's metrics by their names in MLflow.
+        to_show: whether its pictures should replace those of its cell.
     """
 
     metrics: dict[str, float]
@@ -31,9 +31,10 @@ class Written:
 
 @dataclass
 class Writer:
-    """Writes to one experiment what lies on the storage.
+    """Writes to one experiment from one storage.
 
-    Errors of MLflow's stores and of the storage pass through; calling again is always safe (`tune.record.tracking`).
+    Errors of MLflow's stores and of the storage propagate. Calling a method again is always safe
+    (`tune.record.tracking`).
     """
 
     uri: str
@@ -46,7 +47,7 @@ class Writer:
         return Tracker(self.uri, self.experiment, self.command)
 
     def result(self, spec: RunSpec) -> Written | None:
-        """Record a run whose result is on the storage; None, and the result is discarded, if it is damaged."""
+        """Record a run whose result is on the storage. If the result is damaged, it is deleted; returns None."""
         with self._alone(spec):
             result = self.storage.result(spec)
             if result is None:
@@ -59,20 +60,20 @@ class Writer:
             return Written(result.metrics, self.tracker.deserves_showing(result))
 
     def failure(self, spec: RunSpec, failure: Failure) -> None:
-        """Record that a run came to nothing, and why."""
+        """Record that a run failed, and why."""
         with self._alone(spec):
             self.tracker.record_failure(spec, failure)
 
     def show(self, spec: RunSpec) -> None:
-        """Put a run's pictures on its cell's, unless those of a better one are there."""
+        """Show a run's pictures as its cell's, unless the cell shows those of a better run."""
         result = self.storage.result(spec)
         if isinstance(result, Result):
             self.tracker.show(result)
 
     def summarise_cells(self) -> None:
-        """Bring the cells' statistics up to date."""
+        """Update the cells' statistics."""
         self.tracker.summarise_cells()
 
     def _alone(self, spec: RunSpec):
-        # two sweeps that record a run of one cell at once would each make its MLflow run, and its parent's
+        # without the lock, two sweeps that record runs of one cell at once could create MLflow runs twice
         return self.storage.locks.holding(f"recording {self.experiment} {spec.cell_key}", patience_s=LOCK_PATIENCE_S)

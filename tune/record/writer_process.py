@@ -1,6 +1,6 @@
-"""A `Writer` in a process of its own: MLflow's client takes more of a core than all else that a sweep's driver does.
+"""Runs a `Writer` in a separate process, because MLflow's client uses more CPU than the rest of a sweep's driver.
 
-The process outlives its driver by what it is writing: then it finds nobody at the other end of its pipe, and ends.
+If the driver dies, the process finishes what it is writing, finds its pipe closed, and ends.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from tune.store.failure import Failure
 _ROOT = Path(__file__).resolve().parents[2]
 
 END_S = 10.0
-"""How long the process may take to end when there is nothing left to do."""
+"""How long the process may take to end before it is killed."""
 
 
 class WriterError(RuntimeError):
-    """What the process could not write, in the words of what was raised there; or how it died."""
+    """The process could not write (with the message of the exception raised there), or died."""
 
 
 class WriterProcess:
-    """Has a writer's methods, carried out in a process that is started for the first run, and again if it has died.
+    """Has a writer's methods, which a separate process executes. It is started when needed, and again if it died.
 
-    For one thread; `kill` may be called from any. The methods raise WriterError, for whatever was raised in the process
-    and for its death. What it logs while it is at work is logged here.
+    The methods are for one thread; `kill` may be called from any. They raise WriterError if an exception is raised in
+    the process or if it dies. The process's log messages are logged here.
 
     Args:
-        writer: what the process gets a copy of.
+        writer: the process gets a copy of it.
     """
 
     def __init__(self, writer: Writer) -> None:
@@ -60,22 +60,22 @@ class WriterProcess:
 
     def summarise_cells(self) -> None:
         if self._process is None:
-            self._writer.summarise_cells()  # here: a process takes seconds to start, and there was nothing to write
+            self._writer.summarise_cells()  # without a process, which takes seconds to start, as no run was written
         else:
             self._call("summarise_cells")
 
     @property
     def pid(self) -> int | None:
-        """The process's, while there is one."""
+        """The process's id; None if it is not running."""
         return self._process.pid if self._process is not None else None
 
     def close(self) -> None:
-        """End the process, if there is one; it has nothing to do now."""
+        """End the process if it was started. It must be idle."""
         if self._process is not None:
             self._end()
 
     def kill(self) -> None:
-        """End it now, whatever it is doing, for good."""
+        """Kill the process, whatever it is doing, and start no other."""
         with self._starting:
             self._killed = True
             if self._process is not None:
@@ -97,9 +97,9 @@ class WriterProcess:
     def _start(self) -> Connection:
         with self._starting:
             if self._killed:
-                raise WriterError("the process that writes to MLflow was told to end")
+                raise WriterError("the process that writes to MLflow was stopped")
             ours, theirs = Pipe()
-            with theirs:  # closed here once the process has it, else the pipe would not end with the process
+            with theirs:  # closed here once the process has it; else its death would not be noticed
                 path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
                 try:
                     self._process = subprocess.Popen(
@@ -107,17 +107,17 @@ class WriterProcess:
                         stdin=subprocess.DEVNULL,
                         pass_fds=[theirs.fileno()],
                         env={**os.environ, "PYTHONPATH": path},
-                        start_new_session=True,  # Ctrl-C is for the driver, which has the rest written before it ends
+                        start_new_session=True,  # Ctrl-C must reach only the driver, which still has runs recorded
                     )
                 except OSError as error:  # no memory or no room for another process
                     ours.close()
                     raise WriterError(f"the process that writes to MLflow does not start: {error}") from error
             self._pipe = ours
-        ours.send(replace(self._writer))  # as new: its connections stay here
+        ours.send(replace(self._writer))  # a copy without the cached tracker and its connections
         return ours
 
     def _end(self) -> str:
-        """Let go of it; how it ended."""
+        """Wait for the process to end, or kill it; returns how it ended."""
         process, pipe = self._process, self._pipe
         assert process is not None and pipe is not None
         self._process = self._pipe = None
@@ -131,7 +131,7 @@ class WriterProcess:
 
 
 def serve(pipe: Connection) -> None:
-    """The process's side: take a writer from the pipe, then calls of its methods, until there is nobody to call."""
+    """The process's main loop: receive a writer, then execute calls of its methods until the pipe is closed."""
     sending = threading.Lock()
 
     def send(message: Any) -> None:
@@ -140,7 +140,7 @@ def serve(pipe: Connection) -> None:
 
     class ToDriver(QueueHandler):
         def enqueue(self, record: logging.LogRecord) -> None:
-            with suppress(OSError):  # nobody reads it any more
+            with suppress(OSError):  # the driver has closed the pipe
                 send(record)
 
     logging.basicConfig(level=logging.WARNING, handlers=[ToDriver(None)])  # type: ignore[arg-type]
@@ -150,10 +150,10 @@ def serve(pipe: Connection) -> None:
             method, arguments = pipe.recv()
             try:
                 send((getattr(writer, method)(*arguments), None))
-            except Exception as error:  # whatever MLflow's stores raise; it need not survive pickling
+            except Exception as error:  # MLflow's stores raise anything; sent as text, as some cannot be pickled
                 send((None, str(error) or type(error).__name__))
 
 
 if __name__ == "__main__":
     serve(Connection(int(sys.argv[1])))
-    gc.freeze()  # else the interpreter looks at each of MLflow's objects once more as it ends, for a second
+    gc.freeze()  # else the interpreter's last garbage collection visits all of MLflow's objects, for a second

@@ -1,1 +1,1 @@
-"""Trials on Ray: which may start, where they run, what a worker does, and what the terminal shows."""
+"""Running trials on Ray: the schedule, the cluster, the workers, and the terminal's display."""

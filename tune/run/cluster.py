@@ -1,4 +1,4 @@
-"""Starts Ray on this machine, or joins a running cluster, and decides what each trial gets of it."""
+"""Starts Ray on this machine, or joins a running cluster, and decides each trial's cores and GPUs."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-# Ray reads some of these when it is imported
+# before the import: Ray reads some of these while it is imported
 for _name, _value in {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # a CSV, a JSON and a TensorBoard file for each trial
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # else each trial writes a CSV, a JSON and a TensorBoard file
     "TUNE_MAX_PENDING_TRIALS_PG": "8",  # else a custom searcher's trials start one by one
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # Ray's own state is never read back
     "TUNE_WARN_THRESHOLD_S": "30",
-    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # the sweep names them itself, and MLflow has their tracebacks
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # only a sample's last report has its score
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # the sweep prints errors itself, and their tracebacks are in MLflow
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # only the last report of a search's sample has a score
 }.items():
     os.environ.setdefault(_name, _value)
 
@@ -37,19 +37,19 @@ from tune.run.options import AUTO, Resources
 from tune.store.errors import CommandError
 
 MAX_FAILURES = 3
-"""How often a trial is started again, from its newest checkpoint, after its worker failed."""
+"""How often a trial whose worker failed is restarted from its newest checkpoint."""
 
 WORKER_DIED = f"its worker died {MAX_FAILURES + 1} times without a message: killed, or out of memory"
 
 START_S = 180.0
-"""How long Ray's own processes may take to start here."""
+"""Time limit for Ray's own processes to start on this machine, s."""
 
 OBJECT_STORE_BYTES = 128 << 20
-"""Trials pass nothing through Ray's object store; its default would take a third of the memory."""
+"""Small, because trials do not use Ray's object store; Ray's default is a third of the memory."""
 
 
 class ClusterError(CommandError):
-    """Ray cannot be reached or started, or does not have what a trial is to get."""
+    """Ray cannot be reached or started, or has fewer cores or GPUs than a trial asks for."""
 
 
 def connect(address: str | None) -> None:
@@ -61,7 +61,7 @@ def connect(address: str | None) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address and ":" in address and "://" not in address:
-            # Ray itself tries for a minute and then ends the process
+            # checked here, because Ray would try for a minute and then end the process
             host, _, port = address.rpartition(":")
             socket.create_connection((host, int(port)), timeout=10).close()
         if address:
@@ -87,11 +87,11 @@ def _start(**arguments: Any) -> None:
                     raise
             time.sleep(0.1)
 
-    services.get_node = patient  # else Ray gives up after 30 s, too short on a busy machine, and has no setting for it
+    services.get_node = patient  # Ray gives up after 30 s, too short on a busy machine; there is no setting for it
     try:
         ray.init(**arguments)
     except Exception as error:
-        if "timed out during startup" in str(error):  # it has no type of its own
+        if "timed out during startup" in str(error):  # Ray raises a plain Exception
             raise RuntimeError(str(error)) from error
         raise
     finally:
@@ -99,24 +99,25 @@ def _start(**arguments: Any) -> None:
 
 
 def disconnect() -> None:
-    """Leave Ray, and stop it if it was started here."""
-    # the recorder's thread lives on; Ray ends a process in which a thread collects something of Ray's afterwards
+    """Disconnect from Ray, and stop it if it was started here."""
+    # now: if the recorder's thread, which still runs, freed one of Ray's objects after the shutdown, Ray would end the
+    # process
     gc.collect()
     ray.shutdown()
 
 
-# ---------------------------------------------------------------------- what a trial gets
+# ---------------------------------------------------------------------- a trial's cores and GPUs
 def available() -> dict[str, int]:
-    """This machine's cores and GPUs."""
+    """The number of this machine's cores and GPUs."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return {"cpu": cores, "gpu": torch.cuda.device_count()}
 
 
 def check_resources(resources: Resources, kind: Kind) -> None:
-    """Raises ClusterError when a trial is to get more than this machine has: Ray would wait for it for ever."""
+    """Raise ClusterError if a trial asks for more than this machine has, for which Ray would wait forever."""
     gpus = 0 if resources.gpus in (None, AUTO) else float(resources.gpus)
     if kind.alone and gpus != int(gpus):
-        raise ClusterError(f"--gpus-per-trial {gpus:g}: a timing gets whole GPUs; it would time its neighbours too")
+        raise ClusterError(f"--gpus-per-trial {gpus:g}: a timing needs whole GPUs; sharing would slow it")
     if resources.address is not None:
         return  # a cluster may grow
     for name, wanted in (("cpu", resources.cpus), ("gpu", gpus)):
@@ -127,15 +128,16 @@ def check_resources(resources: Resources, kind: Kind) -> None:
 def gpus_of(
     resources: Resources, kind: Kind, arrays: Iterable[Sequence[RunSpec]]
 ) -> Callable[[Sequence[RunSpec]], float]:
-    """How many GPUs each of these arrays of runs gets, and each part of them; needs a connection.
+    """A function from runs to the number of GPUs that their trial gets. Needs a connection to Ray.
 
-    By default a whole one, where there are any. Raises ClusterError where that cannot be known yet.
+    `arrays` are all of the sweep's arrays; the function takes one of them, or a part of one. By default a trial gets a
+    whole GPU if Ray has any. Raises ClusterError if it is not known yet whether it has.
     """
     asked = resources.gpus
     cluster = ray.cluster_resources()
     if not cluster.get("GPU") and asked in (None, AUTO):
         if resources.address is not None and not cluster.get("CPU"):
-            # a head alone, whose workers have not joined: a guess would hold for the whole sweep
+            # a head whose workers have not joined: a wrong guess would apply to the whole sweep
             raise ClusterError(
                 f"--address {resources.address}: no worker machine has joined yet, so it is unknown whether trials get "
                 "GPUs; say --gpus-per-trial 1 (or a fraction), or 0"

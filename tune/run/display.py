@@ -1,4 +1,4 @@
-"""What a sweep shows while it runs: one live display in a terminal, plain lines elsewhere."""
+"""Shows a running sweep's progress: a live display in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -25,14 +25,13 @@ from tune.run.protocol import Outcome
 from tune.run.schedule import Entry, Schedule, State
 
 LINES_EVERY_S = 30.0
-"""Pace of the plain progress lines."""
-
+"""Interval between plain progress lines."""
 
 SCORES = 5
-"""How many of the last scores are shown, where there is room."""
+"""How many of the latest scores are shown, if there is room."""
 
 FAILURES = 4
-"""How many of the last failures are shown."""
+"""How many of the latest failures are shown."""
 
 
 @dataclass
@@ -40,8 +39,10 @@ class _Progress:
     """A trial's latest report.
 
     Attributes:
-        since: when its worker was started, on the monotonic clock.
-        began_s: seconds of training that were behind it then, in another driver or before its worker died.
+        since: when its worker started, on the monotonic clock.
+        epoch, val_elbo: as in `Outcome`.
+        seconds: of training so far, over all workers.
+        began_s: those of them before this worker started: by an earlier sweep, or by a worker that died.
     """
 
     since: float
@@ -52,11 +53,12 @@ class _Progress:
 
 
 class Display:
-    """Follows a sweep. Its methods are called from the driver's threads.
+    """The display of one sweep. Its methods may be called from any of the driver's threads.
 
     Args:
-        schedule: the trials and how they stand.
-        done_before: runs that were done already.
+        schedule: the trials and their states.
+        done_before: number of runs that were finished before the sweep started.
+        console: where to print; None: standard error.
     """
 
     def __init__(self, schedule: Schedule, done_before: int, console: Console | None = None) -> None:
@@ -70,7 +72,7 @@ class Display:
         self._lock = threading.Lock()
         self._line_due = 0.0
 
-    # ------------------------------------------------------------------ what happens
+    # ------------------------------------------------------------------ events
     def started(self, key: str) -> None:
         with self._lock:
             self.running[key] = _Progress(time.monotonic())
@@ -99,8 +101,8 @@ class Display:
         with self._lock:
             progress = self.running.pop(trial.key, None)
             if progress is not None and progress.began_s is not None:
-                besides = time.monotonic() - progress.since - (progress.seconds - progress.began_s)
-                self.pace.ended(self.schedule.entries[trial.key], max(0.0, besides))
+                overhead = time.monotonic() - progress.since - (progress.seconds - progress.began_s)
+                self.pace.ended(self.schedule.entries[trial.key], max(0.0, overhead))
 
     def failed(self, spec: RunSpec, reason: str) -> None:
         with self._lock:
@@ -117,10 +119,10 @@ class Display:
             self.scores.append(text)
         self._line(f"finished   {text}")
 
-    # ------------------------------------------------------------------ what is shown
+    # ------------------------------------------------------------------ output
     @contextmanager
     def live(self) -> Iterator[None]:
-        """Show it while the block runs; what is logged meanwhile stands above it."""
+        """Show the display while the block runs, with log messages above it."""
         handler: logging.Handler = RichHandler(console=self.console, show_time=False, show_path=False, show_level=False)
         root = logging.getLogger()
         if not self.console.is_terminal:
@@ -138,13 +140,13 @@ class Display:
             root.removeHandler(handler)
 
     def summary(self) -> str:
-        """One line: runs by state, speed and the time to go."""
+        """One line: number of runs by state, speed, and estimated time left."""
         return " | ".join(filter(None, (self._counts(), self._speed())))
 
     def _counts(self) -> str:
         count = self.schedule.count
         with self._lock:
-            # what Ray was given and has no room for yet is waiting still
+            # a trial that Ray has, but has not started yet, counts as waiting
             running = sum(len(self.schedule.entries[key].trial.runs) for key in self.running)
         waiting = count(State.WAITING) + count(State.RUNNING) - running
         parts = [f"{self.done_before + count(State.DONE):,} done", f"{running} running", f"{waiting:,} waiting"]
@@ -164,28 +166,28 @@ class Display:
         return text + (f" | {_duration(left)} to go" if left is not None else "")
 
     def seconds_left(self) -> float | None:
-        """From the epochs' measured times; None before the first.
+        """Estimated seconds until the sweep ends, from measured times of epochs; None before the first.
 
-        A kind of cell that has not run yet is scaled from those that have, by its counted work. The trials that are
-        under way share what is left, but the longest of them ends no sooner for that.
+        Cells of which no trial has run yet are estimated from those that have, in proportion to FLOPs. The estimate is
+        the work left, divided by the number of running trials, but no less than the longest of these needs.
         """
         with self._lock:
             if not self.pace.known or not self.running:
                 return None
             work = longest = 0.0
-            besides = self.pace.besides_s
+            overhead = self.pace.overhead_s
             for key, entry in self.schedule.entries.items():
                 if entry.state not in (State.WAITING, State.RUNNING):
                     continue
                 done = self.running[key].epoch if key in self.running else 0
                 epochs = entry.trial.runs[0].training_epochs
-                seconds = self.pace.seconds(entry, epochs - done) + (besides if epochs else 0.0)
+                seconds = self.pace.seconds(entry, epochs - done) + (overhead if epochs else 0.0)
                 work += seconds
                 longest = max(longest, seconds if key in self.running else 0.0)
             return max(work / len(self.running), longest)
 
     def _render(self) -> Group:
-        """Never higher than the terminal, and no line wider: what does not fit is counted, not shown."""
+        """The live display, which always fits into the terminal: the number of hidden trials and failures is shown."""
         wide = self.console.width >= 100
         bar_width = 24 if wide else 10
         with self._lock:
@@ -226,18 +228,22 @@ class Display:
 
 
 class _Pace:
-    """Measured seconds of an epoch by kind of cell, and of what a trial does besides training."""
+    """Estimates how long trials take, from measured times.
+
+    A trial's kind is its cell and its number of members. Its overhead is the time that it takes besides its epochs.
+    """
 
     def __init__(self) -> None:
         self.known: dict[tuple, float] = {}
-        """Seconds of an epoch."""
+        """Seconds per epoch, by kind."""
         self._per_work: dict[tuple, float] = {}
-        """Seconds of a whole training, for a unit of its trial's counted work."""
+        """Seconds of a whole training per unit of its trial's work, by kind."""
         self._scales: dict[str, float] = {}
-        """By method what `_per_work` says of its other kinds, forgotten when it says something new."""
-        self._besides: dict[str, float] = {}
+        """Cached results of `_scale`."""
+        self._overhead: dict[str, float] = {}
+        """Seconds, by trial."""
         self._untrained: dict[str, float] = {}
-        """By method that trains nothing, seconds for a unit of its trials' counted work."""
+        """Seconds per unit of a trial's work, by method, for methods without training."""
 
     def trained(self, entry: Entry, epoch_s: float) -> None:
         kind = entry.trial.kind
@@ -246,20 +252,23 @@ class _Pace:
             self._per_work[kind] = epoch_s * entry.trial.runs[0].training_epochs / entry.work
             self._scales.clear()
 
-    def ended(self, entry: Entry, besides_s: float) -> None:
-        """A trial spent so long on its start, its scores and its files: for one that trains nothing, that is all."""
+    def ended(self, entry: Entry, overhead_s: float) -> None:
+        """Note a finished trial's overhead (start, scores, files); for a method without training that is all of it."""
         if entry.trial.runs[0].training_epochs:
-            self._besides[entry.trial.key] = besides_s
+            self._overhead[entry.trial.key] = overhead_s
         elif entry.work > 0:
-            self._untrained[entry.trial.runs[0].method] = besides_s / entry.work
+            self._untrained[entry.trial.runs[0].method] = overhead_s / entry.work
 
     @property
-    def besides_s(self) -> float:
-        """What a trial takes besides its epochs, on average."""
-        return statistics.fmean(self._besides.values()) if self._besides else 0.0
+    def overhead_s(self) -> float:
+        """Mean overhead of the trials with training."""
+        return statistics.fmean(self._overhead.values()) if self._overhead else 0.0
 
     def seconds(self, entry: Entry, epochs: int) -> float:
-        """Of so many epochs of a trial; needs one kind that is known. Of one that trains nothing, of all of it."""
+        """Estimated seconds of this many epochs; of the whole trial if its method has no training.
+
+        Needs at least one measured kind.
+        """
         spec = entry.trial.runs[0]
         if not spec.training_epochs:
             scale = self._untrained.get(spec.method, self._scale(spec.method) if self._per_work else 0.0)
@@ -273,7 +282,7 @@ class _Pace:
         return epochs * epoch_s
 
     def _scale(self, method: str) -> float:
-        """Seconds for a unit of work: of the same method if possible, for steps of one method waste alike."""
+        """Seconds per unit of work: of the same method if measured, because its steps are similarly efficient."""
         if method not in self._scales:
             same = [value for (cell, _), value in self._per_work.items() if cell[0] == method]
             self._scales[method] = statistics.fmean(same or self._per_work.values())
@@ -285,7 +294,7 @@ def _line(text: str, style: str) -> Text:
 
 
 def _rate(per_second: float, what: str) -> str:
-    """In the shortest unit of time in which it is one at least."""
+    """A rate per s, min or h: the first of these in which it is at least 1."""
     seconds, unit = next(((s, u) for s, u in ((1, "s"), (60, "min")) if per_second * s >= 1), (3600, "h"))
     return f"{per_second * seconds:,.1f} {what}/{unit}"
 

@@ -1,4 +1,4 @@
-"""Carries out a sweep from the driver: plan, train what is missing, record it in MLflow, and say how it ended."""
+"""The driver of a sweep: plans it, trains missing runs, records them in MLflow, and prints a summary."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def sweep(options: Options, grid: Grid, array_size: ArraySize, storage: Storage,
     Returns the exit status: 0 all runs are recorded, 1 some failed or are not recorded, 130 interrupted. Raises
     CommandError, DataError or HookError before anything starts.
     """
-    hooks.on_epoch()  # that it is wrong is better heard here than from each worker
+    hooks.on_epoch()  # a wrong hook is reported here once, not by each worker
     storage.check_writable()
     if not storage.locks.supported:
         console.print(f"--storage {storage.root} has no file locks: let one sweep at a time use it", style="yellow")
     for name in dict.fromkeys(spec.dataset for spec in grid.runs):
         data.get(name).prepare(options.data_dir)
-    # two that make a new database at once would break it
+    # two sweeps that create the database at the same time would break it
     with storage.locks.holding(f"opening {options.tracking_uri}", patience_s=600):
         tracker = Tracker(options.tracking_uri, grid.name)
     plan = _checked_plan(options, grid, array_size, tracker, storage)
@@ -51,7 +51,7 @@ def sweep(options: Options, grid: Grid, array_size: ArraySize, storage: Storage,
 
 
 def _checked_plan(options: Options, grid: Grid, array_size: ArraySize, tracker: Tracker, storage: Storage) -> Plan:
-    """The plan; raises SettingsError. What MLflow returns is large, and is freed before the sweep starts."""
+    """The plan; raises SettingsError. A function, so that MLflow's large answer is freed before the sweep starts."""
     finished = tracker.finished()
     check_settings(grid, finished)
     return make_plan(grid, array_size, run_keys(finished), storage, options.retry_failed)
@@ -66,16 +66,16 @@ def _carry_out(options: Options, plan: Plan, storage: Storage, console: Console)
     display = Display(schedule, done, console)
     if done:
         console.print(f"{plan.grid.name}: {done} runs are done already", highlight=False)
-    told: set[str] = set()
+    reported: set[str] = set()
 
     def on_end(trial: Trial, failures: dict[str, Failure]) -> None:
         display.ended(trial)
         for spec in trial.runs:
             if spec.key not in failures:
                 recorder.result(spec)
-        # the trial's own failures, and what was skipped because of them
-        for key in schedule.failed_runs.keys() - told:
-            told.add(key)
+        # the trial's own failures, and the runs skipped because of them
+        for key in schedule.failed_runs.keys() - reported:
+            reported.add(key)
             failure = failures.get(key) or Failure(schedule.failed_runs[key])
             display.failed(training[key], failure.reason)
             recorder.failure(training[key], failure)
@@ -93,7 +93,7 @@ def _carry_out(options: Options, plan: Plan, storage: Storage, console: Console)
                 if spec.key in plan.held_back:
                     recorder.failure(spec, plan.held_back[spec.key])
         if to_train:
-            from tune.run.trials import run_trials  # Ray, which a sweep that only records does not need
+            from tune.run.trials import run_trials  # late: imports Ray, which a sweep that only records does not need
 
             interrupted = run_trials(
                 options.resources, options.data_dir, schedule, storage, display, on_end, plan.grid.kind
@@ -107,12 +107,12 @@ def _carry_out(options: Options, plan: Plan, storage: Storage, console: Console)
 def _keep(failure: Failure, key: str, storage: Storage) -> None:
     try:
         storage.save_failure(key, failure)
-    except OSError as error:  # then the same command tries the run again, which is no reason to stop
-        log.warning("the failure is not kept: %s", error)
+    except OSError as error:  # no reason to stop: the same command will only try the run again
+        log.warning("the failure is not saved, so the same command tries the run again: %s", error)
 
 
 def _write_report(options: Options, experiment: str, console: Console) -> None:
-    """Report on what is recorded by now; that there is nothing yet, or two settings, is not the sweep's fault."""
+    """Write the report of all runs recorded so far. If that is impossible, say why; the sweep has not failed."""
     from analysis.collect import CollectError
     from analysis.report import build_report
 
@@ -132,7 +132,7 @@ def _farewell(
     interrupted: bool,
     seconds: float,
 ) -> int:
-    """Say how it ended; the exit status."""
+    """Print how the sweep ended, and return the exit status."""
 
     def say(text: str, style: str | None = None) -> None:
         console.print(text, markup=False, highlight=False, soft_wrap=True, style=style)

@@ -1,4 +1,4 @@
-"""What a user asked for, as frozen values: made once by the command line, and passed on unchanged."""
+"""The options of a sweep or search, as the command line parsed them."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Literal
 
 AUTO: Literal["auto"] = "auto"
-"""Of GPUs for a trial and of members in an array: measured on this machine."""
+"""Value of `--gpus-per-trial` and `--members`: measured on this machine."""
 
 
 @dataclass(frozen=True)
 class Resources:
-    """Where trials run, and what each one gets.
+    """Where trials run, and each trial's cores and GPUs.
 
     Attributes:
         address: of a running Ray cluster; None: Ray is started on this machine.
-        cpus: cores of a trial.
-        gpus: GPUs of a trial, or a fraction of one; None: 1 where there are GPUs, else 0.
+        cpus: cores per trial.
+        gpus: GPUs per trial, or a fraction of one; None: 1 if GPUs are available, else 0.
     """
 
     address: str | None = None
@@ -28,12 +28,12 @@ class Resources:
 
 @dataclass(frozen=True)
 class Search:
-    """What to search, and how.
+    """The options of a search.
 
     Attributes:
-        space: a search space by name, or its file.
-        samples: how many samples there are to be.
-        early_stopping: whether ASHA stops samples that fall behind.
+        space: the search space's name or file.
+        samples: how many samples to train.
+        early_stopping: whether ASHA stops samples with low scores early.
     """
 
     space: str
@@ -43,18 +43,18 @@ class Search:
 
 @dataclass(frozen=True)
 class Options:
-    """A sweep as asked for.
+    """All options of one command.
 
     Attributes:
-        command: what was typed.
-        grid: a grid's name or file; only, overrides: the texts of `--only` and `--set`.
-        storage: the storage's folder; data_dir: where data sets are.
-        tracking_uri: where MLflow records.
+        command: the command as typed.
+        grid: the grid's name or file; only, overrides: the texts of `--only` and `--set`.
+        storage: the storage's folder; data_dir: the data sets' folder.
+        tracking_uri: of MLflow.
         report: the report's folder; None: `report/` and the experiment's name.
-        resources: what trials get.
-        retry_failed: whether to train just what failed.
-        search: what to search; None: a sweep.
-        given: of the options that say what runs where, those that were typed, by name (`--storage`).
+        resources: where trials run.
+        retry_failed: whether to train only failed runs.
+        search: the search's options; None: a sweep.
+        given: the typed ones of the options that say what runs where, by name (`--storage`).
     """
 
     command: str

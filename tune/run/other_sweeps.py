@@ -1,4 +1,4 @@
-"""Other sweeps on the same storage: what they train is not trained here, unless they give it up."""
+"""Leaves trials that another sweep on the same storage is training to that sweep, unless it stops."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from tune.store.failure import Failure
 from tune.store.storage import Storage
 
 LOOK_EVERY_S = 2.0
-"""How often a sweep looks what has become of the trials that another one is training."""
+"""Interval at which a sweep checks the trials that it left to others."""
 
 
 class OtherSweeps:
-    """Keeps a schedule abreast of what other sweeps do.
+    """Updates a schedule with what other sweeps train and have finished.
 
     Args:
-        schedule: this sweep's trials and how they stand.
-        storage: where all of them keep results and locks.
+        schedule: this sweep's trials and their states.
+        storage: the results and locks of all the sweeps.
         on_left: called with each trial that is left to another sweep.
-        on_end: called with each trial that came to its end elsewhere, and the failures of its runs by key.
+        on_end: called with each trial that another sweep finished, and the failures of its runs by key.
     """
 
     def __init__(
@@ -38,9 +38,9 @@ class OtherSweeps:
         self._due = 0.0
 
     def have(self, trial: Trial) -> bool:
-        """Whether a trial that is about to start is another sweep's, or has come to its end there; noted if so."""
+        """Whether another sweep is training this trial or has finished it; if so, the schedule is updated."""
         held = self.storage.held_elsewhere(trial.runs)
-        # after the lock was seen free: who held it leaves a result before giving it back
+        # checked after the lock, because a worker writes its result before it releases the lock
         if self._ended(trial):
             return True
         if held:
@@ -48,12 +48,15 @@ class OtherSweeps:
         return held
 
     def leave(self, trial: Trial) -> None:
-        """Wait for another sweep to finish this trial."""
+        """Leave this trial to another sweep, and wait for its result."""
         self.schedule.leave(trial)
         self.on_left(trial)
 
     def look(self) -> None:
-        """See what has become of the trials left to others; not more often than each `LOOK_EVERY_S`."""
+        """Check the trials that were left to others; at most once every `LOOK_EVERY_S`.
+
+        A finished trial is noted. One that nobody is training any more may start here.
+        """
         if time.monotonic() < self._due:
             return
         for trial in self.schedule.elsewhere:

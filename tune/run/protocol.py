@@ -1,7 +1,7 @@
-"""What the driver and a worker tell each other, and how Ray carries it.
+"""The messages between the driver and its workers: a `Job` to a worker, an `Outcome` for each of its reports.
 
-Ray copies a trial's configuration and results and writes them to disk many times, and flattens what is nested. So both
-travel as a few plain values, with everything else as JSON text.
+Ray flattens nested configurations and results, and copies them and writes them to disk many times. So they consist of
+a few plain values, with everything else as JSON text.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from tune.store.failure import Failure
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker is to do.
+    """The task of one worker.
 
     Attributes:
-        key: of the trial, or of a search's sample.
-        name: the same, readable.
-        runs: the runs that it trains as one array, or times.
+        key: of the trial, or of the search's sample.
+        name: its readable name.
+        runs: the runs to train as one array, or to time.
         storage: the storage's folder.
-        folder: where the checkpoints are.
-        data_dir: where the data sets are.
-        threads: CPU threads; rounding may depend on them, so they are fixed.
+        folder: the checkpoints' folder.
+        data_dir: the data sets' folder.
+        threads: number of CPU threads; fixed, because rounding may depend on it.
         device: "cpu" or "cuda".
-        gpus: how many GPUs it gets; a fraction is a share of one GPU's memory.
+        gpus: number of GPUs; a fraction is a share of one GPU's memory.
     """
 
     key: str
@@ -44,7 +44,7 @@ class Job:
     gpus: float
 
     def to_config(self) -> dict[str, Any]:
-        """As a configuration of Ray's, in which the driver reads key, name, threads and gpus."""
+        """The job as a Ray configuration, from which the driver reads key, name, threads and gpus."""
         about = {
             "kind": kind_of(self.runs[0]).name,
             "runs": [spec.model_dump(mode="json") for spec in self.runs],
@@ -59,7 +59,7 @@ class Job:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Job:
-        """What `to_config` wrote."""
+        """The job that `to_config` wrote."""
         about = json.loads(config["job"])
         kind = KINDS[about["kind"]]
         return cls(
@@ -77,19 +77,19 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How far a worker is, or how it ended. Every report is one; the last one says how the job ended.
+    """A worker's report: its progress, or how the job ended.
 
     Attributes:
-        epoch, epochs: how many epochs are done, and of how many; of a timing, repeats.
+        epoch, epochs: finished and total number of epochs; of a timing, repeats.
         members: how many models train together now.
         seconds: of training so far.
-        val_elbo: the validation ELBO that the display or ASHA goes by, nats per image; None before the first.
-        val_iwae: of a sample that ended well, the validation IWAE of each run's best restart, in the runs' order.
-        diverged: of a sample that has no score, the reason.
-        ended: of a trial that ended, for each run by key its failure, or None if it has a result.
-        held_elsewhere: whether another process trains a run of the job, so that nothing was done.
-        raised: the exception that ends this attempt; Ray starts another one.
-        warnings: what was logged since the last report.
+        val_elbo: the validation ELBO for the display or ASHA, nats per image; None before the first.
+        val_iwae: at the end of a search's sample, the validation IWAE of each run's best restart, in the runs' order.
+        diverged: at the end of a sample without a score, the reason.
+        ended: at the end of a trial, by run key the failure, or None for a run with a result.
+        held_elsewhere: whether the job was not done because another process trains one of its runs.
+        raised: the exception that ended this attempt; Ray starts another one.
+        warnings: logged since the last report.
     """
 
     epoch: int = 0
@@ -105,9 +105,9 @@ class Outcome:
     warnings: tuple[str, ...] = field(default=())
 
     def to_result(self) -> dict[str, Any]:
-        """As a result of Ray's: epoch and seconds always, everything else where there is something to say.
+        """The outcome as a Ray result: epoch, epochs, members and seconds, and every other field that has a value.
 
-        val_iwae is the mean over the runs, by which Optuna goes.
+        val_iwae is the mean over the runs, which Optuna maximises.
         """
         result: dict[str, Any] = {
             "epoch": self.epoch, "epochs": self.epochs, "members": self.members, "seconds": self.seconds
@@ -132,7 +132,7 @@ class Outcome:
 
     @classmethod
     def from_result(cls, result: Mapping[str, Any]) -> Outcome:
-        """What `to_result` wrote, among whatever Ray adds; an empty result is an outcome of nothing."""
+        """The outcome that `to_result` wrote. Ray's own entries are ignored, missing ones have their defaults."""
         by_run, ended = result.get("val_iwae_by_run"), result.get("ended")
         raised = result.get("raised")
         return cls(

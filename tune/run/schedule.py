@@ -1,8 +1,8 @@
-"""Which trial starts next: one whose runs start from others waits for those, and for nothing else.
+"""Decides which trial starts next. A trial whose runs start from other runs waits for those only.
 
-Of the trials that may start, the one goes first for which most work waits (its own children's, and theirs), and of
-equals the longest, so that what is left at the end is short. Work is counted, not timed (`tune.cost.flops`): the order
-is the same each time.
+Of the trials that may start, those that unblock the most work (of all their descendants) start first; of equals the
+longest, so that no long trial is left at the end. Work is counted in FLOPs (`tune.cost.flops`), not timed, so the order
+is always the same.
 """
 
 from __future__ import annotations
@@ -33,14 +33,15 @@ class State(StrEnum):
 
 @dataclass
 class Entry:
-    """A trial and how it stands. `needs` are the keys of runs, not there yet, from which it starts."""
+    """A trial and its state."""
 
     trial: Trial
     needs: set[str]
+    """Keys of the runs that it starts from and that are not finished."""
     place: int
-    """Where the grid has it; decides between equals."""
+    """Position in the grid; decides between equals."""
     work: float
-    """How long it takes beside others."""
+    """Relative cost."""
     runs: tuple[str, ...] = field(init=False)
     """Keys of the trial's runs."""
     state: State = State.WAITING
@@ -52,16 +53,16 @@ class Entry:
 
 @dataclass
 class Schedule:
-    """The trials to run, by key, each in its state. `next` and `finished` take well under a millisecond each."""
+    """The trials to run, by key. `next` and `finished` take well under a millisecond each."""
 
     entries: dict[str, Entry] = field(default_factory=dict)
     failed_runs: dict[str, str] = field(default_factory=dict)
-    """Keys of runs that will not come, and why."""
+    """Failed and skipped runs: the reasons by run key."""
     children: dict[str, dict[str, None]] = field(default_factory=dict)
-    """For a run's key, the keys of trials that wait for it (in order)."""
+    """For a run's key, the keys of the trials that wait for it (in order)."""
     work_of: Callable[[Trial], float] = _flops
     _ready: list[tuple[float, float, int, str]] = field(default_factory=list)
-    """A heap of the trials that may start: (-work that waits for it, -its own, place, key)."""
+    """A heap of the trials that may start: (-work that it unblocks, -its own work, place, key)."""
     _trials: Counter[State] = field(default_factory=Counter)
     _runs: Counter[State] = field(default_factory=Counter)
 
@@ -72,18 +73,18 @@ class Schedule:
         available: Collection[str] = (),
         work: Callable[[Trial], float] = _flops,
     ) -> Schedule:
-        """All trials waiting.
+        """A schedule in which all trials are waiting.
 
         Args:
             trials: what to run; their order decides between equals.
-            available: keys of runs whose results are there already.
-            work: how long a trial takes, in any unit.
+            available: keys of runs whose results exist.
+            work: a trial's relative cost, in any unit.
         """
         schedule = cls(work_of=work)
-        there = set(available)
+        finished = set(available)
         for place, trial in enumerate(trials):
             parents = {parent.key for spec in trial.runs if (parent := spec.parent) is not None}
-            schedule._add(trial, parents - there, place)
+            schedule._add(trial, parents - finished, place)
         for key, entry in schedule.entries.items():
             schedule._offer(key, entry)
         return schedule
@@ -115,7 +116,7 @@ class Schedule:
             heapq.heappush(self._ready, (-self._unblocks(key), -entry.work, entry.place, key))
 
     def _unblocks(self, key: str) -> float:
-        """The work of all trials that cannot start before this one has ended."""
+        """The total work of all trials that cannot start before this one has ended."""
         found: dict[str, None] = {}
         front = [key]
         while front:
@@ -128,38 +129,38 @@ class Schedule:
 
     @property
     def ready(self) -> bool:
-        """Whether there is a trial that may start."""
+        """Whether any trial may start."""
         return bool(self._ready)
 
     def leave(self, trial: Trial) -> None:
-        """Another sweep is training a run of this trial, which `next` had given: it is for that one to finish."""
+        """Leave a trial that `next` returned to another sweep, which is training one of its runs."""
         self._move(self.entries[trial.key], State.ELSEWHERE)
 
     def take_back(self, trial: Trial) -> None:
-        """The other sweep gave it up: the trial may start here."""
+        """Let a trial start here that was left to another sweep, because that sweep stopped."""
         self._move(self.entries[trial.key], State.WAITING)
         self._offer(trial.key, self.entries[trial.key])
 
     @property
     def elsewhere(self) -> list[Trial]:
-        """Trials that another sweep is training."""
+        """The trials left to other sweeps."""
         return [e.trial for e in self.entries.values() if e.state is State.ELSEWHERE]
 
     def next(self) -> Trial | None:
-        """Start the first of the trials that may start; None if none may."""
+        """Mark the first of the trials that may start as running, and return it; None if none may start."""
         while self._ready:
             waits, _, _, key = heapq.heappop(self._ready)
             entry = self.entries[key]
-            if self._unblocks(key) < -waits:  # of what waited for it, some was lost with another parent
+            if self._unblocks(key) < -waits:  # a trial that waited for it was skipped because another parent failed
                 self._offer(key, entry)
                 continue
             self._move(entry, State.RUNNING)
             return entry.trial
         return None
 
-    # ------------------------------------------------------------------ what happens
+    # ------------------------------------------------------------------ events
     def finished(self, trial: Trial, failures: dict[str, str] | None = None) -> None:
-        """A trial ended. `failures`: for its runs that came to nothing, the reason, by run key."""
+        """Note that a trial ended. `failures`: the reasons of its failed runs, by run key."""
         self._settle(self.entries[trial.key], State.FAILED if failures else State.DONE, failures or {})
 
     def _settle(self, entry: Entry, state: State, failures: dict[str, str]) -> None:
@@ -177,7 +178,7 @@ class Schedule:
                     self._offer(key, child)
 
     def _lose(self, entry: Entry, names: dict[str, str]) -> None:
-        """Take the runs that start from failed ones, whose names are given by key, out of a waiting trial."""
+        """Remove the runs that start from failed ones from a waiting trial. `names`: of the failed runs, by key."""
         lost = {
             spec.key: skipped(names[spec.parent.key])
             for spec in entry.trial.runs
@@ -187,7 +188,7 @@ class Schedule:
         if not kept:
             self._settle(entry, State.SKIPPED, lost)
             return
-        # the others of the array go on without them, as another trial
+        # the array's other runs become a new trial
         self.failed_runs |= lost
         self._remove(entry)
         rest = Trial(kept)
@@ -196,9 +197,9 @@ class Schedule:
 
     @property
     def exhausted(self) -> bool:
-        """Nothing will be started any more."""
+        """Whether no trial is left that may start, now or later."""
         return not self._trials[State.WAITING] and not self._trials[State.ELSEWHERE]
 
     def count(self, state: State) -> int:
-        """How many runs are in trials of this state."""
+        """Number of runs in trials of this state."""
         return self._runs[state]

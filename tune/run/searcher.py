@@ -1,4 +1,4 @@
-"""The schedule as a Ray Tune searcher, which hands out trials when they may start; and what Ray reports about them."""
+"""Connects the schedule to Ray Tune: a searcher suggests the trials that may start, a callback forwards reports."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ log = logging.getLogger(__name__)
 
 
 class _NotPickled:
-    """Ray writes a pickle of its Tuner next to each experiment; what belongs to the driver alone is left out."""
+    """Leaves an object's contents out of the pickle that Ray writes of its Tuner: they belong to the driver."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
 
 class GridSearcher(_NotPickled, Searcher):
-    """Suggests the trials that the schedule lets start. Needs `num_samples=-1`.
+    """Suggests trials as the schedule lets them start. Needs `num_samples=-1`.
 
     Args:
         schedule: the trials and their states.
-        job: what a trial's worker is to do.
+        job: returns a trial's job.
         others: the other sweeps on the same storage.
         on_end: called with each trial that ended, and the failures of its runs by key.
-        failed: the failures by key of a trial that Ray has given up; its second argument is what the worker raised
-            last, None if it died.
+        failed: returns the failures, by run key, of a trial whose retries are used up; its second argument is what the
+            worker raised last, None if it died.
     """
 
     def __init__(
@@ -60,8 +60,8 @@ class GridSearcher(_NotPickled, Searcher):
         while trial is not None and self.others.have(trial):
             trial = self.schedule.next()
         if trial is None:
-            # None asks Ray to come again. If nothing waits there is nothing to come for; and while other sweeps train
-            # all that is left, Ray would not react to Ctrl-C
+            # None makes Ray ask again later. It need not if no trial waits; and must not if all that is left is trained
+            # by other sweeps, because Ray would not react to Ctrl-C meanwhile
             left_to_others = not self.running and self.schedule.elsewhere
             return Searcher.FINISHED if self.schedule.exhausted or left_to_others else None
         self.running[trial_id] = trial
@@ -73,7 +73,7 @@ class GridSearcher(_NotPickled, Searcher):
             self.raised[trial_id] = raised
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        # with error=True only after Ray's retries are used up
+        # error=True comes only after Ray's retries are used up
         trial = self.running.pop(trial_id)
         raised = self.raised.pop(trial_id, None)
         outcome = Outcome.from_result(result or {})
@@ -88,14 +88,14 @@ class GridSearcher(_NotPickled, Searcher):
         self.on_end(trial, failures)
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: a sweep resumes from results and checkpoints, never from Ray's state."""
+        """Does nothing: a sweep resumes from results and checkpoints, never from Ray's state."""
 
     def restore(self, checkpoint_path: str) -> None:
-        raise NotImplementedError("give the sweep's command again")
+        raise NotImplementedError("Ray's state is not saved; the sweep's command resumes the sweep")
 
 
 class Watcher(_NotPickled, Callback):
-    """Forwards what Ray reports: starts and progress to the functions given, workers' warnings to the log."""
+    """Forwards starts and progress to the given functions, and workers' warnings to the log."""
 
     def __init__(
         self,
@@ -122,7 +122,7 @@ class Watcher(_NotPickled, Callback):
 
 
 def _forget_metrics(trial) -> None:
-    """Ray keeps running means of every number that a trial ever reported, tens of KB a trial; nobody reads them."""
+    """Free Ray's running means of all numbers that a trial reported: tens of KB a trial, and unused."""
     trial.run_metadata.metric_analysis.clear()
     trial.run_metadata.metric_n_steps.clear()
     trial.run_metadata.invalidate_cache()

@@ -1,4 +1,4 @@
-"""What a worker does with a timing: one model, alone on whole GPUs or its cores, from images to a result on storage."""
+"""The worker of timings: measures one model at a time, alone on its GPUs or cores, and saves the result."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from tune.store.storage import Storage
 
 
 def time_trial(config: dict[str, Any]) -> None:
-    """Measure a trial's timings, and write each one's result to the storage. It reports repeats as epochs."""
+    """Measure a trial's timings, and write each one's result to the storage. Repeats are reported as epochs."""
     carry_out(config, _time)
 
 
 def _time(job: Job, storage: Storage) -> Outcome:
     device = device_of(job)
     if device.type == "cpu":
-        allocator.keep_freed_memory()  # as when a model is trained and scored
+        allocator.keep_freed_memory()  # as in training and evaluation
     last = Outcome()
     for spec in job.runs:
         assert isinstance(spec, TimingSpec)
-        if storage.has_result(spec.key):  # another sweep was faster
+        if storage.has_result(spec.key):  # from another sweep
             continue
         images = data.get(spec.dataset).load(job.data_dir)
         began = time.monotonic()

@@ -1,4 +1,4 @@
-"""What a worker does with a trial: train its runs as one array, and write each one's result to the storage."""
+"""The worker of trainings: trains a trial's runs as one array, and writes each run's result to the storage."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ from tune.store.storage import Storage
 log = logging.getLogger(__name__)
 
 REPORT_EVERY_S = 1.0
-"""Reports are for the display alone, for which a second's pace is enough."""
+"""Shortest interval between reports: only the display uses them."""
 
 RESULT_S = 0.001
-"""What a result costs the driver: 0.83 ms with the loggers off."""
+"""The driver's time for one report: measured as 0.83 ms with Ray's loggers disabled."""
 
 REPORT_SHARE = 0.01
-"""Part of a trial's time that its reports may take, here and in the driver."""
+"""Largest part of a trial's time that its reports may take, in the worker and the driver."""
 
 
 def train_trial(config: dict[str, Any]) -> None:
-    """Train a trial's runs, from the newest checkpoint, and write each one's result to the storage."""
+    """Train a trial's runs, from their newest checkpoint if any, and write each run's result to the storage."""
     carry_out(config, _train)
 
 
 def _train(job: Job, storage: Storage) -> Outcome:
-    """Train those of the runs that have no result."""
+    """Train the runs that have no result. An array that has a checkpoint is resumed with all of its runs."""
     missing = tuple(spec for spec in job.runs if not storage.has_result(spec.key))
-    if not missing:  # another sweep was faster
+    if not missing:  # another sweep finished them
         return Outcome(ended=dict.fromkeys(spec.key for spec in job.runs))
     folder = job.folder
     specs = job.runs
-    if not folder.exists():  # what began as an array goes on as that array
+    if not folder.exists():  # else the checkpoints in it are of all the runs
         specs = missing
         folder = storage.trial_folder(Trial(missing).key)
     images = data.get(specs[0].dataset).load(job.data_dir)
@@ -55,7 +55,7 @@ def _train(job: Job, storage: Storage) -> Outcome:
     try:
         found = train_runs(specs, images, device, parents, folder, reporter, reporter.smaller)
     except OutOfMemory as error:
-        # not raised: another attempt would run out of memory again; the checkpoints are kept
+        # not raised, because another attempt would run out of memory, too; the checkpoints are kept
         failures = {spec.key: Failure.of(error) for spec in missing}
     else:
         for key, result in found.items():
@@ -71,23 +71,23 @@ def _train(job: Job, storage: Storage) -> Outcome:
 
 
 class _Reporter:
-    """Reports a trial's progress every N epochs; N follows from how long epochs and reports are measured to take.
+    """Reports a trial's progress every N epochs, where N depends on the measured times of epochs and reports.
 
-    An array that is trained in parts, one after another, counts an epoch for the part's share of the whole.
+    If a halved array is trained in parts, an epoch of a part counts as the part's share of an epoch.
     """
 
     def __init__(self, specs: Sequence[RunSpec]) -> None:
         self.members = sum(spec.restarts for spec in specs)
         self.epochs = specs[0].training_epochs
         self.training = self.members
-        """Members of the part that trains now."""
+        """Number of members of the part in training."""
         self.val_elbo: float | None = None
         self.epochs_left = 0
         self._parts: dict[tuple[str, ...], tuple[float, float]] = {}
-        """For each part, by its members: its share of the epochs, and the seconds that they took."""
+        """For each part, by its members: its epochs times its share, and their seconds."""
 
     def smaller(self, line: str) -> None:
-        """The array was halved, as the line says; its parts resume from what the checkpoints hold."""
+        """Log that the array was halved, and count its parts' epochs anew: they resume from checkpoints."""
         log.warning("%s", line)
         self._parts.clear()
         self.epochs_left = 0
@@ -108,7 +108,7 @@ class _Reporter:
         self.epochs_left = epochs_between_reports(engine.history.seconds[-1], took)
 
     def outcome(self, ended: dict[str, Failure | None] | None = None) -> Outcome:
-        """How far the trial is; at its end with the failures of its runs."""
+        """The trial's progress; at its end with the failures of its runs."""
         return Outcome(
             epoch=round(sum(epochs for epochs, _ in self._parts.values())),
             epochs=self.epochs,
@@ -120,6 +120,6 @@ class _Reporter:
 
 
 def epochs_between_reports(epoch_s: float, report_s: float) -> int:
-    """As many that a report, `report_s` in the worker and `RESULT_S` in the driver, stays within `REPORT_SHARE`."""
+    """So many that reports, of `report_s` in the worker and `RESULT_S` in the driver, take at most `REPORT_SHARE`."""
     between_s = max(REPORT_EVERY_S, (report_s + RESULT_S) / REPORT_SHARE)
     return max(1, math.ceil(between_s / max(epoch_s, 1e-6)))

@@ -1,4 +1,4 @@
-"""Runs a schedule's trials with Ray Tune, until each one has ended here or in another sweep."""
+"""Runs a schedule's trials with Ray Tune until all have ended, here or in another sweep."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
-from tune.run import cluster  # sets Ray's environment, so it comes before Ray
+from tune.run import cluster  # before Ray, whose environment variables it sets
 
 # isort: split
 import ray.tune
@@ -33,7 +33,7 @@ from tune.store.storage import Storage
 log = logging.getLogger(__name__)
 
 TRAINABLES: dict[str, Callable[[dict[str, Any]], None]] = {TRAINING.name: train_trial, TIMING.name: time_trial}
-"""What a worker does with a trial, by the kind of its grid."""
+"""The worker's function, by the kind of the grid."""
 
 
 def run_trials(
@@ -49,16 +49,16 @@ def run_trials(
     """Run the schedule to its end.
 
     Args:
-        resources: where trials run, and what each one gets.
-        data_dir: where the workers find the data sets.
+        resources: where trials run, and each trial's cores and GPUs.
+        data_dir: the data sets' folder, for the workers.
         schedule: the trials.
-        storage: where results, checkpoints and locks are.
-        display: is told of starts and progress.
+        storage: of results, checkpoints and locks.
+        display: notified of starts and progress.
         on_end: called with each trial that ended, and the failures of its runs by key.
         kind: of the trials' grid.
-        trainable: what a worker does; None: what the kind says.
+        trainable: the worker's function; None: the kind's.
 
-    Returns whether it was interrupted. Raises ClusterError before anything starts.
+    Returns whether the sweep was interrupted. Raises ClusterError before anything starts.
     """
     cluster.check_resources(resources, kind)
     cluster.connect(resources.address)
@@ -76,7 +76,7 @@ def run_trials(
                 folder=storage.trial_folder(trial.key),
                 data_dir=data_dir,
                 threads=resources.cpus,
-                device="cuda" if on_gpus else "cpu",  # a trial that was given no GPU takes none
+                device="cuda" if on_gpus else "cpu",  # not "auto": without a share of a GPU, a trial must not use one
                 gpus=gpus(trial.runs),
             )
 
@@ -85,14 +85,14 @@ def run_trials(
             return {spec.key: reason for spec in trial.runs if not storage.has_result(spec.key)}
 
         def fit() -> None:
-            """Run what may start now, and what that lets start."""
+            """Run all trials that may start now, and those that they unblock."""
             name = experiment_name()
             tuner = ray.tune.Tuner(
                 ray.tune.with_resources(trainable or TRAINABLES[kind.name], resources_of),
                 tune_config=ray.tune.TuneConfig(
                     search_alg=GridSearcher(schedule, job, others, on_end, failed),
                     num_samples=-1,
-                    # a worker takes a second or two to start; but one that is reused keeps its GPU memory
+                    # saves the second or two that a worker takes to start; but a reused one does not free GPU memory
                     reuse_actors=not on_gpus,
                     trial_dirname_creator=lambda trial: trial.config["key"],
                 ),
@@ -101,7 +101,7 @@ def run_trials(
             try:
                 tuner.fit()
             except (OSError, EOFError, UnpicklingError) as error:
-                # Ray's own notes, on a disk that may be full; nothing is lost with them
+                # from Ray's own files, for example on a full disk; the sweep does not need them
                 log.warning("Ray Tune: %s: %s", type(error).__name__, error)
             shutil.rmtree(storage.ray_folder / name, ignore_errors=True)
 
@@ -111,9 +111,9 @@ def run_trials(
                 if schedule.ready:
                     fit()
                     if schedule.ready or schedule.count(State.RUNNING):
-                        break  # Ctrl-C: Ray Tune has stopped the trials, and raises nothing
+                        break  # Ctrl-C: Ray Tune stopped the trials and returned normally
                 else:
-                    time.sleep(LOOK_EVERY_S)  # all that is left is trained by other sweeps
+                    time.sleep(LOOK_EVERY_S)  # other sweeps train all that is left
         except KeyboardInterrupt:
             return True
         return not schedule.exhausted or schedule.count(State.RUNNING) > 0
@@ -122,12 +122,12 @@ def run_trials(
 
 
 def experiment_name() -> str:
-    """A name for Ray's notes, which are deleted at the end."""
+    """A unique name for the folder of Ray's own files, which are deleted at the end."""
     return time.strftime("%Y%m%d-%H%M%S") + f"-{os.getpid()}"
 
 
 def run_config(name: str, storage: Storage, watcher: Watcher) -> ray.tune.RunConfig:
-    """Where Ray keeps its notes, and how often it restarts a trial whose worker failed."""
+    """Ray's settings: the folder of its own files, and how often a trial whose worker failed is restarted."""
     return ray.tune.RunConfig(
         name=name,
         storage_path=str(storage.ray_folder),
@@ -138,10 +138,10 @@ def run_config(name: str, storage: Storage, watcher: Watcher) -> ray.tune.RunCon
 
 
 def resources_of(config: dict[str, Any]) -> ray.tune.PlacementGroupFactory:
-    """What Ray reserves for a job, from its configuration."""
+    """The cores and GPUs that Ray reserves for a job, from the job's configuration."""
     return _reserved(config["threads"], config["gpus"])
 
 
-@cache  # Ray compares the signatures of all that differ; equal ones that are one object are quick
+@cache  # Ray compares all requests that are different objects, which is slow
 def _reserved(cpus: int, gpus: float) -> ray.tune.PlacementGroupFactory:
     return ray.tune.PlacementGroupFactory([{"CPU": cpus, "GPU": gpus}])

@@ -1,4 +1,4 @@
-"""What every worker does around its work: take locks, prepare the device, report, and forward warnings and errors."""
+"""What all kinds of workers share: locks, the device's set-up, reports, and forwarded warnings and errors."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from tune.store.storage import Storage
 
 
 def carry_out(config: dict[str, Any], work: Callable[[Job, Storage], Outcome], *, lock: bool = True) -> None:
-    """Do a job's work and report how it ended.
+    """Do a job and report its outcome.
 
-    An exception is reported, too, before Ray sees it and starts another attempt.
+    An exception is reported and raised again, so that Ray starts another attempt.
 
     Args:
         config: from `Job.to_config`.
-        work: from the job to its outcome.
-        lock: whether to hold the runs' locks meanwhile; if another process holds one, nothing is done.
+        work: does the job and returns its outcome.
+        lock: whether to hold the runs' locks meanwhile; if another process holds one, the job is not done.
     """
     warnings.start()
     job = Job.from_config(config)
@@ -42,25 +42,25 @@ def carry_out(config: dict[str, Any], work: Callable[[Job, Storage], Outcome], *
         try:
             outcome = work(job, storage)
         finally:
-            storage.locks.give_back(keys)  # now, for Ray may start another attempt before this process has ended
+            storage.locks.give_back(keys)  # now: Ray may start another attempt before this process ends
         report(outcome)
     except Exception as error:
-        # to the driver and not to the storage, which may be what failed
+        # to the driver rather than the storage, which may itself have failed
         report(Outcome(raised=Failure.of(error)))
         raise
 
 
 def report(outcome: Outcome) -> None:
-    """Tell the driver, and with it what was logged since the last report."""
+    """Send the outcome to the driver, with the warnings logged since the last report."""
     ray.tune.report(replace(outcome, warnings=warnings.taken()).to_result())
 
 
 def device_of(job: Job) -> torch.device:
-    """The device that a job runs on, with its threads and its share of a GPU's memory set for this process."""
+    """The device that a job runs on. Also limits this process to the job's threads and share of GPU memory."""
     torch.set_num_threads(job.threads)
     device = pick_device(job.device)
     if device.type == "cuda" and 0 < job.gpus < 1:
-        # other trials rely on their shares: this process runs out of memory at its own, and they do not
+        # so that a trial that needs more than its share runs out of memory itself, instead of its neighbours
         torch.cuda.set_per_process_memory_fraction(job.gpus, device)
     return device
 
@@ -68,7 +68,8 @@ def device_of(job: Job) -> torch.device:
 def parent_models(storage: Storage, specs: Collection[RunSpec]) -> list[list[dict[str, Tensor]]] | None:
     """For each run the finished models that it starts from; None for runs from scratch.
 
-    Raises CorruptFile for a damaged parent, which is discarded, so that the next attempt at the sweep trains it again.
+    Raises CorruptFile if a parent's result is damaged. The result is discarded, so that the same command trains it
+    again.
     """
     found = []
     for spec in specs:
@@ -83,7 +84,7 @@ def parent_models(storage: Storage, specs: Collection[RunSpec]) -> list[list[dic
 
 
 class _Warnings(logging.Handler):
-    """Collects a worker's warnings for the driver to show: nobody reads a worker's own log."""
+    """Collects a worker's warnings for its reports, so that the driver can show them."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -98,7 +99,7 @@ class _Warnings(logging.Handler):
         self._texts.append(record.getMessage())
 
     def taken(self) -> tuple[str, ...]:
-        """What was collected since the last call."""
+        """The warnings collected since the last call."""
         texts = tuple(self._texts)
         self._texts.clear()
         return texts
@@ -108,7 +109,7 @@ warnings = _Warnings()
 
 
 def _take(storage: Storage, keys: list[str]) -> bool:
-    """Lock the runs; tried three times, because a driver that checks whether a lock is free holds it for a moment."""
+    """Lock the runs, in up to three tries: a driver that checks whether a lock is free holds it for a moment."""
     for _ in range(3):
         if storage.locks.take(keys):
             return True

@@ -1,1 +1,1 @@
-"""The storage: results, checkpoints, failures and locks on a disk that every node shares."""
+"""The storage: results, checkpoints, failures and locks, in a folder that all nodes share."""

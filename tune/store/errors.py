@@ -1,7 +1,7 @@
-"""Errors that a user can mend: the command ends with status 2 and the message, without a traceback."""
+"""Errors that a user can fix: the command prints the message without a traceback, and ends with status 2."""
 
 from __future__ import annotations
 
 
 class CommandError(ValueError):
-    """The command cannot be carried out; the message names the value, where it came from, and what would be right."""
+    """The command cannot be executed. The message names the value, where it came from, and what would be valid."""

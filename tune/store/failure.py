@@ -1,4 +1,4 @@
-"""Why a run came to nothing, and whether it would again."""
+"""Why a run failed: because of the run itself, or because of the machine."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from rme.checkpoint import CorruptFile
 from rme.data import DataError
 
 _OF_THE_MACHINE = (OSError, CorruptFile, DataError)
-"""A full disk, a file that is damaged or not there: nothing that the run would do again elsewhere, or later."""
+"""A full disk, a damaged or missing file: errors that need not happen again later, or on another machine."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a run came to nothing.
+    """Why a run failed.
 
     Attributes:
         reason: one line.
-        traceback: the exception's, or empty if there was none, as of a process that was killed.
-        lasting: the run itself is the reason (it diverged, it needs too much memory, its method raised), so that only
-            `--retry-failed` tries it again; else the same command does.
+        traceback: the exception's; empty if there was no exception, for example if the process was killed.
+        lasting: True if the run failed because of the run itself (it diverged, needs too much memory, or its method
+            raised): only `--retry-failed` tries it again. False if it failed because of the machine: the same command
+            tries it again.
     """
 
     reason: str
@@ -30,7 +31,7 @@ class Failure:
 
     @classmethod
     def of(cls, error: BaseException) -> Failure:
-        """Of an exception that is being handled."""
+        """The failure that an exception caused."""
         lines = str(error).strip().splitlines()
         reason = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
         text = "".join(traceback.format_exception(error))
@@ -41,10 +42,10 @@ class Failure:
 
     @classmethod
     def from_json(cls, text: str) -> Failure:
-        """What `to_json` wrote. Raises ValueError or TypeError for anything else."""
+        """The failure that `to_json` wrote. Raises ValueError or TypeError for other text."""
         return cls(**json.loads(text))
 
 
 def skipped(parent: str) -> str:
-    """The reason of a run that is not trained because the run that it starts from, of this name, failed."""
+    """The reason of a run that is skipped because the run that it starts from failed. `parent`: that run's name."""
     return f"skipped: it starts from {parent}, which failed"

@@ -1,4 +1,4 @@
-"""Named locks on a file of the storage, held by a process and given back when it ends, however it ends."""
+"""Named locks between processes, in a file on the storage. They are released when their process ends or is killed."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from pathlib import Path
 from tune.store.errors import CommandError
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
-"""What file systems say that know no locks."""
+"""Errors of file systems without locks."""
 
 RETRY_S = 0.1
-"""Pause between tries: longer than a lock is held that is only looked at."""
+"""Pause between tries: longer than `Locks.held_elsewhere` holds a lock."""
 
 
 class LockTimeout(CommandError, TimeoutError):
-    """A lock that another process did not give back in time."""
+    """Another process did not release a lock in time."""
 
 
 class Locks:
-    """Any number of locks on one file: a name's lock is that of the byte at the name's hash.
+    """Any number of locks in one file: a name's lock is on the byte at the position of the name's hash.
 
-    The kernel gives a process's locks back when it dies (on NFS the server does, also when its node is lost), so there
-    is no lease to renew and nothing to clean up. A process never excludes itself.
+    The kernel releases a process's locks when it dies (on NFS the server does, also if the node is lost), so no lease
+    has to be renewed and nothing cleaned up. A process can always take a lock again that it holds itself.
 
     Args:
-        path: the file; made when first needed, and never deleted.
+        path: the file; created when first needed, and never deleted.
     """
 
     def __init__(self, path: Path) -> None:
@@ -40,7 +40,7 @@ class Locks:
 
     @property
     def supported(self) -> bool:
-        """Whether the file system knows locks; without them every lock is free."""
+        """Whether the file system has locks. If not, every lock counts as free."""
         try:
             fcntl.lockf(_descriptor(self.path), fcntl.LOCK_SH | fcntl.LOCK_NB, 1, 0)
         except OSError as error:
@@ -48,9 +48,9 @@ class Locks:
         return True
 
     def take(self, names: Collection[str]) -> bool:
-        """Take all of them or, if another process holds one, none; does not wait."""
+        """Take all of these locks without waiting. Returns False, and takes none, if another process holds one."""
         taken: list[str] = []
-        for name in sorted(names):  # in one order, so that of several processes one always gets all
+        for name in sorted(names):  # all processes use one order, so that one of them always gets all its locks
             if not self._try(name, fcntl.LOCK_EX | fcntl.LOCK_NB):
                 self.give_back(taken)
                 return False
@@ -58,11 +58,12 @@ class Locks:
         return True
 
     def give_back(self, names: Collection[str]) -> None:
+        """Release these locks."""
         for name in names:
             self._try(name, fcntl.LOCK_UN)
 
     def held_elsewhere(self, name: str) -> bool:
-        """Whether another process holds it."""
+        """Whether another process holds this lock. To find out, it is taken for a moment."""
         if not self._try(name, fcntl.LOCK_SH | fcntl.LOCK_NB):
             return True
         self._try(name, fcntl.LOCK_UN)
@@ -70,7 +71,7 @@ class Locks:
 
     @contextmanager
     def holding(self, *names: str, patience_s: float) -> Iterator[None]:
-        """Hold them for the block's length. Raises LockTimeout if they are not to be had within `patience_s`."""
+        """Hold these locks during the block. Raises LockTimeout if they are not free within `patience_s` seconds."""
         deadline = time.monotonic() + patience_s
         while not self.take(names):
             if time.monotonic() >= deadline:
@@ -95,6 +96,6 @@ class Locks:
 
 @cache
 def _descriptor(path: Path) -> int:
-    """One for each process, kept open: to close any descriptor of a file gives back all the process's locks on it."""
+    """The process's one descriptor of the file. It stays open: closing any descriptor of a file releases all locks."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)

@@ -1,11 +1,11 @@
-"""What a sweep leaves on disk: a folder for each finished run, and checkpoints of the trials under way.
+"""The folder in which sweeps keep results, checkpoints, failures and locks.
 
 STORAGE/runs/<run key>/       the result of a finished run, one file (rme.result, rme.timing)
-STORAGE/trials/<trial key>/   checkpoints, until all of the trial's runs are finished
-STORAGE/arrays.json           the sizes of arrays that `--members auto` chose (tune.cost.array_size)
-STORAGE/failures/<run key>.json   why a run came to nothing that would again (tune.store.failure)
-STORAGE/locks                 who trains or records what now (tune.store.locks)
-STORAGE/ray/                  Ray's own notes; nothing is ever read back from them
+STORAGE/trials/<trial key>/   a trial's checkpoints, until all of its runs are finished
+STORAGE/arrays.json           the array sizes that `--members auto` chose (tune.cost.array_size)
+STORAGE/failures/<run key>.json   why a run failed, if because of the run itself (tune.store.failure)
+STORAGE/locks                 locks of the runs in training or being recorded (tune.store.locks)
+STORAGE/ray/                  Ray's own files; a sweep never reads them
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ log = logging.getLogger(__name__)
 
 
 class StorageError(CommandError):
-    """A storage that cannot be used."""
+    """The storage cannot be used."""
 
 
 class Storage:
-    """A folder that every node sees (a disk, or NFS on a cluster)."""
+    """The storage in one folder, which all nodes share (on a cluster: NFS)."""
 
     def __init__(self, root: str | Path) -> None:
         if "://" in str(root) and not str(root).startswith("file://"):
@@ -43,7 +43,7 @@ class Storage:
         self.locks = Locks(self.root / "locks")
 
     def check_writable(self) -> None:
-        """Raises StorageError naming the folder and the reason."""
+        """Create the folder if missing. Raises StorageError with the reason if it cannot be written."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=self.root):
@@ -58,9 +58,9 @@ class Storage:
         return (self.run_folder(key) / MARKER).exists()
 
     def result(self, spec: RunSpec) -> Result | Timing | None:
-        """A run's result, or None if there is none that is whole; a damaged one is named in the log.
+        """A run's result, or None if it is missing or damaged; a damaged one is logged.
 
-        Its spec is `spec`: what is no part of the key, such as a variant's name, may have been another then.
+        The result's spec is set to `spec`, because fields outside the key, such as a variant's name, may have changed.
         """
         folder = self.run_folder(spec.key)
         try:
@@ -70,11 +70,11 @@ class Storage:
         except FileNotFoundError:
             return None
         except CorruptFile as error:
-            log.warning("result passed over: %s", error)
+            log.warning("damaged result ignored: %s", error)
             return None
 
     def discard(self, key: str) -> None:
-        """Let a run's result, found damaged, count as none."""
+        """Delete a run's damaged result, so that the run is trained again."""
         (self.run_folder(key) / MARKER).unlink(missing_ok=True)
 
     def models(self, spec: RunSpec) -> list[dict[str, Tensor]]:
@@ -92,23 +92,23 @@ class Storage:
         return self.root / "failures" / f"{key}.json"
 
     def save_failure(self, key: str, failure: Failure) -> None:
-        """Keep why a run would come to nothing again. OSError passes through."""
+        """Save why a run failed because of the run itself. OSError propagates."""
         write_atomically(self._failure_file(key), lambda path: path.write_text(failure.to_json() + "\n"))
 
     def forget_failure(self, key: str) -> None:
         self._failure_file(key).unlink(missing_ok=True)
 
     def failures(self, keys: Collection[str]) -> dict[str, Failure]:
-        """Which of these runs came to nothing and would again, and why."""
+        """Those of these runs that failed because of the run itself, and why; by key."""
         folder = self.root / "failures"
-        noted = {path.stem for path in folder.glob("*.json")}  # one look at the folder, not one for each run
+        noted = {path.stem for path in folder.glob("*.json")}  # lists the folder once, instead of asking for each run
         found = {}
         for key in keys:
             if key in noted:
                 try:
                     found[key] = Failure.from_json(self._failure_file(key).read_text())
                 except (OSError, ValueError, TypeError) as error:
-                    log.warning("failure passed over: %s: %s", self._failure_file(key), error)
+                    log.warning("damaged failure file ignored: %s: %s", self._failure_file(key), error)
         return found
 
     # ------------------------------------------------------------------ other sweeps
@@ -117,14 +117,14 @@ class Storage:
         return any(self.locks.held_elsewhere(spec.key) for spec in runs)
 
     def outcome(self, runs: Sequence[RunSpec]) -> dict[str, Failure] | None:
-        """Once all of these runs have come to an end: the failures among them; None before."""
-        open_ended = [spec.key for spec in runs if not self.has_result(spec.key)]
-        failures = self.failures(open_ended) if open_ended else {}
-        return failures if len(failures) == len(open_ended) else None
+        """The failures among these runs, by key, once each has a result or has failed; None before."""
+        without_result = [spec.key for spec in runs if not self.has_result(spec.key)]
+        failures = self.failures(without_result) if without_result else {}
+        return failures if len(failures) == len(without_result) else None
 
     @property
     def arrays_file(self) -> Path:
-        """What `--members auto` chose."""
+        """The file of the array sizes that `--members auto` chose."""
         return self.root / "arrays.json"
 
     @property

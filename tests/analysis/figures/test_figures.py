@@ -1,4 +1,4 @@
-"""The figures: what is drawn is what was recorded, legible, in the same colours everywhere, whatever is missing."""
+"""The figures: they draw what was recorded, legibly, in the same colours everywhere, also if runs are missing."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ SMALL = [("vae", None), ("vae-more", None), ("sa", 1), ("sa", 8), ("rme", 2), ("
 
 
 def made(rows=SMALL, dims=(10, 50), seeds=range(8), dataset="mnist", decoder="conv", **columns):
-    """Runs with scores that differ by row, dim and seed, in the form of `collect`."""
+    """Synthetic runs in the form of `collect`, with scores that differ by row, dim and seed."""
     rng = np.random.default_rng(7)
     records = []
     for dim in dims:
@@ -63,7 +63,7 @@ OF_CURVES = ["method", "order", "variant", "dataset", "dim", "decoder", "seed", 
 
 
 def made_curves(runs, epochs=40):
-    """Curves of those runs in the form of `curves`: a stage of RME has two components and starts from a VAE."""
+    """Synthetic curves of these runs in the form of `curves`; RME starts from a VAE and has two components."""
     rng = np.random.default_rng(8)
     kept = []
     for key, run in enumerate(runs[OF_CURVES].to_dict("records")):
@@ -79,19 +79,19 @@ def made_curves(runs, epochs=40):
 
 
 def lines(axes):
-    """Label-free lines as (colour, x, y), those with finite points alone."""
+    """Lines that have points, as (colour, x, y)."""
     found = [(to_hex(line.get_color()), *map(np.asarray, line.get_data())) for line in axes.get_lines()]
     return [(colour, x.astype(float), y.astype(float)) for colour, x, y in found if len(x)]
 
 
 def drawn(axes, x, y, colour):
-    """Whether a line, or the points of a line, of that colour go through exactly these places."""
+    """Whether a line of this colour has exactly these points."""
     return any(c == colour and np.shape(lx) == np.shape(x) and np.allclose(lx, x) and np.allclose(ly, y)
                for c, lx, ly in lines(axes))  # fmt: skip
 
 
 def bands(axes):
-    """Of each band its colour, x, and lower and upper ends."""
+    """Bands as (colour, x, lower ends, upper ends)."""
     found = []
     for band in axes.collections:
         if isinstance(band, PolyCollection):
@@ -163,7 +163,7 @@ def test_the_baseline_of_differences_is_the_row_without_a_variant():
     assert np.allclose(data["difference"], other - vae) and "VAE" not in set(figure.data["method_label"])
 
 
-def test_scores_of_one_dim_are_dots_with_intervals():
+def test_scores_of_one_dim_are_dots_with_bars():
     runs = made(dims=(10,))
     runs = runs[~((runs["method"] == "sa") & (runs["seed"] > 2))]
     (figure,) = score_figures(runs)
@@ -248,7 +248,7 @@ def test_devices_are_never_mixed():
     assert np.allclose(both[1].data["ratio"], 1)
 
 
-def test_training_curves_count_the_epochs_of_the_vae_before():
+def test_training_curves_count_the_epochs_of_the_starting_vae():
     runs = made([("vae", None), ("rme", 2)])
     recorded = made_curves(runs)
     elbo, *parts = curve_figures(recorded, runs)
@@ -267,7 +267,7 @@ def test_training_curves_count_the_epochs_of_the_vae_before():
     assert drawn(kl, of.index + 40, of, style.colour("rme"))
 
 
-def test_of_many_rows_and_seeds_some_curves_are_drawn_and_the_caption_says_which():
+def test_caption_says_which_curves_are_left_out():
     runs = made(PAPER, dims=(10,), seeds=range(SEEDS + 2))
     chosen = to_read(runs)
     assert len(chosen.drop_duplicates(["method", "order"])) == 8 <= ROWS and chosen["seed"].nunique() == SEEDS
@@ -324,7 +324,7 @@ def test_curves_of_runs_that_have_none(store):
 # ---------------------------------------------------------------------- legible
 @pytest.fixture(scope="module")
 def whole():
-    """Everything that the paper's grid draws of one data set and both decoders."""
+    """All figures of the paper's grid for one data set and both decoders."""
     conv = made(PAPER, dims=(10, 20, 50, 100), seeds=range(10))
     fc = made([(m, o) for m, o in PAPER if m in ("vae", "sa", "rme")], decoder="fc")
     both = pd.concat([conv, fc], ignore_index=True)
@@ -332,7 +332,7 @@ def whole():
 
 
 def shown_texts(drawing):
-    """Every text that is seen, but for ticks beyond the axes' ends, with where it stands, in dots."""
+    """Visible texts and their boxes in dots, without ticks beyond the axes' ends."""
     beyond = set()
     for axes in drawing.axes:
         for axis in (axes.xaxis, axes.yaxis):
@@ -391,7 +391,7 @@ MACHADO = {
 
 
 def seen(colour, vision):
-    """A colour in CIELAB (D65) as somebody with that vision sees it."""
+    """A colour in CIELAB (D65) as seen with that kind of vision."""
     rgb = np.array(to_rgb(colour))
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     linear = np.clip(np.asarray(MACHADO[vision]) @ linear, 0, 1)
@@ -402,24 +402,24 @@ def seen(colour, vision):
 
 
 @pytest.mark.parametrize("vision", MACHADO)
-def test_the_colour_blind_tell_all_methods_apart(vision):
+def test_colours_are_distinguishable_to_the_colour_blind(vision):
     names = methods.names()
     apart = {
         (a, b): np.linalg.norm(seen(style.colour(a), vision) - seen(style.colour(b), vision))
         for a, b in combinations(names, 2)
     }
     closest = min(apart, key=apart.get)
-    assert apart[closest] > 15, f"{closest}: {apart[closest]:.1f}"  # 2.3 is what can just be told apart, side by side
+    assert apart[closest] > 15, f"{closest}: {apart[closest]:.1f}"  # 2.3 is just noticeable
     assert all(seen(style.colour(name), vision)[0] < 75 for name in names)  # against the white page
 
 
-def test_in_greyscale_markers_tell_methods_apart():
+def test_every_method_has_its_own_marker():
     names = methods.names()
     assert len({style.marker(name) for name in names}) == len(names)
 
 
 # ---------------------------------------------------------------------- files
-def test_files_are_what_they_say(tmp_path):
+def test_files_are_valid(tmp_path):
     figure = score_figures(made())[0]
     width, height = figure.drawing.get_size_inches()
     png, pdf, csv = (path.read_bytes() for path in figure.save(tmp_path))
@@ -432,7 +432,7 @@ def test_files_are_what_they_say(tmp_path):
     assert png == score_figures(made())[0].png()
 
 
-# ---------------------------------------------------------------------- whatever is missing
+# ---------------------------------------------------------------------- missing runs
 PARTIAL = {
     "nothing is missing": lambda r: r,
     "nothing": lambda r: r.iloc[:0],
@@ -450,7 +450,7 @@ PARTIAL = {
     "all equal": lambda r: r.assign(test_iwae=1.0, inference_ms=1.0),
     "no time": lambda r: r.assign(inference_ms=np.nan),
     "no device": lambda r: r.assign(device=None),
-    "a method of one's own": lambda r: r.assign(method=r["method"].replace("rme", "my-method")),
+    "a user's method": lambda r: r.assign(method=r["method"].replace("rme", "my-method")),
     "hostile": lambda r: r.assign(dataset_label="$\\bad{ & <b>", method_label=r["method_label"] + "$x_$"),
 }  # fmt: skip
 
@@ -459,7 +459,7 @@ PARTIAL = {
 def test_partial_runs_give_partial_figures(what):
     whole = made()
     runs = PARTIAL[what](whole)
-    # curves that are those of the whole are drawn with it alone
+    # curves depend only on the runs' identity: if no run is missing, the case "nothing is missing" has drawn them
     same = what != "nothing is missing" and runs[OF_CURVES].equals(whole[OF_CURVES])
     recorded = None if same or runs.empty else made_curves(runs)
     found = figures(runs, recorded)
@@ -476,7 +476,7 @@ def test_partial_runs_give_partial_figures(what):
         assert "test_iwae-minus-vae-by-seed" not in kinds
 
 
-def test_data_sets_that_differ_in_nothing_a_file_name_can_hold():
+def test_data_sets_whose_file_names_would_be_equal():
     runs = pd.concat([made(dataset="/a/x.npz"), made(dataset="/a/X.npz")])
     assert len(list(subjects(runs))) == 2
     found = score_figures(runs)

@@ -1,4 +1,4 @@
-"""The figures of trained models, from what a sweep's tracker recorded, with MLflow alone."""
+"""The figures of trained models, drawn from MLflow alone after a sweep's tracker recorded the runs."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from analysis.figures.of_models import figures_of_runs, model_figures
 from analysis.figures.posteriors import _levels
 from analysis.measures import Budget, measure
 from analysis.models import shown_models
+from analysis.names import IMAGES
 from analysis.report import build_report
 from rme import RunSpec
+from rme.model_file import NAME as MODEL
 from tests.databases import blank_database
 from tests.sweeping import SMALL
 from tests.tiny import write_npz
-from tune.record.artifacts import IMAGES, MODEL
 from tune.record.tracking import Tracker
 
 BUDGET = Budget(images=5, samples=20, steps=5, panels=2, minutes=None)
@@ -32,7 +33,7 @@ BUDGET = Budget(images=5, samples=20, steps=5, panels=2, minutes=None)
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory):
-    """A VAE of two seeds, of which the second is better, an RME(2) and an IAF(1); the data set's file is gone."""
+    """A VAE with two seeds, the second better, an RME(2) and an IAF(1); the data set's file is deleted."""
     path = write_npz(tmp_path_factory.mktemp("data") / "spots.npz", 40, 12)
     common = {"dataset": str(path), **SMALL, "dim": 2, "epochs": 1}
     vae = rme.fit(RunSpec.of({"method": "vae", **common}))
@@ -99,18 +100,17 @@ def test_the_numbers_agree_with_one_another(drawn) -> None:
     elbo = gaps["log_p"] - gaps["approximation"] - gaps["amortisation"]
     np.testing.assert_allclose(first.sort_index(), elbo.sort_index())
     assert (growth["above_elbo"] >= 0).all()
-    # KL(q || p) is what both gaps are estimates of
     assert posteriors.loc["RME(2)", "weight"].groupby(posteriors.loc["RME(2)", "image"].to_numpy()).sum().tolist() == (
         pytest.approx([1, 1], abs=1e-5)
     )
     assert (posteriors["kl"] >= -1e-3).all() and (posteriors["q_outside"] < 0.1).all()
 
 
-def test_the_gaps_are_told_in_a_sentence(drawn) -> None:
+def test_finding_of_the_gaps(drawn) -> None:
     figure = drawn[0][0]
     data = figure.data.set_index("method_label")
     low, high = (f"{end(data['amortisation']):.1f}" for end in (min, max))
-    assert f"and {low} to {high} the encoder's (the amortisation gap): " in figure.finding
+    assert f"the amortisation gap (due to the encoder) is {low} to {high} nats: " in figure.finding
     for label, row in data.iterrows():
         assert f"{label} {row['approximation']:.1f} and {row['amortisation']:.1f}" in figure.finding
     assert figure.finding.endswith("; means over 5 test images of one run each.")
@@ -125,14 +125,14 @@ def test_a_second_report_computes_nothing(recorded, runs, drawn, monkeypatch) ->
     pd.testing.assert_frame_equal(summarise_gaps(again.gaps), figure.data)
 
 
-def test_a_budget_that_is_spent_is_said(recorded, runs, tmp_path) -> None:
+def test_cells_beyond_the_budget_are_noted(recorded, runs, tmp_path) -> None:
     figures, notes = figures_of_runs(recorded[0].uri, runs, tmp_path, replace(BUDGET, minutes=-1))
     assert [figure.name.partition("-")[0] for figure in figures] == ["reconstructions", "samples"]
     assert notes == [f"spots d2 {label}: not computed yet" for label in ("VAE", "IAF(1)", "RME(2)")]
 
 
 def test_what_is_missing_is_left_out_with_a_reason(recorded, runs, tmp_path) -> None:
-    """No images, as from a sweep before they were recorded; a damaged model; a run left out by `where`."""
+    """Images that were not recorded, a damaged model, and a shown run that `where` excludes."""
     tracker, _ = recorded
     of = {label: runs[runs["method_label"] == label].iloc[0] for label in ("RME(2)", "IAF(1)")}
     images = artifact(tracker, of["IAF(1)"]["mlflow_parent_id"], IMAGES)
@@ -157,9 +157,9 @@ def test_what_is_missing_is_left_out_with_a_reason(recorded, runs, tmp_path) -> 
     )
 
 
-def test_the_report_writes_them_where_asked(recorded, drawn, tmp_path, monkeypatch) -> None:
+def test_report_with_model_minutes_writes_them(recorded, drawn, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(measures, "Budget", lambda minutes: replace(BUDGET, minutes=minutes))
-    shutil.copytree(drawn[2], tmp_path / "models")  # what an earlier report has left
+    shutil.copytree(drawn[2], tmp_path / "models")  # as an earlier report leaves it
     report = build_report("spots", tmp_path, recorded[0].uri, model_minutes=5, draw=False)
     assert [figure.name for figure in report.figures] == [figure.name for figure in drawn[0]]
     assert all(f'id="{figure.name}"' in report.index.read_text() for figure in drawn[0])

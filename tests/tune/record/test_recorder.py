@@ -1,4 +1,4 @@
-"""What a sweep has written to MLflow by a process of its own, whatever happens to that and to the database."""
+"""The recorder and its process write every run to MLflow, whatever happens to the process and the database."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ from tune.store.storage import Storage
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory):
-    """Of a VAE, two restarts."""
+    """The result of a VAE with two restarts."""
     path = write_npz(tmp_path_factory.mktemp("data") / "spots.npz")
     return rme.fit(RunSpec.of({"method": "vae", "dataset": str(path), **SMALL, "restarts": 2}))
 
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory):
-    """A database that is made once: its migration takes seconds. Tests use experiments of their own."""
+    """A database shared by the tests, because creating one takes seconds. Each test uses its own experiment."""
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
     blank_database(path)
     return path
@@ -57,7 +57,7 @@ def tracker(database, request):
 
 @pytest.fixture
 def writer(tracker, result, tmp_path):
-    """To the test's own experiment, from a storage that has the result."""
+    """Writes to the test's own experiment, from a storage with the result."""
     storage = Storage(tmp_path / "storage")
     result.save(storage.run_folder(result.spec.key))
     return Writer(tracker.uri, tracker.experiment, "", storage)
@@ -69,7 +69,16 @@ def recorded(tracker: Tracker) -> list[str]:
 
 @dataclass
 class Session:
-    """What one recorder was asked for, and what came of it."""
+    """The runs given to one recorder, and what it did.
+
+    Attributes:
+        wanted: a run that the database refuses at first.
+        shades: three runs of another cell, with pictures of different shades of grey.
+        damaged: a run whose result is damaged; file: that result.
+        heard: calls of `on_recorded`.
+        refused: `heard` and `left` while the database refused.
+        failures, left: the recorder's at its end; log: all messages.
+    """
 
     tracker: Tracker
     storage: Storage
@@ -86,7 +95,7 @@ class Session:
 
 @pytest.fixture(scope="module")
 def session(result, database, tmp_path_factory) -> Session:
-    """A run that the database takes at the second try, a damaged result, and three runs of another cell."""
+    """A recorder's session: a run that the database refuses at first, a damaged result, three runs of another cell."""
     storage = Storage(tmp_path_factory.mktemp("session"))
     tracker = Tracker(f"sqlite:///{database}", "session")
     wanted = result.spec.model_copy(update={"variant": "short"})
@@ -125,7 +134,7 @@ def session(result, database, tmp_path_factory) -> Session:
 
 @contextmanager
 def logged() -> Iterator[list[str]]:
-    """What is logged meanwhile."""
+    """The messages logged during the block."""
     texts: list[str] = []
 
     class Keep(logging.Handler):
@@ -140,14 +149,14 @@ def logged() -> Iterator[list[str]]:
         logging.getLogger().removeHandler(handler)
 
 
-def test_the_recorder_tries_again_until_the_database_takes_it(session, result):
+def test_the_recorder_retries_until_the_database_accepts_the_run(session, result):
     assert session.refused == ([], [session.wanted])
     assert session.left == [] and session.heard[0] == (result.spec.key, result.metrics)
     assert sorted(recorded(session.tracker)) == sorted(spec.key for spec in (session.wanted, *session.shades))
 
 
-def test_a_result_is_recorded_under_the_name_that_it_has_now(session, result):
-    """It was trained as a VAE like any other; the grid that wants it calls the same run a variant."""
+def test_a_result_is_recorded_under_its_present_name(session, result):
+    """It was trained as a plain VAE; the present grid calls the same run a variant."""
     assert session.wanted.key == result.spec.key
     (run,) = (run for run in session.tracker.finished() if run.data.tags["run_key"] == result.spec.key)
     assert run.info.run_name == "spots d3 VAE, short seed 0" and run.data.params["variant"] == "short"
@@ -158,11 +167,11 @@ def test_a_result_is_recorded_under_the_name_that_it_has_now(session, result):
 def test_a_damaged_result_is_not_recorded(session):
     assert session.failures.keys() == {session.damaged.key}
     assert session.damaged.key not in recorded(session.tracker)
-    assert not session.storage.has_result(session.damaged.key), "it is to be trained again"
-    assert str(session.file) in session.log, "what the process logs is for the driver to show"
+    assert not session.storage.has_result(session.damaged.key), "else it would not be trained again"
+    assert str(session.file) in session.log, "the process's log messages reach the driver"
 
 
-def test_a_recorder_ends_with_the_pictures_of_the_best(session):
+def test_at_the_end_a_cell_shows_the_pictures_of_its_best_run(session):
     (parent,) = parents(session.tracker, session.shades[0])
     assert parent.data.tags["shown_val_iwae"] == "-3.0"
     assert parent.data.metrics["cell/n"] == 3
@@ -173,7 +182,7 @@ def test_a_recorder_ends_with_the_pictures_of_the_best(session):
 
 
 def parents(tracker: Tracker, spec: RunSpec) -> list[Run]:
-    """The parent runs of its cell."""
+    """The parent runs of a run's cell in MLflow."""
     return tracker.client.search_runs([tracker.experiment_id], f"tags.cell_key = '{spec.cell_key}'")
 
 
@@ -183,8 +192,8 @@ def execute(database: Path, statement: str) -> None:
         connection.commit()
 
 
-def test_what_the_database_never_takes_is_named_at_the_end(result, database, writer):
-    """And is not waited for, though the process stands in the midst of a write."""
+def test_runs_that_the_database_never_accepts_are_listed_at_the_end(result, database, writer):
+    """Closing does not wait for them, although the process is in the middle of a write."""
     with closing(sqlite3.connect(database, isolation_level=None)) as locked:
         locked.execute("BEGIN EXCLUSIVE")
         recorder = Recorder(writer)
@@ -193,12 +202,12 @@ def test_what_the_database_never_takes_is_named_at_the_end(result, database, wri
         pid = recorder.writer.pid
         recorder.close(timeout_s=0.2)
         assert recorder.left == [result.spec]
-        assert not cmdline(pid), "its process is to end with it"
+        assert not cmdline(pid), "the process outlives the recorder"
         locked.execute("ROLLBACK")
 
 
 def test_with_nothing_to_record_no_process_is_started(tracker, writer, result):
-    tracker.record(result)  # by a driver that was killed before it summarised
+    tracker.record(result)  # as by a driver that was killed before it updated the cells' statistics
     with Recorder(writer) as recorder:
         pass
     assert recorder.writer.pid is None
@@ -206,19 +215,19 @@ def test_with_nothing_to_record_no_process_is_started(tracker, writer, result):
     assert parent.data.metrics["cell/n"] == 1
 
 
-def test_a_process_that_was_told_to_end_starts_no_more(writer, result):
+def test_a_killed_writer_process_does_not_start_again(writer, result):
     process = WriterProcess(writer)
     process.kill()
-    with pytest.raises(WriterError, match="told to end"):
+    with pytest.raises(WriterError, match="was stopped"):
         process.result(result.spec)
 
 
-def test_a_process_that_does_not_start_or_is_killed_is_tried_again(writer, result, tracker, monkeypatch, caplog):
+def test_a_writer_process_that_does_not_start_or_is_killed_is_replaced(writer, result, tracker, monkeypatch, caplog):
     monkeypatch.setattr("tune.record.recorder.RETRY_AFTER_S", (0.01,))
     working = sys.executable
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     with Recorder(writer) as recorder:
-        recorder.failure(result.spec, Failure("to be forgotten"))
+        recorder.failure(result.spec, Failure("of an earlier attempt"))
         wait_for(lambda: "does not start: " in caplog.text and "/nowhere/python" in caplog.text)
         monkeypatch.setattr(sys, "executable", working)
         wait_for(lambda: not recorder.left)

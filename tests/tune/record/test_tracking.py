@@ -1,4 +1,4 @@
-"""What MLflow holds after a run was recorded, or was recorded in part, on a real database."""
+"""What a real MLflow database contains after a run was recorded, completely or in part."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def results(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def untrained(results):
-    """Of the same VAE, its posteriors sought image by image."""
+    """The result of SVI from the same VAE: a method without training."""
     vae = results[0]
     values = vae.spec.model_dump(exclude={"stage_learning_rate"})
     return rme.fit(RunSpec.of({**values, "method": "svi", "order": 10}), parent=vae)
@@ -48,7 +48,7 @@ def untrained(results):
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory):
-    """A database that is made once: its migration takes seconds. Tests use experiments of their own."""
+    """A database shared by the tests, because creating one takes seconds. Each test uses its own experiment."""
     return blank_database(tmp_path_factory.mktemp("mlflow") / "mlflow.db")
 
 
@@ -105,7 +105,7 @@ def test_a_run_is_recorded_as_documented(results, database):
 
 
 def trainable(spec: RunSpec) -> int:
-    """Numbers that the updates of a training step change."""
+    """Number of scalar parameters that a training step changes."""
     updates = spec.method_class(spec, (1, 28, 28), 1).updates()
     return sum({id(p): p.numel() for update in updates for p in update.parameters}.values())
 
@@ -132,11 +132,11 @@ def test_a_cell_shows_the_pictures_of_its_best_run_by_validation(results, databa
     assert record(1, -6.0, 20) == first
     better = record(2, -4.0, 30)
     assert all(better[name] != first[name] for name in first)
-    tracker = Tracker(database, "pictures")  # as a sweep that goes on
+    tracker = Tracker(database, "pictures")  # as in a resumed sweep
     assert record(3, -4.5, 40) == better
 
 
-def test_a_cell_has_its_shown_run_s_images_once(results, database, monkeypatch):
+def test_a_cell_has_the_images_of_its_shown_run_once(results, database, monkeypatch):
     tracker = Tracker(database, "images")
     tracker.record(results[1])
     (parent,) = tracker.client.search_runs([tracker.experiment_id], "tags.cell_key != ''")
@@ -154,7 +154,7 @@ def test_a_cell_has_its_shown_run_s_images_once(results, database, monkeypatch):
     Tracker(database, "images").record(results[1])
     Tracker(database, "images").show(results[1])
     monkeypatch.undo()
-    assert not written, "a run is shown once"
+    assert not written, "the same pictures were written again"
     seed_1 = results[1].spec.model_copy(update={"seed": 1})
     better = replace(results[1], spec=seed_1, val_iwae=results[1].val_iwae + 1)
     tracker.record(better)
@@ -164,12 +164,12 @@ def test_a_cell_has_its_shown_run_s_images_once(results, database, monkeypatch):
     assert len(tracker.client.list_artifacts(parent.info.run_id)) == 3
 
 
-def test_a_method_without_order_says_none(results, database):
+def test_the_order_of_a_method_without_order_is_recorded_as_none(results, database):
     tracker = Tracker(database, "no order")
     tracker.record(results[0])
     (run,) = children(tracker)
     assert run.data.params["order"] == "None"
-    # what a VAE does not read is not said of it
+    # settings that do not affect a VAE are left out
     assert run.data.params.keys().isdisjoint({"kl_max", "eps_max", "stage_learning_rate", "variant"})
     assert run.data.tags["starts_from"] == "scratch"
 
@@ -192,13 +192,13 @@ def test_a_variant_is_a_cell_of_its_own(results, database):
         assert run.data.tags["mlflow.parentRunId"] == by_name[run.data.tags["cell"]].info.run_id
 
 
-def test_what_is_not_trained_is_recorded(untrained, database):
-    """It has no curves and no times of its own; recorded again after a cut-off, each score is there once."""
+def test_a_run_without_training_is_recorded(untrained, database):
+    """It has no curves and no times of its own; if recording is interrupted and repeated, each score has one point."""
     tracker = Tracker(database, "untrained")
     assert untrained.losses.numel() == 0 and len(untrained.finished_at) == 0
     tracker.record(untrained)
     (run,) = children(tracker)
-    tracker.client.update_run(run.info.run_id, "RUNNING")  # as if cut off before its end
+    tracker.client.update_run(run.info.run_id, "RUNNING")  # as if interrupted before its end
     tracker.record(untrained)
     (run,) = children(tracker)
     assert run.info.status == "FINISHED" and run.info.run_name == "spots d3 SVI(10) seed 0"
@@ -221,8 +221,8 @@ def test_recording_twice_changes_nothing(results, database):
 
 
 @pytest.mark.parametrize("writes", range(9))
-def test_a_recording_that_was_cut_off_is_completed(results, database, monkeypatch, writes):
-    """As by a driver killed after so many of the record's writes."""
+def test_an_interrupted_recording_is_completed(results, database, monkeypatch, writes):
+    """The driver is killed after each possible number of writes."""
     tracker = Tracker(database, f"cut {writes}")
 
     class Killed(BaseException):
@@ -259,7 +259,7 @@ def test_a_recording_that_was_cut_off_is_completed(results, database, monkeypatc
     assert parents[0].data.params["kl_max"] == "5.0"
 
 
-def test_a_failure_is_recorded_and_then_mended(results, database):
+def test_a_failed_run_that_ends_well_later_is_finished_without_its_old_reason(results, database):
     tracker = Tracker(database, "failure")
     spec = results[0].spec
     tracker.record_failure(spec, Failure("loss is NaN", "Traceback: in the loss"))
@@ -276,8 +276,8 @@ def test_a_failure_is_recorded_and_then_mended(results, database):
     assert children(tracker)[0].info.status == "FINISHED"
 
 
-def test_parents_hold_the_cell_s_statistics(results, database):
-    """As `analysis` computes them, with made-up scores of six seeds."""
+def test_parent_runs_have_the_cell_s_statistics(results, database):
+    """They equal those of `analysis`, with made-up scores of six seeds."""
     tracker = Tracker(database, "cells")
     rng = np.random.default_rng(3)
     for result in results:
@@ -304,7 +304,7 @@ def test_parents_hold_the_cell_s_statistics(results, database):
             assert metrics["cell/p"] == pytest.approx(wilcoxon_greater(scores[best], scores[label]).p)
     with closing(sqlite3.connect(database.removeprefix("sqlite:///"))) as file:
         counted = {table for (table,) in file.execute("SELECT DISTINCT tbl FROM sqlite_stat1")}
-    assert {"runs", "tags", "params", "latest_metrics"} <= counted, "sqlite knows how to sort many runs"
+    assert {"runs", "tags", "params", "latest_metrics"} <= counted, "sqlite has statistics for sorting runs quickly"
     nested = [run.data.tags["mlflow.parentRunId"] for run in children(tracker)]
     assert sorted(set(nested)) == sorted(parent.info.run_id for parent in parents)
 
@@ -321,7 +321,7 @@ def test_each_variant_has_statistics_of_its_own(results, database):
     parents = tracker.client.search_runs([tracker.experiment_id], "tags.cell_key != ''")
     found = {parent.info.run_name: parent.data.metrics for parent in parents}
     means = {name: metrics["cell/mean"] for name, metrics in found.items()}
-    # of each run the mean of two images, of each cell the mean over seeds 0 to 5
+    # a run's score is the mean of two images, a cell's the mean over seeds 0 to 5
     wanted = {"spots d3 RME(2)": 11.25, "spots d3 RME(2), kl 20": 21.25, "spots d3 RME(2), kl 50": 31.25}
     assert means == pytest.approx(wanted)
     assert [found[name]["cell/rank"] for name in wanted] == [3, 2, 1]
@@ -336,19 +336,19 @@ def test_sqlite_finds_a_run_without_reading_every_run_s_tags(database):
     assert how.startswith("SEARCH") and how.endswith("(key=? AND value=?)")
 
 
-def test_a_plan_makes_no_database(tmp_path):
+def test_a_plan_creates_no_database(tmp_path):
     path = tmp_path / "none.db"
     assert finished_without_creating(f"sqlite:///{path}", "x") == []
     assert not path.exists()
 
 
-def test_a_plan_makes_no_experiment(database):
+def test_a_plan_creates_no_experiment(database):
     assert finished_without_creating(database, "unheard of") == []
     assert Tracker(database, "another").client.get_experiment_by_name("unheard of") is None
 
 
 @pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "nonsense://x", "sqlite:////proc/none/mlflow.db"])
-def test_a_server_that_is_not_there_is_named(uri, monkeypatch):
+def test_an_unreachable_server_is_named(uri, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(TrackingError, match=uri.replace(".", r"\.")):
         Tracker(uri, "x")

@@ -1,4 +1,4 @@
-"""How Ray is come by."""
+"""Starting Ray on this machine, and joining a cluster."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from tune.run.cluster import ClusterError
 
 @pytest.fixture
 def slow(monkeypatch) -> list[int]:
-    """A Ray whose node is known when it was asked for as often as the list's one number says."""
-    asked_for = [3]
+    """A Ray whose node is found only at the n-th call of `get_node`; returns [n], which counts down."""
+    calls_left = [3]
 
     def get_node(address, node):
-        asked_for[0] -= 1
-        if asked_for[0]:
-            raise RuntimeError("not there yet")
+        calls_left[0] -= 1
+        if calls_left[0]:
+            raise RuntimeError("not found yet")
         return {}
 
     def init(**arguments):
         try:
             services.get_node("here", "this one")
-        except RuntimeError:  # Ray's own way; but for the thirty seconds
-            raise Exception("The current node timed out during startup. So it is.") from None
+        except RuntimeError:  # as Ray does, but without waiting for 30 s
+            raise Exception("The current node timed out during startup. More text.") from None
 
     monkeypatch.setattr(services, "get_node", get_node)
     monkeypatch.setattr(cluster.ray, "init", init)
-    return asked_for
+    return calls_left
 
 
 def test_ray_may_be_slow_to_start(slow):
@@ -37,7 +37,7 @@ def test_ray_may_be_slow_to_start(slow):
     assert slow == [0] and services.get_node is before
 
 
-def test_a_ray_that_does_not_start_is_named_and_why(slow, monkeypatch):
+def test_if_ray_does_not_start_the_error_says_why(slow, monkeypatch):
     slow[0] = 10**9
     monkeypatch.setattr(cluster, "START_S", 0.3)
     with pytest.raises(ClusterError, match="Ray does not start: The current node timed out"):

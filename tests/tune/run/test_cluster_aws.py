@@ -1,4 +1,4 @@
-"""cluster.yaml as it is shipped against a moto server, which answers as AWS does; its instances are namespaces."""
+"""The shipped cluster.yaml against a moto server, which imitates AWS; instances are network namespaces."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CALLER = "203.0.113.7/32"
 
 
 class Cloud:
-    """A network with a moto server on it, and a thread that makes a machine of each instance and ends it."""
+    """A network with a moto server, and a thread that starts and ends a machine for each of its instances."""
 
     def __init__(self, network: Network) -> None:
         self.network = network
@@ -99,7 +99,7 @@ def cloud(tmp_path_factory) -> Iterator[Cloud]:
 
 @pytest.fixture(scope="module")
 def config(cloud) -> str:
-    """The shipped file; its placeholders filled in, without what needs the internet."""
+    """The path of the shipped file with its placeholders filled in, without commands that need the internet."""
     vpc = cloud.ask(f"ec2.create_vpc(CidrBlock='{SUBNET}.0/24')['Vpc']")["VpcId"]
     subnet = cloud.ask(
         f"ec2.create_subnet(VpcId='{vpc}', CidrBlock='{SUBNET}.0/24', AvailabilityZone='us-west-2a')['Subnet']"
@@ -123,7 +123,7 @@ def config(cloud) -> str:
     for kind in config["available_node_types"].values():
         kind["node_config"]["KeyName"] = "user"
     needs_internet = [command for command in config["setup_commands"] if command.startswith("sudo")]
-    assert len(needs_internet) == 2, "the packages of the system, and the shared folder"
+    assert len(needs_internet) == 2, "system packages and the shared folder"
     config["setup_commands"] = [c for c in config["setup_commands"] if c not in needs_internet]
     config["worker_start_ray_commands"][-1] += " --num-gpus=1"
     (cloud.laptop.folder / "cluster.yaml").write_text(yaml.safe_dump(config))
@@ -131,20 +131,20 @@ def config(cloud) -> str:
     return "/mnt/host/cluster.yaml"
 
 
-def test_up_a_spot_machine_on_demand_and_down(cloud, config):
+def test_up_starts_a_head_demand_starts_a_spot_machine_and_down_ends_both(cloud, config):
     cloud.laptop.check(f"cd {ROOT} && ray up -y {config}")
     [head] = cloud.instances()
     assert head["InstanceType"] == "m6i.large"
     assert head.get("InstanceLifecycle") != "spot"
 
-    # ssh is open to the caller's address alone, after Ray has had its way with the group
+    # ssh is open only to the caller's address, even after Ray has changed the security group
     groups = cloud.ask("ec2.describe_security_groups()['SecurityGroups']")
     used = {group["GroupId"] for group in head["SecurityGroups"]}
     rules = [rule for group in groups if group["GroupId"] in used for rule in group["IpPermissions"]]
     assert [r["CidrIp"] for rule in rules for r in rule["IpRanges"]] == [CALLER]
     assert not any(rule["Ipv6Ranges"] for rule in rules)
 
-    # nothing that trains is there yet: the sweep does not guess
+    # no worker has joined yet: the sweep asks for --gpus-per-trial instead of guessing
     machine = cloud.network.machines[head["InstanceId"]]
     sweep = (
         f"cd ~/rme && python tune/sweep.py --grid smoke --address auto --storage {SHARED}/s --data-dir {SHARED}/d "

@@ -1,4 +1,4 @@
-"""cluster.local.yaml as it is shipped, but for its addresses: Ray's launcher on machines made of namespaces."""
+"""The shipped cluster.local.yaml with Ray's launcher, on machines that are network namespaces."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ ROWS = [{"method": "vae"}, {"method": "rme", "order": 2}]
 SETTINGS = {"seed": "0-3", "epochs": 150, "stage_epochs": 40}
 RUNS = 8
 LAUNCHER = {"RAY_UP_enable_autoscaler_v2": "0", "RAY_USAGE_STATS_ENABLED": "0"}
-QUICK = {"RAY_worker_niceness": "0"}  # Ray's workers give way to all else, and so on a busy machine stand still
+QUICK = {"RAY_worker_niceness": "0"}  # with Ray's default priority, workers hardly run on a busy machine
 SWEEP = f"python tune/sweep.py --grid {SHARED}/spots.yaml --data-dir {SHARED}/data"
 
 
 @pytest.fixture(scope="module")
 def network(tmp_path_factory) -> Iterator[Network]:
-    """A laptop, a head and two workers; a data set and a grid on what they share."""
+    """A laptop, a head and two workers, with a data set and a grid in their shared folder."""
     environment = QUICK | standing.environment(SHARED / "hold")
     with Network(tmp_path_factory.mktemp("network"), **environment) as network:
         write_npz(network.shared / "spots.npz")
@@ -42,7 +42,7 @@ def network(tmp_path_factory) -> Iterator[Network]:
 
 @pytest.fixture(scope="module")
 def undisturbed(network) -> dict[str, torch.Tensor]:
-    """The test scores of the same sweep on one machine that nothing happens to."""
+    """The test scores of the same sweep, uninterrupted on one machine."""
     network.machines["laptop"].check(f"cd {ROOT} && {SWEEP} --storage {SHARED}/alone --report ~/report "
         "--tracking-uri sqlite:////mnt/home/mlflow.db")  # fmt: skip
     return scores(network.shared / "alone")
@@ -50,11 +50,11 @@ def undisturbed(network) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def config(network) -> str:
-    """The shipped file with these machines' addresses, as the laptop names it."""
+    """The laptop's path of the shipped file with these machines' addresses."""
     config = yaml.safe_load((ROOT / "cluster.local.yaml").read_text())
     of = network.machines
     config["provider"] |= {"head_ip": of["head"].address, "worker_ips": [of["one"].address, of["two"].address]}
-    config["worker_start_ray_commands"][-1] += " --num-cpus=1"  # for they all share the cores of this one
+    config["worker_start_ray_commands"][-1] += " --num-cpus=1"  # all machines share this machine's cores
     config["auth"] = {"ssh_user": "root", "ssh_private_key": "/mnt/keys/user"}
     (of["laptop"].folder / "cluster.yaml").write_text(yaml.safe_dump(config))
     of["laptop"].check("ray get-auth-token --generate")
@@ -63,7 +63,7 @@ def config(network) -> str:
 
 @pytest.fixture(scope="module")
 def cluster(network, config) -> Network:
-    """After `ray up`, with all workers there."""
+    """The network after `ray up`, when all workers have joined."""
     network.machines["laptop"].check(f"cd {ROOT} && ray up -y {config}", **LAUNCHER)
     wait_for(lambda: nodes(network.machines["head"]) == 3)
     return network
@@ -76,7 +76,7 @@ def hold(network) -> Iterator[Hold]:
 
 
 def test_a_sweep_outlives_a_worker_and_takes_in_a_new_one(undisturbed, cluster, config, hold):
-    """The workers' trials stand still after an epoch each, until the killed one's has gone on at the new machine."""
+    """Trials pause after an epoch each, until the killed worker's trial has resumed on the new machine."""
     hold.after(1)
     laptop, head = cluster.machines["laptop"], cluster.machines["head"]
     sweep = (
@@ -94,7 +94,7 @@ def test_a_sweep_outlives_a_worker_and_takes_in_a_new_one(undisturbed, cluster, 
     assert not status.exists(), (cluster.shared / "log").read_text()
     assert training(cluster.machines["three"])
     assert len(list(storage.glob("trials/*"))) == 2
-    assert len(list(storage.glob("trials/*/epoch-000002*"))) == 1, "it went on from the killed one's checkpoint"
+    assert len(list(storage.glob("trials/*/epoch-000002*"))) == 1, "not resumed from the checkpoint"
     hold.lift()
 
     wait_for(status.exists)
@@ -110,7 +110,7 @@ def test_a_sweep_outlives_a_worker_and_takes_in_a_new_one(undisturbed, cluster, 
     assert head.check(f"python -c {machines.shlex.quote(count)}").split()[-1] == str(RUNS)
 
 
-def test_the_head_trains_nothing_and_listens_to_itself_alone(cluster):
+def test_the_head_trains_nothing_and_its_servers_are_open_only_to_itself(cluster):
     head = cluster.machines["head"]
     assert not training(head)
     laptop = cluster.machines["laptop"]
@@ -120,12 +120,12 @@ def test_the_head_trains_nothing_and_listens_to_itself_alone(cluster):
 
 @pytest.mark.parametrize("token", [None, "0123456789abcdef" * 4])
 def test_a_client_without_the_token_is_refused(cluster, token):
-    head = cluster.machines["head"]  # where a driver can run: it needs a raylet beside it
+    head = cluster.machines["head"]  # a driver needs a raylet on its machine
     give = f"echo {token} > ~/other/.ray/auth_token" if token else "true"
     done = head.run(
         f"rm -rf ~/other && mkdir -p ~/other/.ray && {give} && cd ~/rme && HOME=~/other {SWEEP} --gpus-per-trial 0 "
         f"--address {head.address}:6379 --storage {SHARED}/other --report ~/r --tracking-uri sqlite:////mnt/home/o.db",
-        RAY_AUTH_MODE="token" if token else "disabled",  # else it is the client that refuses, for want of a token
+        RAY_AUTH_MODE="token" if token else "disabled",  # else the client itself would refuse without a token
     )
     assert done.returncode == 2, done.stdout
     assert f"--address {head.address}:6379" in done.stdout
@@ -139,12 +139,12 @@ def test_down_ends_every_ray(cluster, config):
     rays = ("raylet", "gcs_server", "ray::")
     for name in ("head", "two"):
         machine = cluster.machines[name]
-        # a worker ends by itself when it has missed its head for long enough
+        # a worker ends by itself some time after its head is gone
         wait_for(lambda machine=machine: not any(word in line for line in machine.processes() for word in rays))
 
 
 def scores(storage: Path) -> dict[str, torch.Tensor]:
-    """By run key, the test images' scores."""
+    """The test images' scores, by run key."""
     return {f.name: checkpoint.load(f / MARKER)[0]["test_iwae"] for f in (storage / "runs").iterdir()}
 
 
@@ -158,7 +158,7 @@ def training(machine: Machine) -> bool:
 
 
 def join(cluster: Network, machine: Machine) -> None:
-    """Bring a machine into a cluster that is up, as docs/cluster.md says."""
+    """Add a machine to a running cluster, as in docs/cluster.md."""
     ssh = "ssh -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -i /mnt/keys/user"
     head, at = cluster.machines["head"].address, f"root@{machine.address}"
     laptop = cluster.machines["laptop"]
@@ -177,5 +177,5 @@ def join(cluster: Network, machine: Machine) -> None:
 def wait_for(condition: Callable[[], object], patience_s: float = PATIENCE_S) -> None:
     deadline = time.monotonic() + patience_s
     while not condition():
-        assert time.monotonic() < deadline, "what was waited for did not come"
+        assert time.monotonic() < deadline, f"waited for {patience_s:g} s in vain"
         time.sleep(0.5)

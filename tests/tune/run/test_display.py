@@ -1,4 +1,4 @@
-"""What a sweep shows: it fits the terminal, counts rightly, and says how long it takes still."""
+"""The display fits the terminal, counts runs correctly, and estimates the time left."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_it_fits_the_terminal(width, height):
     assert len(found) < height and max(map(len, found)) <= width
     named = sum("seed" in line and "/" in line and "failed" not in line and "test" not in line for line in found)
     more = [int(line.split()[1]) for line in found if "more trials" in line]
-    assert named + sum(more) == 36, "those that are not shown are counted"
+    assert named + sum(more) == 36, "hidden trials are counted"
     failures = sum("failed:" in line for line in found)
     assert failures + sum(int(line.split()[0]) for line in found if "failures before these" in line) == 9
 
@@ -77,36 +77,36 @@ def test_runs_are_counted_by_state():
     assert second.key in shown.running
 
 
-def test_speed_and_time_to_go_follow_from_measured_epochs():
+def test_speed_and_time_left_follow_from_measured_epochs():
     shown = display([Trial((run,)) for run in runs(4, epochs=100, restarts=3)])
     a, b = start(shown, 2)
     report(shown, a, 10, 20.0)
     report(shown, b, 10, 20.0)
-    # 2 s an epoch: 90 left in each of two, 100 in each of two more, two at a time
+    # 2 s an epoch; two trials with 90 epochs left and two with 100, two at a time
     assert shown.seconds_left() == pytest.approx(2 * (90 + 90 + 100 + 100) / 2)
     assert "3.0 member-epochs/s" in shown.summary() and "1.8 members/min" in shown.summary()
 
 
-def test_a_kind_that_has_not_run_is_scaled_by_its_work():
+def test_a_kind_that_has_not_run_is_estimated_from_its_work():
     trials = [Trial((spec(epochs=100),)), Trial((spec(dim=50, epochs=100),))]
     shown = display(trials, work=lambda trial: 2.0 if trial.runs[0].dim == 50 else 6.0)
     (first,) = start(shown, 1)
     assert first.runs[0].dim != 50
     report(shown, first, 50, 150.0)
-    # 3 s an epoch, 50 to go, and a whole training of a third of the work
+    # 3 s an epoch, 50 epochs left; and a whole training with a third of the work
     assert shown.seconds_left() == pytest.approx(50 * 3 + 100 * 1)
 
 
-def test_what_trains_nothing_is_shown_and_its_time_is_its_own():
+def test_a_method_without_training_is_shown_and_has_an_estimate_of_its_own():
     trials = [Trial((spec(epochs=100),)), *(Trial((spec("svi", 10, seed=s, epochs=100),)) for s in range(3))]
     works = {"vae": 6.0, "svi": 2.0}
-    there = {trial.runs[0].parent.key for trial in trials[1:]}
-    shown = display(trials, work=lambda trial: works[trial.runs[0].method], available=there)
+    available = {trial.runs[0].parent.key for trial in trials[1:]}
+    shown = display(trials, work=lambda trial: works[trial.runs[0].method], available=available)
     started = start(shown, 4)
     assert shown.seconds_left() is None and any("scoring" in line for line in lines(shown))
     (vae,) = (trial for trial in started if trial.runs[0].method == "vae")
     report(shown, vae, 50, 150.0)
-    # 3 s an epoch, 50 to go; and of the others each a third of the whole training
+    # 3 s an epoch, 50 epochs left; each of the others a third of the whole training
     assert shown.seconds_left() == pytest.approx(max((150 + 3 * 100) / 4, 150))
     first, second, third = (trial for trial in started if trial is not vae)
     for trial in (first, second):
@@ -115,13 +115,13 @@ def test_what_trains_nothing_is_shown_and_its_time_is_its_own():
         shown.ended(trial)
         shown.schedule.finished(trial)
     report(shown, vae, 99, 297.0)
-    assert shown.seconds_left() == pytest.approx(30, abs=1), "as long as the last ones took, not on top of each trial"
+    assert shown.seconds_left() == pytest.approx(30, abs=1), "as long as the finished ones, and not added to the VAE"
     shown.ended(third)
     shown.schedule.finished(third)
     assert shown.seconds_left() == pytest.approx(3)
 
 
-def test_the_last_trial_is_not_divided_among_the_others():
+def test_the_time_left_is_at_least_the_longest_trial_s():
     trials = [Trial((spec(epochs=1000),)), Trial((spec(dim=50, epochs=10),))]
     shown = display(trials)
     long, short = sorted(start(shown, 2), key=lambda trial: -trial.runs[0].epochs)
@@ -132,11 +132,11 @@ def test_the_last_trial_is_not_divided_among_the_others():
 
 @pytest.mark.parametrize("epoch_s", [1e-4, 0.01, 0.3, 5.0])
 @pytest.mark.parametrize("report_s", [0.0, 0.002, 0.05])
-def test_a_report_costs_less_than_a_hundredth(epoch_s, report_s):
+def test_reports_take_at_most_a_hundredth_of_the_time(epoch_s, report_s):
     every = epochs_between_reports(epoch_s, report_s)
     assert every >= 1
     assert (report_s + RESULT_S) / (every * epoch_s) <= 0.01
-    # and is not rarer than it need be, nor than a second's pace
+    # and they are no rarer than that or one a second requires
     assert (every - 1) * epoch_s < max(1.0, 100 * (report_s + RESULT_S)) + 1e-9
 
 
@@ -148,7 +148,7 @@ def test_progress_names_the_newest_elbo_of_the_best_member(monkeypatch):
     engine = SimpleNamespace(epoch=0, members=[0, 1], history=history)
     for elbo in ([1.0, 2.0], [nan, 5.0], [nan, nan]):
         history.val_elbo.append(torch.tensor(elbo))
-        history.seconds.append(1e6)  # so long that each epoch is reported
+        history.seconds.append(1e6)  # long enough that each epoch is reported
         engine.epoch += 1
         reporter(engine)  # type: ignore[arg-type]
     assert reported == [2.0, 5.0, 5.0]

@@ -1,4 +1,4 @@
-"""What a sweep makes of runs that another one trains, on a storage with real locks of a real process."""
+"""How a sweep handles runs that another one trains, with real locks of a real process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RUNS = [spec(seed=seed) for seed in range(4)]
 
 
 class Sweep:
-    """A schedule of two trials of two runs each, and what is heard of it."""
+    """A schedule of two trials of two runs each, both started; `left` and `ended` record the callbacks."""
 
     def __init__(self, storage: Storage) -> None:
         self.schedule = Schedule.of(trials(RUNS, 2))
@@ -50,19 +50,19 @@ def owner(storage):
     process.kill()
 
 
-def test_a_trial_of_which_one_run_is_trained_elsewhere_waits(sweep, owner, storage):
+def test_a_trial_waits_while_one_of_its_runs_is_trained_elsewhere(sweep, owner, storage):
     assert sweep.others.have(sweep.first) and not sweep.others.have(sweep.second)
     assert sweep.left == [sweep.first] and sweep.schedule.elsewhere == [sweep.first]
     sweep.others.look()
-    assert sweep.schedule.elsewhere == [sweep.first], "while the lock is held"
+    assert sweep.schedule.elsewhere == [sweep.first], "the lock is still held"
     finish(storage, RUNS[1])
     owner.kill()
     sweep.others.look()
-    # one of its runs is done, the other is not: its worker will see
+    # only one of its runs is finished, so the trial starts here; its worker skips the finished one
     assert sweep.schedule.next() == sweep.first and sweep.ended == []
 
 
-def test_what_was_finished_elsewhere_has_ended(sweep, owner, storage):
+def test_a_trial_that_another_sweep_finished_has_ended(sweep, owner, storage):
     assert sweep.others.have(sweep.first)
     failure = Failure("NaN", lasting=True)
     storage.save_failure(RUNS[0].key, failure)
@@ -72,14 +72,14 @@ def test_what_was_finished_elsewhere_has_ended(sweep, owner, storage):
     assert sweep.schedule.elsewhere == [] and sweep.schedule.failed_runs == {RUNS[0].key: "NaN"}
 
 
-def test_what_its_owner_gave_up_is_taken_over(sweep, owner):
+def test_a_trial_whose_owner_died_is_taken_over(sweep, owner):
     assert sweep.others.have(sweep.first)
     owner.kill()
     sweep.others.look()
     assert sweep.schedule.elsewhere == [] and sweep.schedule.next() == sweep.first
 
 
-def test_what_another_sweep_did_since_the_plan_was_made_is_not_done_again(sweep, storage):
+def test_a_trial_finished_by_another_sweep_since_the_plan_is_not_repeated(sweep, storage):
     finish(storage, *RUNS[:2])
     assert sweep.others.have(sweep.first)
     assert sweep.ended == [(sweep.first, {})] and sweep.left == []

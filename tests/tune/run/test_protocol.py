@@ -1,4 +1,4 @@
-"""What driver and worker tell each other survives Ray's configurations and results, which are plain values."""
+"""Jobs and outcomes survive the way through Ray's configurations and results, which are plain values."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_a_job_arrives_as_it_was_sent(tmp_path, runs):
     job = Job("key", "name", runs, tmp_path / "s", tmp_path / "s" / "trials", tmp_path / "d", 2, "cuda", 0.25)
     config = job.to_config()
     assert {type(value) for value in config.values()} <= {str, int, float}
-    assert (config["key"], config["threads"], config["gpus"]) == ("key", 2, 0.25), "what the driver reserves"
+    assert (config["key"], config["threads"], config["gpus"]) == ("key", 2, 0.25), "the driver reads these"
     again = Job.from_config(config)
     assert again == job
     assert [(type(run), run.variant) for run in again.runs] == [(type(run), run.variant) for run in runs]
@@ -47,7 +47,7 @@ def test_an_outcome_arrives_as_it_was_sent(outcome):
     assert Outcome.from_result(result | of_ray) == outcome
 
 
-def test_what_optuna_and_asha_go_by_is_there_only_when_it_is_known():
+def test_a_result_has_the_scores_for_optuna_and_asha_only_if_they_are_known():
     result = Outcome(epoch=4, val_iwae=(1.0, 4.0)).to_result()
     assert result["val_iwae"] == 2.5 and "val_elbo" not in result
     assert "val_iwae" not in Outcome(epoch=4, val_elbo=1.0).to_result()

@@ -1,4 +1,4 @@
-"""The schedule: who waits for whom, and what a failure costs."""
+"""The schedule: which trials wait for which, their order, and what a failure affects."""
 
 from __future__ import annotations
 
@@ -31,33 +31,33 @@ def make(available=(), seeds_per_trial=2):
     return Schedule.of(trials(with_parents(wanted), seeds_per_trial), available)
 
 
-def test_children_wait_for_their_own_parents_alone():
+def test_children_wait_only_for_their_own_parents():
     schedule = make()
     first = start_all(schedule)
     assert names(first) == ["VAE 0,1", "VAE 2,3"]
     assert not schedule.exhausted
     schedule.finished(next(t for t in first if t.runs[0].seed == 2))
-    assert names(start_all(schedule)) == ["RME(2) 2,3", "RME(3) 2,3"]  # without a barrier
+    assert names(start_all(schedule)) == ["RME(2) 2,3", "RME(3) 2,3"]  # although other VAEs still train
     schedule.finished(next(t for t in first if t.runs[0].seed == 0))
     assert names(start_all(schedule)) == ["RME(2) 0,1", "RME(3) 0,1"]
     assert schedule.exhausted
 
 
-def test_what_is_available_is_not_waited_for():
+def test_runs_with_results_are_not_waited_for():
     parents = [spec("vae", seed=s).key for s in range(4)]
     assert names(start_all(make(available=parents)))[:2] == ["RME(2) 0,1", "RME(2) 2,3"]
 
 
-def test_what_unblocks_most_comes_first():
+def test_the_trial_that_unblocks_the_most_work_starts_first():
     wanted = [spec(seed=5), spec("rme", 2, seed=0), spec("rme", 3, seed=0)]
     schedule = Schedule.of(trials(with_parents(wanted), 2))
-    # of the VAEs of seed 0 and 5, which are one array here, and alone when arrays are of one run
+    # two runs an array: the VAEs of seeds 0 and 5 are one trial; one run an array: two trials
     assert names([schedule.next()]) == ["VAE 0,5"]
     schedule = Schedule.of(trials(with_parents(wanted), 1))
     assert names([schedule.next()]) == ["VAE 0"]
 
 
-def test_children_of_a_failed_run_are_skipped_with_its_name():
+def test_children_of_a_failed_run_are_skipped_with_a_reason_that_names_it():
     schedule = make()
     first = start_all(schedule)
     failed = next(t for t in first if t.runs[0].seed == 0)
@@ -73,7 +73,7 @@ def test_children_of_a_failed_run_are_skipped_with_its_name():
     assert schedule.count(State.SKIPPED) == 4
 
 
-def test_the_other_runs_of_an_array_go_on_without_a_failed_one():
+def test_only_the_failed_run_s_child_is_dropped_from_an_array():
     schedule = make()
     first = next(t for t in start_all(schedule) if t.runs[0].seed == 0)
     lost, kept = first.runs
@@ -86,13 +86,13 @@ def test_the_other_runs_of_an_array_go_on_without_a_failed_one():
 
 
 # ---------------------------------------------------------------------- the order
-def test_of_equals_the_longest_comes_first():
+def test_of_equals_the_longest_starts_first():
     wanted = [spec("vae", seed=s, epochs=e) for s, e in enumerate((3, 50, 7))]
     schedule = Schedule.of(trials(wanted, 1))
     assert [t.runs[0].epochs for t in start_all(schedule)] == [50, 7, 3]
 
 
-def test_what_the_most_work_waits_for_comes_first_however_short_it_is():
+def test_a_short_trial_that_unblocks_the_most_work_starts_before_a_long_one():
     wanted = [
         spec("rme", 2, seed=0, stage_epochs=5),
         spec("rme", 2, seed=1, stage_epochs=900),
@@ -115,9 +115,9 @@ def test_the_order_is_the_same_each_time():
 def simulate(
     schedule: Schedule, slots: int, available=frozenset(), failing=lambda trial: False
 ) -> list[tuple[str, float, float]]:
-    """Run the schedule on so many slots, each trial for as long as its work: (key, start, end) of each.
+    """Run the schedule on `slots` slots; a trial's work is its duration. Returns (key, start, end) of each trial.
 
-    Fails when a slot is idle while a trial may start, or when one starts before what it starts from has ended.
+    Fails if a slot is idle while a trial may start, or if a trial starts before its parents have ended.
     """
     clock, done, history = 0.0, set(available), []
     running: list[tuple[float, int, Trial]] = []
@@ -129,7 +129,7 @@ def simulate(
             history.append((trial.key, clock, clock + work))
         if len(running) < slots:
             waiting = [e for e in schedule.entries.values() if e.state is State.WAITING]
-            assert not any(e.needs <= done for e in waiting), "a slot is idle, and there is work"
+            assert not any(e.needs <= done for e in waiting), "a slot is idle although a trial may start"
         if not running:
             assert schedule.exhausted
             return history
@@ -140,7 +140,10 @@ def simulate(
 
 
 def random_schedule(rng: random.Random) -> tuple[Schedule, list[Trial], set[str]]:
-    """Some cells, some seeds, arrays of 1-3, a few finished parents, and works of all sizes."""
+    """Some cells and seeds, arrays of 1-3, a few finished parents, and widely varying work.
+
+    Returns the schedule, its trials, and the keys of the finished runs.
+    """
     cells = [("vae", None), ("sa", 1), ("rme", 2), ("rme", 3), ("me", 2), ("iaf", 1)]
     wanted = [
         spec(m, o, seed, dim=dim)
@@ -151,20 +154,20 @@ def random_schedule(rng: random.Random) -> tuple[Schedule, list[Trial], set[str]
     found = trials(with_parents(wanted), rng.randint(1, 3))
     works = {trial.key: rng.lognormvariate(0, 1.5) for trial in found}
     vaes = [run for trial in found for run in trial.runs if run.method == "vae"]
-    there = {run.key for run in vaes if rng.random() < 0.2}
-    left = [t for t in found if not all(run.key in there for run in t.runs)]
-    there -= {run.key for t in left for run in t.runs}  # as in a sweep: what is trained again is not there
-    return Schedule.of(left, there, lambda trial: works.get(trial.key, 1.0)), left, there
+    available = {run.key for run in vaes if rng.random() < 0.2}
+    left = [t for t in found if not all(run.key in available for run in t.runs)]
+    available -= {run.key for t in left for run in t.runs}  # as in a sweep: runs to train are not available
+    return Schedule.of(left, available, lambda trial: works.get(trial.key, 1.0)), left, available
 
 
 @pytest.mark.parametrize("seed", range(25))
 def test_no_slot_is_idle_and_the_end_is_near_the_best_possible(seed):
-    """Graham (1966): whoever never idles ends within total / slots + (1 - 1 / slots) * the longest chain."""
+    """Graham (1966): without idle slots, the end is at most total / slots + (1 - 1 / slots) * the longest chain."""
     rng = random.Random(seed)
-    schedule, wanted, there = random_schedule(rng)
+    schedule, wanted, available = random_schedule(rng)
     slots = rng.randint(1, 6)
     entries = dict(schedule.entries)
-    history = simulate(schedule, slots, there)
+    history = simulate(schedule, slots, available)
     assert sorted(key for key, *_ in history) == sorted(trial.key for trial in wanted)
     of_run = {run: e for e in entries.values() for run in e.runs}
 
@@ -176,8 +179,8 @@ def test_no_slot_is_idle_and_the_end_is_near_the_best_possible(seed):
     assert max(end for *_, end in history) <= (total / slots + (1 - 1 / slots) * longest) * (1 + 1e-9)
 
 
-def test_the_paper_s_tail_is_short():
-    """On 64 slots the whole grid ends within 2% of what no schedule can undercut, and next() is quick."""
+def test_the_paper_grid_ends_close_to_the_lower_bound():
+    """On 64 slots it ends less than 2% after total work / slots, which no schedule can undercut."""
     runs = with_parents(grid.load("paper").runs)
     schedule = Schedule.of(trials(runs, 2))
     assert len(schedule.entries) == 3280
@@ -187,18 +190,18 @@ def test_the_paper_s_tail_is_short():
 
 
 @pytest.mark.parametrize("seed", range(25))
-def test_what_fails_costs_its_children_and_nothing_else(seed):
+def test_a_failed_run_affects_only_its_children(seed):
     rng = random.Random(seed)
-    schedule, wanted, there = random_schedule(rng)
+    schedule, wanted, available = random_schedule(rng)
     unlucky = {run.key for t in wanted if rng.random() < 0.3 for run in t.runs}
-    history = simulate(schedule, rng.randint(1, 4), there, lambda t: any(r.key in unlucky for r in t.runs))
-    assert len({key for key, *_ in history}) == len(history), "each is started once"
+    history = simulate(schedule, rng.randint(1, 4), available, lambda t: any(r.key in unlucky for r in t.runs))
+    assert len({key for key, *_ in history}) == len(history), "a trial was started twice"
     for run in (run for t in wanted for run in t.runs):
         lost_parent = run.parent is not None and run.parent.key in schedule.failed_runs
         reason = schedule.failed_runs.get(run.key, "")
         assert lost_parent == (reason == f"skipped: it starts from {run.parent and run.parent.run_name}, which failed")
         if not lost_parent and run.key not in unlucky:
-            # it came to something, unless another run of its own array made that fail
+            # it has not failed, unless another run of its own array made the trial fail
             entry = next(e for e in schedule.entries.values() if run.key in e.runs)
             assert (run.key in schedule.failed_runs) == any(r in unlucky for r in entry.runs)
     counts = {s: sum(len(e.runs) for e in schedule.entries.values() if e.state is s) for s in State}
@@ -206,14 +209,14 @@ def test_what_fails_costs_its_children_and_nothing_else(seed):
 
 
 # ---------------------------------------------------------------------- other sweeps
-def test_what_another_sweep_trains_is_waited_for_and_may_come_back():
+def test_a_trial_left_to_another_sweep_is_waited_for_and_may_be_taken_back():
     schedule = make()
     ours, theirs = schedule.next(), schedule.next()
     schedule.leave(theirs)
     assert schedule.elsewhere == [theirs] and not schedule.ready and not schedule.exhausted
     schedule.finished(ours)
     seed = ours.runs[0].seed
-    assert {t.runs[0].seed for t in start_all(schedule)} == {seed}, "what starts from theirs waits"
+    assert {t.runs[0].seed for t in start_all(schedule)} == {seed}, "children of the other sweep's trial wait"
     schedule.take_back(theirs)
     assert schedule.elsewhere == [] and schedule.ready
     assert schedule.next() == theirs
@@ -222,7 +225,7 @@ def test_what_another_sweep_trains_is_waited_for_and_may_come_back():
     assert {t.runs[0].seed for t in start_all(schedule)} == {2 - seed} and schedule.exhausted
 
 
-def test_a_sweep_is_not_over_while_another_has_its_last_trial():
+def test_a_schedule_is_not_exhausted_while_another_sweep_has_its_last_trial():
     schedule = Schedule.of(trials([spec(seed=0)], 1))
     schedule.leave(schedule.next())
     assert not schedule.exhausted
@@ -238,7 +241,7 @@ LAST = Trial((spec("rme", 2, 2),))
 
 
 def by_hand(found, **works) -> Schedule:
-    """These trials; each works as its cell and seeds say, like `rme_01=10`, and 1 otherwise."""
+    """A schedule of these trials. `works`: their work by method and seeds, like `rme_01=10`; 1 by default."""
 
     def work(trial: Trial) -> float:
         return works.get(f"{trial.runs[0].method}_{''.join(str(run.seed) for run in trial.runs)}", 1.0)
@@ -252,15 +255,15 @@ def test_equals_start_in_the_grids_order(order):
     assert start_all(by_hand(found)) == found
 
 
-def test_work_that_waits_counts_before_a_trials_own_and_that_before_its_place():
+def test_the_order_is_by_unblocked_work_then_own_work_then_place():
     found = [*VAES, PAIR, LAST]
     assert start_all(by_hand(found, rme_01=10, rme_2=20)) == [VAES[2], VAES[0], VAES[1]]
     assert start_all(by_hand(found, rme_01=10, rme_2=10, vae_1=2)) == [VAES[1], VAES[0], VAES[2]]
     assert start_all(by_hand(found, rme_01=10, rme_2=5, vae_2=99)) == [VAES[0], VAES[1], VAES[2]]
 
 
-def test_what_no_longer_waits_does_not_count():
-    """The array of two shrinks with the first failure, so what waits for the third is then more."""
+def test_work_that_no_longer_waits_does_not_count():
+    """A failure removes one run from the array of two, so that then the third VAE unblocks more work."""
     schedule = by_hand([VAES[1], VAES[0], VAES[2], PAIR, LAST], rme_01=10, rme_2=5, rme_0=2)
     assert schedule.next() == VAES[1]
     schedule.finished(VAES[1], {VAES[1].runs[0].key: "loss is NaN"})
@@ -278,16 +281,16 @@ def test_what_no_longer_waits_does_not_count():
     assert schedule.failed_runs.keys() == {VAES[1].runs[0].key, PAIR.runs[1].key}
 
 
-def test_a_child_waits_for_every_parent_that_is_not_there():
+def test_a_child_waits_for_all_of_its_missing_parents():
     schedule = Schedule.of([VAES[0], VAES[1], PAIR], {VAES[1].runs[0].key})
     assert start_all(schedule) == [VAES[0], VAES[1]]
     schedule.finished(VAES[0])
     assert schedule.next() == PAIR and schedule.next() is None
 
 
-def test_the_reasons_of_a_trial_are_each_told_once():
+def test_equal_reasons_of_a_trial_s_runs_are_given_once():
     schedule = by_hand([PAIR])
-    assert schedule.next() is None, "nothing that it starts from is there, nor will be"
+    assert schedule.next() is None, "its parents are neither available nor in the schedule"
     schedule = Schedule.of([PAIR], {run.parent.key for run in PAIR.runs})
     trial = schedule.next()
     schedule.finished(trial, {run.key: "loss is NaN" for run in trial.runs})
@@ -295,7 +298,7 @@ def test_the_reasons_of_a_trial_are_each_told_once():
     assert schedule.entries[trial.key].state is State.FAILED and schedule.count(State.FAILED) == 2
 
 
-def test_what_is_trained_elsewhere_is_counted_there():
+def test_trials_of_other_sweeps_are_counted_as_elsewhere():
     schedule = by_hand([VAES[0], PAIR, LAST])
     trial = schedule.next()
     assert (schedule.count(State.RUNNING), schedule.count(State.ELSEWHERE)) == (1, 0)
@@ -307,14 +310,14 @@ def test_what_is_trained_elsewhere_is_counted_there():
 
 
 def stand_in(name: str, parent: Any = None) -> Any:
-    """A trial of one run, of which only what the order depends on is there; it may start from another's."""
+    """A trial of one run, with only the attributes that the schedule reads; `parent`: the trial it starts from."""
     run = SimpleNamespace(key=f"run {name}", run_name=name, parent=parent and parent.runs[0])
     return SimpleNamespace(key=name, runs=(run,), run_keys=(run.key,))
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_the_work_of_all_generations_counts(seed):
-    """Random families, each trial but the first starting from an earlier one of its family or from nothing."""
+    """Random trees: each trial starts from one of the eight before it, or from nothing."""
     rng = random.Random(seed)
     family: list[Any] = []
     for i in range(30):

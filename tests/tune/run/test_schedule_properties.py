@@ -1,6 +1,7 @@
-"""The schedule against a model of it: any runs, arrays, failures and other sweeps.
+"""The schedule against a simple model, for any runs, arrays, failures and other sweeps.
 
-The model knows runs alone: each is trained once, after its parent came to something, or is lost because its parent was.
+The model considers single runs: each is trained once, after its parent has succeeded, or lost because its parent failed
+or was lost.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ RUNS = {(m, o, s, dim): spec(m, o, s, dim=dim) for m, o in CELLS for s in range(
 
 @dataclass
 class Model:
-    """What became of each run, by key."""
+    """The state of each run, by key."""
 
     wanted: dict[str, RunSpec]
     good: set[str]
-    """Came to something, or was there before."""
+    """Succeeded, or available from the start."""
     failed: set[str] = field(default_factory=set)
-    """Came to nothing, itself or because of its parent."""
+    """Failed, or skipped because the parent did."""
     started: list[str] = field(default_factory=list)
-    """In the order in which they were started, or were finished elsewhere."""
+    """Ended here or elsewhere, in this order."""
 
     def parent(self, key: str) -> str | None:
         parent = self.wanted[key].parent
@@ -48,7 +49,7 @@ class Model:
 
 
 def check(schedule: Schedule, model: Model, running: list[Trial], elsewhere: list[Trial]) -> None:
-    """Whatever happened: the schedule's account is the model's, and nothing waits that may start."""
+    """After any event, the schedule's states are the model's, and it knows whether a trial may start."""
     assert set(schedule.failed_runs) == model.failed
     assert {trial.key for trial in schedule.elsewhere} == {trial.key for trial in elsewhere}
     held = [entry.trial for entry in schedule.entries.values()]
@@ -70,9 +71,9 @@ def test_every_run_is_trained_once_or_lost_with_its_parent(data):
     chosen = data.draw(st.lists(st.sampled_from(sorted(RUNS, key=str)), min_size=1, max_size=14, unique=True))
     runs = with_parents([RUNS[name] for name in chosen])
     grouped = trials(runs, data.draw(st.integers(1, 4)))
-    there = {t.key for t in grouped if all(run.parent is None for run in t.runs) and data.draw(st.booleans())}
-    available = {run.key for trial in grouped if trial.key in there for run in trial.runs}
-    left = [trial for trial in grouped if trial.key not in there]
+    finished = {t.key for t in grouped if all(run.parent is None for run in t.runs) and data.draw(st.booleans())}
+    available = {run.key for trial in grouped if trial.key in finished for run in trial.runs}
+    left = [trial for trial in grouped if trial.key not in finished]
     works = st.floats(0.1, 10)
     schedule = Schedule.of(left, available, lambda trial: data.draw(works))
     model = Model({run.key: run for trial in left for run in trial.runs}, set(available))
@@ -99,8 +100,8 @@ def test_every_run_is_trained_once_or_lost_with_its_parent(data):
         if step == "start":
             trial = schedule.next()
             assert trial is not None
-            assert all(model.may_start(run.key) for run in trial.runs), "before its parent"
-            assert not {run.key for run in trial.runs} & (model.good | model.failed), "a second time"
+            assert all(model.may_start(run.key) for run in trial.runs), "started before its parent"
+            assert not {run.key for run in trial.runs} & (model.good | model.failed), "started twice"
             fate = data.draw(st.sampled_from(["here", "here", "held", "done elsewhere"]))
             if fate == "here":
                 running.append(trial)
@@ -121,7 +122,7 @@ def test_every_run_is_trained_once_or_lost_with_its_parent(data):
     assert schedule.exhausted and not running and not elsewhere
     assert schedule.next() is None
     assert len(model.started) == len(set(model.started)), "trained twice"
-    # trained, or lost with its parent and never started
+    # each run was trained, or lost with its parent and never started
     lost = {key for key in model.wanted if model.parent(key) in model.failed}
     assert set(model.started) | lost == set(model.wanted) and not set(model.started) & lost
     for key in lost:
@@ -130,8 +131,8 @@ def test_every_run_is_trained_once_or_lost_with_its_parent(data):
 
 
 @given(st.data())
-def test_without_failures_what_the_most_work_waits_for_is_started_first(data):
-    """Against a count over all trials, each time."""
+def test_without_failures_trials_that_unblock_the_most_work_start_first(data):
+    """The expected order is computed anew from all trials at each step."""
     chosen = data.draw(st.lists(st.sampled_from(sorted(RUNS, key=str)), min_size=1, max_size=14, unique=True))
     grouped = trials(with_parents([RUNS[name] for name in chosen]), data.draw(st.integers(1, 3)))
     works = {trial.key: float(data.draw(st.integers(1, 5))) for trial in grouped}
@@ -142,7 +143,7 @@ def test_without_failures_what_the_most_work_waits_for_is_started_first(data):
     def behind(trial: Trial) -> float:
         keys = {run.key for run in trial.runs}
         children = [t for t in waiting if any(run.parent is not None and run.parent.key in keys for run in t.runs)]
-        return sum(works[t.key] for t in children)  # one generation: nobody starts from what started from another
+        return sum(works[t.key] for t in children)  # one generation is enough: no child has children
 
     while waiting:
         may = [t for t in waiting if all(run.parent is None or run.parent.key in done for run in t.runs)]
@@ -156,9 +157,9 @@ def test_without_failures_what_the_most_work_waits_for_is_started_first(data):
 
 
 @given(st.data())
-def test_with_failures_too_what_the_most_work_waits_for_is_started_first(data):
-    """Against a list of what still waits, from which what starts from a failed run is struck out."""
-    # of few cells, so that many an array starts from parts of two
+def test_with_failures_trials_that_unblock_the_most_work_start_first(data):
+    """The expected order is computed from a list of waiting runs, from which children of failed runs are removed."""
+    # few cells, so that many arrays start from runs of two other arrays
     names = [name for name in sorted(RUNS, key=str) if name[0] in ("vae-more", "rme")]
     chosen = data.draw(st.lists(st.sampled_from(names), min_size=6, max_size=16, unique=True))
     grouped = trials(with_parents([RUNS[name] for name in chosen]), data.draw(st.sampled_from([2, 3, 1])))

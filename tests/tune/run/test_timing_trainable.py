@@ -1,4 +1,4 @@
-"""Timings: what is timed, how it is kept, and that it mixes with no training."""
+"""Timings: what is timed, how results are stored, and that they are separate from trainings."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ def test_the_grid_is_tables_4_and_6():
     assert found.kind is TIMING and all(isinstance(run, TimingSpec) for run in found.runs)
     assert all(run.parent is None for run in found.runs)
     cells = {(run.method_label, run.dataset, run.decoder, run.dim) for run in found.runs}
-    # Table 4 has 13 rows and 5 data sets; Table 6 has 4 rows of VLAE, and 4 of RME once more in parentheses, 4 columns
+    # Table 4: 13 rows, 5 data sets; Table 6: 4 columns with 4 rows of VLAE, and 4 of RME again in parentheses
     assert len(cells) == len(found.runs) == 13 * 5 + 4 * 4 + 4 * 4 + 4 * 2
 
 
-def test_a_timing_is_no_training():
+def test_a_timing_is_a_different_run_from_a_training():
     spec = timed()
     training = grid.RunSpec.of({"method": "vae", "dataset": "digits", "dim": 3, "restarts": 1})
     assert spec.key != training.key and spec.cell_key != training.cell_key
     assert spec.run_name == training.run_name
-    # what only a training reads says nothing of a timing
+    # fields that only affect a training do not change a timing's key
     assert TimingSpec(**{**spec.model_dump(), "epochs": 7}).key == spec.key
     assert timed(dim=4).key != spec.key != timed(batch_size=64).key
 
 
-def test_a_training_s_fields_are_refused(tmp_path):
+def test_fields_of_a_training_are_refused(tmp_path):
     path = tmp_path / "t.yaml"
     path.write_text("kind: timing\nrows: [{method: vae, dataset: digits, dim: 3, epochs: 5}]")
     with pytest.raises(GridError, match="row 1: epochs: no such field; the fields are method, order"):
@@ -61,8 +61,7 @@ def test_a_training_s_fields_are_refused(tmp_path):
         grid.load(str(path))
 
 
-def test_every_image_is_inferred_and_drawn_once_a_pass(images, monkeypatch):
-    """Also by a flow, whose posterior computes nothing until it is drawn from."""
+def test_each_pass_covers_every_test_image_once(images, monkeypatch):
     passes = []
     real = evaluate.Inference.ms
 
@@ -74,11 +73,12 @@ def test_every_image_is_inferred_and_drawn_once_a_pass(images, monkeypatch):
     monkeypatch.setattr(evaluate.Inference, "ms", counted)
     found = timing.measure(timed("iaf", 2), images, CPU)
     assert passes[-2 * 5 :] == [300] * 2 * 5, "the VAE and the flow in turn, five times"
-    assert len(passes) > 2 * 5, "what is timed was done before, untimed"
+    assert len(passes) > 2 * 5, "no pass before the timed ones"
     assert found.ms.shape == found.vae_ms.shape == (5,) and (found.ms > 0).all()
 
 
 def test_a_flow_s_passes_are_timed(images, monkeypatch):
+    """A flow's posterior is computed only by drawing from it."""
     from rme import nets
 
     calls, in_a_pass = [], []
@@ -97,27 +97,27 @@ def test_a_flow_s_passes_are_timed(images, monkeypatch):
     assert in_a_pass[-4:] == [0, flows * batches] * 2, "the VAE has none"
 
 
-def test_the_numbers_are_of_the_repeats(tmp_path):
+def test_metrics_are_computed_from_the_repeats(tmp_path):
     ms, vae = torch.tensor([4.0, 8.0, 6.0]).double(), torch.tensor([2.0, 4.0, 2.0]).double()
     found = Timing(timed("sa", 1, repeats=3), ms, vae, {"device": "a device"})
     assert found.metrics["time/inference_ms"] == pytest.approx(6)
     assert found.metrics["time/inference_ms_sd"] == pytest.approx(2)
-    assert found.metrics["time/ratio_to_vae"] == pytest.approx(2)  # not moved by a clock that halved in one repeat
+    assert found.metrics["time/ratio_to_vae"] == pytest.approx(2)  # robust to a clock rate that halves in one repeat
     found.save(tmp_path)
     again = Timing.load(tmp_path)
     assert again.spec == found.spec and again.environment == found.environment
     assert torch.equal(again.ms, ms) and torch.equal(again.vae_ms, vae)
 
 
-def test_a_part_of_a_gpu_is_refused():
+def test_a_fraction_of_a_gpu_is_refused_for_timings():
     half = Resources(address="auto", gpus=0.5)
-    with pytest.raises(ClusterError, match=r"--gpus-per-trial 0\.5: a timing gets whole GPUs"):
+    with pytest.raises(ClusterError, match=r"--gpus-per-trial 0\.5: a timing needs whole GPUs"):
         cluster.check_resources(half, TIMING)
     cluster.check_resources(half, TRAINING)
 
 
 def test_a_sweep_of_timings_is_recorded_and_resumed(tmp_path, ray_folder):
-    """The real command: on storage, in MLflow, read by analysis, and done the second time."""
+    """With the real command: results on the storage, in MLflow and in analysis; the second time nothing is timed."""
     dataset = write_npz(tmp_path / "spots.npz")
     path = tmp_path / "speed.yaml"
     path.write_text(

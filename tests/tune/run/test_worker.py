@@ -1,4 +1,4 @@
-"""What every worker does around its work, with a real storage and what it would tell Ray."""
+"""What all workers share, with a real storage; their reports to Ray are recorded."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RUNS = (spec(seed=0), spec(seed=1))
 
 
 @pytest.fixture
-def told(monkeypatch) -> list[Outcome]:
+def reported(monkeypatch) -> list[Outcome]:
     found: list[Outcome] = []
     monkeypatch.setattr(worker.ray.tune, "report", lambda result: found.append(Outcome.from_result(result)))
     monkeypatch.setattr(worker, "RETRY_S", 0)
@@ -32,26 +32,26 @@ def job(tmp_path) -> Job:
 
 
 def is_free(storage: Storage, name: str) -> bool:
-    """Whether another process gets the lock."""
+    """Whether another process can take the lock."""
     owner = Owner(storage.locks.path, name)
     owner.kill()
     return owner.took
 
 
-def test_an_exception_is_reported_and_raised_and_the_locks_are_free_again(job, told):
+def test_an_exception_is_reported_and_raised_and_the_locks_are_released(job, reported):
     def work(given: Job, storage: Storage) -> Outcome:
         assert given == job and not any(is_free(storage, run.key) for run in RUNS)
         raise RuntimeError("a bad day\nof many lines")
 
     with pytest.raises(RuntimeError):
         worker.carry_out(job.to_config(), work)
-    (outcome,) = told
+    (outcome,) = reported
     assert outcome.raised is not None and outcome.raised.reason == "RuntimeError: a bad day"
     assert "in work" in outcome.raised.traceback
     assert all(is_free(Storage(job.storage), run.key) for run in RUNS)
 
 
-def test_warnings_go_with_the_next_report_and_once(job, told):
+def test_warnings_are_sent_once_with_the_next_report(job, reported):
     def work(given: Job, storage: Storage) -> Outcome:
         logging.getLogger("rme.somewhere").warning("look: %s", 3)
         logging.getLogger("elsewhere").warning("not ours")
@@ -59,7 +59,7 @@ def test_warnings_go_with_the_next_report_and_once(job, told):
         return Outcome(epoch=2)
 
     worker.carry_out(job.to_config(), work)
-    assert [outcome.warnings for outcome in told] == [("look: 3",), ()]
+    assert [outcome.warnings for outcome in reported] == [("look: 3",), ()]
 
 
 def test_a_damaged_parent_is_discarded_so_that_it_is_trained_again(tmp_path):

@@ -1,4 +1,4 @@
-"""Locks between real processes: who holds one, who gets it next, and what a killed owner leaves."""
+"""Locks between real processes exclude each other, and are released when their owner is killed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ time.sleep(600)
 
 
 class Owner:
-    """A process that takes the locks of these names and keeps them."""
+    """A process that takes these locks and holds them until it is killed."""
 
     def __init__(self, path: Path, *names: str) -> None:
         self.process = subprocess.Popen(
@@ -55,17 +55,17 @@ def owner(tmp_path):
         one.kill()
 
 
-def test_what_one_process_holds_another_does_not_get(tmp_path, owner):
+def test_a_lock_is_held_by_one_process_at_a_time(tmp_path, owner):
     locks = Locks(tmp_path / "locks")
     assert locks.supported and not locks.held_elsewhere("a")
     assert owner("a", "b").took
     assert locks.held_elsewhere("a") and locks.held_elsewhere("b") and not locks.held_elsewhere("c")
     assert not locks.take(["c", "b"])
-    assert owner("c").took, "what could not be had with all others is not kept"
+    assert owner("c").took, "a failed `take` keeps none of its locks"
     assert not owner("a").took
 
 
-def test_a_lock_dies_with_its_owner(tmp_path, owner):
+def test_a_lock_is_released_when_its_owner_is_killed(tmp_path, owner):
     locks = Locks(tmp_path / "locks")
     first = owner("a")
     assert not locks.take(["a"])
@@ -77,21 +77,21 @@ def test_a_lock_dies_with_its_owner(tmp_path, owner):
     assert owner("a").took
 
 
-def test_looking_at_a_lock_gives_none_of_its_own_back(tmp_path, owner):
-    """As POSIX does when any descriptor of the file is closed."""
+def test_checking_a_lock_releases_none_of_the_process_s_own(tmp_path, owner):
+    """POSIX would release them if any descriptor of the file were closed."""
     with Locks(tmp_path / "locks").holding("mine", patience_s=0):
         Locks(tmp_path / "locks").held_elsewhere("other")
         assert not owner("mine").took
     assert owner("mine").took
 
 
-def test_who_waits_too_long_is_told_for_what(tmp_path, owner):
+def test_a_timeout_names_the_lock(tmp_path, owner):
     owner("the run")
     with pytest.raises(LockTimeout, match="the run"), Locks(tmp_path / "locks").holding("the run", patience_s=0.2):
         pass
 
 
-def test_who_waits_gets_the_lock_when_it_comes_free(tmp_path, owner):
+def test_a_waiting_process_gets_the_lock_when_it_is_released(tmp_path, owner):
     first = owner("a")
     release = threading.Timer(0.3, first.kill)
     release.start()
@@ -101,7 +101,7 @@ def test_who_waits_gets_the_lock_when_it_comes_free(tmp_path, owner):
     assert owner("a").took and owner("b").took
 
 
-def test_who_has_no_patience_does_not_wait(tmp_path, owner):
+def test_without_patience_nothing_waits(tmp_path, owner):
     owner("a")
     began = time.monotonic()
     with pytest.raises(LockTimeout), Locks(tmp_path / "locks").holding("a", patience_s=0):
@@ -109,21 +109,21 @@ def test_who_has_no_patience_does_not_wait(tmp_path, owner):
     assert time.monotonic() - began < 5
 
 
-def test_a_block_that_fails_gives_its_locks_back(tmp_path, owner):
+def test_a_block_that_raises_releases_its_locks(tmp_path, owner):
     with pytest.raises(ZeroDivisionError), Locks(tmp_path / "locks").holding("a", patience_s=0):
         raise ZeroDivisionError
     assert owner("a").took
 
 
-def test_looking_takes_nothing(tmp_path, owner):
+def test_checking_a_lock_does_not_keep_it(tmp_path, owner):
     locks = Locks(tmp_path / "locks")
     assert locks.supported and not locks.held_elsewhere("a")
     assert owner("a").took
 
 
-def test_there_is_a_lock_for_every_name(tmp_path):
-    """A kernel's offsets are 63 bits and signed: a larger number is no place for a lock."""
-    locks = Locks(tmp_path / "new" / "folder" / "locks")  # made when first needed
+def test_every_name_has_a_lock(tmp_path):
+    """The position in the file must be a valid offset, which has 63 bits."""
+    locks = Locks(tmp_path / "new" / "folder" / "locks")  # the folder is created when first needed
     names = [f"run {i}" for i in range(200)]
     assert locks.take(names)
     locks.give_back(names)
@@ -134,12 +134,12 @@ def test_there_is_a_lock_for_every_name(tmp_path):
     [(code, False) for code in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)]
     + [(code, True) for code in (errno.EACCES, errno.EAGAIN)],
 )
-def test_where_there_are_no_locks_every_lock_is_free(tmp_path, monkeypatch, code, supported):
+def test_on_a_file_system_without_locks_every_lock_is_free(tmp_path, monkeypatch, code, supported):
     path = tmp_path / "locks"
 
     def refuse(descriptor, operation, *_):
-        assert operation & fcntl.LOCK_NB or operation == fcntl.LOCK_UN, "it would wait"
-        assert os.path.samestat(os.fstat(descriptor), path.stat()), "another file was asked"
+        assert operation & fcntl.LOCK_NB or operation == fcntl.LOCK_UN, "this call would block"
+        assert os.path.samestat(os.fstat(descriptor), path.stat()), "not the lock file"
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(fcntl, "lockf", refuse)
@@ -148,7 +148,7 @@ def test_where_there_are_no_locks_every_lock_is_free(tmp_path, monkeypatch, code
     assert locks.take(["a"]) != supported and locks.held_elsewhere("a") == supported
 
 
-def test_a_disk_s_error_is_not_taken_for_a_lock(tmp_path, monkeypatch):
+def test_a_disk_error_is_not_mistaken_for_a_held_lock(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 

@@ -1,4 +1,4 @@
-"""A storage whose files were exchanged or damaged has no result that is not the run's own."""
+"""A storage never returns a damaged result, or one that belongs to another run."""
 
 from __future__ import annotations
 
