@@ -18,7 +18,6 @@ ELSEWHERE = {
     "rme/device.py": "rme/test_training.py",
     "rme/evaluate.py": "rme/test_posterior_grid.py rme/test_diagnostics.py",
     "rme/memory.py": "rme/test_array_halving.py",
-    "rme/model_file.py": "tune/record/test_tracking.py analysis/figures/test_of_models.py rme/test_result_properties.py",
     "rme/noise.py": "rme/test_engine.py rme/methods/test_contract.py",
     "rme/fitting.py": "rme/test_training.py rme/test_array_halving.py",
     "rme/selection.py": "rme/test_training.py rme/test_kept.py",
