@@ -121,10 +121,3 @@ class Checkpoints:
             except (CorruptFile, FileNotFoundError) as error:
                 log.warning("checkpoint ignored: %s", error)
         return None
-
-    def remove(self) -> None:
-        """Delete all checkpoints, and the folder if it is empty then."""
-        for _, path in self._saved():
-            path.unlink(missing_ok=True)
-        if self.folder.is_dir() and not any(self.folder.iterdir()):
-            self.folder.rmdir()

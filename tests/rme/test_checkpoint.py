@@ -226,25 +226,12 @@ def test_a_checkpoint_that_another_process_deletes_meanwhile_is_ignored(tmp_path
     for epoch in (1, 2):
         checkpoints.save(epoch, {"epoch": torch.tensor(epoch)}, {})
     assert number(checkpoints.newest()) == 2 and len(list((tmp_path / "c").iterdir())) == 1
-    checkpoints.remove()
-    assert not (tmp_path / "c").exists()
 
 
 def test_a_missing_folder_has_no_checkpoint(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path / "none")
     assert checkpoints.newest() is None
-    checkpoints.remove()
     assert not (tmp_path / "none").exists()
-
-
-def test_remove_deletes_only_checkpoints(tmp_path: Path) -> None:
-    checkpoints = filled(tmp_path / "c", [1, 2])
-    (tmp_path / "c" / "notes.txt").write_text("mine")
-    checkpoints.remove()
-    assert [p.name for p in (tmp_path / "c").iterdir()] == ["notes.txt"]
-    (tmp_path / "c" / "notes.txt").unlink()
-    filled(tmp_path / "c", [1]).remove()
-    assert not (tmp_path / "c").exists()
 
 
 # ---------------------------------------------------------------------- in a training
