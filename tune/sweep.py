@@ -14,8 +14,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-if __name__ == "__main__":  # whoever imports this has a threshold of its own
-    gc.set_threshold(100_000)  # imports make a million objects and no garbage; looking for it is a fifth of them
+if __name__ == "__main__":  # an importing program keeps its own threshold
+    gc.set_threshold(100_000)  # imports make a million objects and no garbage; collecting takes a fifth of their time
 
 # `python tune/sweep.py` puts this folder, not the project's, on the path
 _ROOT = str(Path(__file__).resolve().parent.parent)
@@ -38,7 +38,7 @@ from tune.store.storage import Storage
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; its exit status."""
+    """Run the command and return its exit status."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     logging.basicConfig(level=logging.WARNING, handlers=[logging.NullHandler()])
     console = Console(stderr=True)
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (CommandError, SpecError, DataError, HookError) as error:
         console.print(f"sweep: {error}", markup=False, highlight=False, soft_wrap=True, style="red")
         return 2
-    except KeyboardInterrupt:  # a second time, or before anything was started
+    except KeyboardInterrupt:  # a second Ctrl-C, or one before anything started
         console.print("stopped at once; the same command resumes", highlight=False)
         return 130
 
@@ -55,9 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(asked: argparse.Namespace, command: str, console: Console) -> int:
     options = options_of(asked, command)
     if asked.json and not asked.plan:
-        raise GridError("--json goes with --plan")
+        raise GridError("--json needs --plan")
     if asked.plan and options.search is not None:
-        raise GridError("--plan goes without --search")
+        raise GridError("--plan and --search: give one of them")
     grid = chosen_grid(options.grid, options.only, options.overrides, asked.dataset, asked.experiment)
     storage = Storage(options.storage)
     array_size = _array_size(asked, options.resources, grid, storage)
@@ -88,7 +88,7 @@ def _show_plan(options: Options, grid: Grid, array_size: ArraySize, storage: Sto
 
 
 def _array_size(asked: argparse.Namespace, resources: Resources, grid: Grid, storage: Storage) -> ArraySize:
-    """How many runs an array holds."""
+    """How many runs are trained as one array: a number, or a function of the run."""
     if asked.members is not None and asked.seeds_per_trial is not None:
         raise GridError("--members and --seeds-per-trial both say how large an array is: give one of them")
     if grid.kind.alone:
@@ -102,7 +102,7 @@ def _array_size(asked: argparse.Namespace, resources: Resources, grid: Grid, sto
 
     device = pick_device("cpu" if resources.gpus == 0 else "auto")
     if resources.address is not None and device.type == "cpu" and resources.gpus != 0:
-        raise GridError("--members auto measures on this machine, which has no GPU to measure on: say --members N")
+        raise GridError("--members auto measures on this machine, which has no GPU: give --members N")
     return measured(grid.with_parents(), storage, device, keep=not asked.plan)
 
 
@@ -116,9 +116,9 @@ def parser() -> argparse.ArgumentParser:
     add("--only", action="append", default=[], metavar="FIELD=A,B", help="keep the runs whose FIELD is A or B")
     add("--set", action="append", default=[], metavar="FIELD=VALUE", help="set a field of every run")
     add("--dataset", metavar="NAME|FILE.npz", help="short for --set dataset=...")
-    add("--data-dir", type=Path, metavar="DIR", help="where data sets are (default: data)")
-    add("--storage", metavar="DIR", help="results and checkpoints; on a cluster a folder that all "
-        "nodes share (default: storage)")  # fmt: skip
+    add("--data-dir", type=Path, metavar="DIR", help="folder of the data sets (default: data)")
+    add("--storage", metavar="DIR", help="folder of results and checkpoints; on a cluster, one that "
+        "all nodes share (default: storage)")  # fmt: skip
     add("--tracking-uri", metavar="URI",
         help=f"where MLflow records (default: $MLFLOW_TRACKING_URI or {DEFAULT_TRACKING_URI})")  # fmt: skip
     add(
@@ -129,21 +129,21 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--address", metavar="auto|HOST:PORT", help="a running Ray cluster (default: start Ray here)")
     add("--cpus-per-trial", type=_positive(int), metavar="N", help="cores of a trial (default: 1)")
-    add("--gpus-per-trial", type=_gpus, metavar="F|auto", help="GPUs of a trial, or a fraction; auto: as many trials "
-        "on a GPU as its memory holds, which is measured (default: 1 if there are any, else 0)")  # fmt: skip
+    add("--gpus-per-trial", type=_gpus, metavar="F|auto", help="GPUs of a trial, or a fraction of one; auto: measure "
+        "how many trials fit in a GPU's memory (default: 1 if a GPU is available, else 0)")  # fmt: skip
     add("--seeds-per-trial", type=_positive(int), metavar="N", help="runs trained as one array (default: 2)")
-    add("--members", type=_members, metavar="N|auto", help="instead: models trained as one array, which holds whole "
-        "runs; auto: as many as pays on this machine's device, which is measured once")  # fmt: skip
-    add("--search", choices=["optuna"], help="choose fields of the one cell that is left by validation, with --space")
-    add("--samples", type=_positive(int), metavar="N", help="with --search: how many values to try (default: 20)")
-    add("--space", metavar="NAME|FILE.yaml", help="with --search: the fields and where to look, by its name in "
+    add("--members", type=_members, metavar="N|auto", help="instead of --seeds-per-trial: models trained as one "
+        "array, in whole runs; auto: measure once how many pay off on this machine's device")  # fmt: skip
+    add("--search", choices=["optuna"], help="search the settings of one cell by validation score; needs --space")
+    add("--samples", type=_positive(int), metavar="N", help="with --search: how many samples (default: 20)")
+    add("--space", metavar="NAME|FILE.yaml", help="with --search: the fields and their ranges, a name in "
         "tune/spaces or a file")  # fmt: skip
-    add("--early-stopping", choices=["asha", "none"], help="with --search: asha stops samples that have fallen behind, "
-        "none trains each to its end (default: asha)")  # fmt: skip
+    add("--early-stopping", choices=["asha", "none"], help="with --search: asha stops samples with low scores early, "
+        "none trains each to the end (default: asha)")  # fmt: skip
     add("--experiment", type=_name, metavar="NAME", help="name of the MLflow experiment (default: the grid's)")
-    add("--retry-failed", action="store_true", help="train just those runs again that failed")
-    add("--plan", action="store_true", help="start nothing: print what would run, what is done, and the hours")
-    add("--json", action="store_true", help="with --plan: as one JSON object")
+    add("--retry-failed", action="store_true", help="train only the failed runs again, and what starts from them")
+    add("--plan", action="store_true", help="start nothing; print what would run, what is done, and estimated hours")
+    add("--json", action="store_true", help="with --plan: print one JSON object")
     return parser
 
 
@@ -174,12 +174,12 @@ _gpus.__name__ = "number of GPUs"
 
 def _name(text: str) -> str:
     if not is_plain_name(text):
-        raise argparse.ArgumentTypeError(f"{text!r} must be a plain name, without /")  # folders are named after it
+        raise argparse.ArgumentTypeError(f"{text!r} must be a plain name, without /")  # it also names folders
     return text
 
 
 def options_of(asked: argparse.Namespace, command: str = "") -> Options:
-    """The options as parsed, with their defaults. Raises GridError for options that do not go together."""
+    """The parsed options, with defaults filled in. Raises GridError for options that cannot be combined."""
     places = ("dataset", "data_dir", "storage", "tracking_uri", "experiment", "report", "address")
     sizes = ("cpus_per_trial", "gpus_per_trial", "seeds_per_trial", "members")
     typed = {name: getattr(asked, name) for name in (*places, *sizes)}
@@ -203,14 +203,14 @@ def _search(asked: argparse.Namespace) -> Search | None:
     if not asked.search:
         for option in ("samples", "space", "early_stopping"):
             if getattr(asked, option) is not None:
-                raise GridError(f"--{option.replace('_', '-')} goes with --search optuna")
+                raise GridError(f"--{option.replace('_', '-')} needs --search optuna")
         return None
     if asked.space is None:
-        raise GridError("--search needs --space NAME|FILE.yaml, the fields to choose and where to look")
+        raise GridError("--search needs --space NAME|FILE.yaml, the fields to search and their ranges")
     return Search(asked.space, asked.samples or Search.samples, asked.early_stopping != "none")
 
 
 if __name__ == "__main__":
     status = main()
-    gc.freeze()  # else the interpreter looks at each object once more as it ends, for a second
+    gc.freeze()  # skips the collection at exit, which takes a second
     sys.exit(status)

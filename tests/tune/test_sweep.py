@@ -1,4 +1,4 @@
-"""The sweep as a user runs it: real Ray, a real MLflow database, and what happens when it is broken off."""
+"""The sweep as a user runs it, with real Ray and a real MLflow database, uninterrupted and interrupted."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ OTHERS = [
     {"method": "rme", "order": 2, "variant": "kl 20", "kl_max": 20, "stage_patience": 1, **TWO},
     {"method": "svi", "order": 10, **TWO},
 ]
-"""The control, two variants and what is not trained, of two seeds."""
+"""With two seeds: the control, two variants, and a method that trains nothing."""
 
 FAILING = [{**row, "dim": 2, "seed": 0, "epochs": 40, "learning_rate": 0.9} for row in ROWS]
-"""A rate so high that the losses are not numbers soon."""
+"""Runs with a learning rate so high that the losses soon are not finite."""
 
 GOOD = ("--only", "dim=3")
 """The runs that do not fail."""
 
 LABELS = {"VAE": 3, "RME(2)": 3, "VAE-more": 2, "VAE, finish": 2, "RME(2), kl 20": 2, "SVI(10)": 2}
-"""Their labels, and how many seeds each has."""
+"""The labels of the runs that do not fail, and how many seeds each has."""
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def dataset(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory, dataset, ray_folder) -> tuple[Sweep, subprocess.CompletedProcess[str]]:
-    """Six good cells and two that fail, in a database that the sweep makes."""
+    """A sweep of six good cells and two that fail, in a database that the sweep creates."""
     folder = tmp_path_factory.mktemp("undisturbed")
     grid = write_grid(folder / "spots.yaml", ROWS + OTHERS + FAILING, dataset=dataset, seed="0-2", **EPOCHS)
     sweep = Sweep(folder, grid, ray_folder, database=False)
@@ -69,7 +69,7 @@ def test_a_sweep_trains_and_records_every_run(undisturbed):
 
 
 def test_a_run_that_fails_is_named_and_the_rest_go_on(first):
-    """Its child is skipped, and named too."""
+    """So is its child, which is skipped."""
     undisturbed, done = first
     assert done.returncode == 1, done.stderr
     runs = {run.info.run_name: run for run in undisturbed.runs() if run.info.status == "FAILED"}
@@ -80,7 +80,7 @@ def test_a_run_that_fails_is_named_and_the_rest_go_on(first):
 
 
 def test_rme_started_from_its_own_vae(undisturbed):
-    """An RME that has learnt at a moderate rate is still near the VAE of its seed, and of no other."""
+    """The weights of an RME after a short stage are closest to those of its own seed's VAE."""
     storage = Storage(undisturbed.storage)
     specs = {}
     for folder in (undisturbed.storage / "runs").iterdir():
@@ -96,8 +96,8 @@ def test_rme_started_from_its_own_vae(undisturbed):
         assert min(distance, key=lambda s: distance[s]) == seed
 
 
-def test_variants_a_control_and_what_is_not_trained_are_rows_of_their_own(undisturbed):
-    """Of two seeds; the VAE with a finish is a variant from which nothing starts."""
+def test_variants_the_control_and_an_untrained_method_are_rows_of_their_own(undisturbed):
+    """Nothing starts from the VAE with a finish, which is a variant."""
     trained = {run.data.tags["method_label"]: run.data.tags for run in finished(undisturbed)}
     starts = {label: tags["starts_from"] for label, tags in trained.items()}
     assert starts == {label: "scratch" if label in ("VAE", "VAE, finish") else "vae" for label in LABELS}
@@ -107,10 +107,10 @@ def test_variants_a_control_and_what_is_not_trained_are_rows_of_their_own(undist
     tables = undisturbed.folder / "report" / "spots" / "tables"
     scores = pd.concat(pd.read_csv(path) for path in tables.glob("test_iwae-spots-*.csv"))
     assert sorted(scores["label"].unique()) == sorted(LABELS)
-    assert set(pd.read_csv(tables / "claims.csv")["Status"]) <= {"not enough runs", "not run"}, "of two or three seeds"
+    assert set(pd.read_csv(tables / "claims.csv")["Status"]) <= {"not enough runs", "not run"}, "only 2 or 3 seeds"
 
 
-def test_the_same_command_again_finds_all_done(undisturbed):
+def test_the_same_command_skips_finished_runs(undisturbed):
     before = [run.to_dictionary() for run in undisturbed.runs() + undisturbed.runs(children=False)]
     again = undisturbed.run(*GOOD)
     assert again.returncode == 0
@@ -118,15 +118,15 @@ def test_the_same_command_again_finds_all_done(undisturbed):
     assert [run.to_dictionary() for run in undisturbed.runs() + undisturbed.runs(children=False)] == before
 
 
-def test_a_plan_sees_what_is_done(undisturbed):
+def test_a_plan_counts_finished_runs(undisturbed):
     plan = json.loads(undisturbed.call(*GOOD, "--plan", "--json").stdout)
     assert [row["method"] for row in plan["rows"]] == list(LABELS)
     assert (plan["cells"], plan["control_cells"], plan["starting_points"]) == (6, 1, 0)
     assert (plan["runs"], plan["done_runs"], plan["to_train_runs"], plan["hours"]) == (14, 14, 0, 0)
     more = json.loads(undisturbed.call(*GOOD, "--plan", "--json", "--set", "stage_epochs=2000").stdout)
-    # a longer stage makes other runs of what starts from a VAE and is trained, and leaves the rest as it is
+    # a longer stage makes new runs of the methods that train a stage, and leaves the others unchanged
     assert (more["done_runs"], more["to_train_runs"]) == (7, 7)
-    assert 0 < more["hours_if_patience_ends_all"] < more["hours"], "a row has a patience"
+    assert 0 < more["hours_if_patience_ends_all"] < more["hours"], "one row has a patience"
 
 
 def test_other_settings_of_the_same_runs_are_refused_and_named(undisturbed):
@@ -142,7 +142,7 @@ def test_other_settings_of_the_same_runs_are_refused_and_named(undisturbed):
 
 
 def test_a_new_database_is_filled_from_the_storage(undisturbed, tmp_path, ray_folder):
-    """As when the tracking server was lost: nothing is trained again."""
+    """After a lost tracking server, nothing is trained again."""
     other = Sweep(tmp_path / "other", undisturbed.folder / "spots.yaml", ray_folder)
     done = other.call("--storage", str(undisturbed.storage), *GOOD)
     assert done.returncode == 0 and "started" not in done.stderr
@@ -152,7 +152,7 @@ def test_a_new_database_is_filled_from_the_storage(undisturbed, tmp_path, ray_fo
 
 
 def test_a_killed_driver_costs_nothing(undisturbed, dataset, tmp_path, ray_folder, hold):
-    """kill -9 in mid-training, of three seeds of a VAE and of the RME(2) that starts from it: four trials."""
+    """kill -9 in mid-training of four trials: three seeds of a VAE and of the RME(2) that starts from it."""
     grid = write_grid(tmp_path / "spots.yaml", ROWS, dataset=dataset, seed="0-2", **EPOCHS)
     sweep = Sweep(tmp_path / "killed", grid, ray_folder, hold=hold)
     assert stop_in_mid_training(sweep, hold, signal.SIGKILL, ray_folder) == -signal.SIGKILL
@@ -160,7 +160,7 @@ def test_a_killed_driver_costs_nothing(undisturbed, dataset, tmp_path, ray_folde
     assert_same(sweep, undisturbed, part=6)
 
 
-def test_a_hook_that_is_not_there_is_said_before_anything_starts(undisturbed, monkeypatch):
+def test_a_missing_hook_is_reported_before_anything_starts(undisturbed, monkeypatch):
     monkeypatch.setenv("RME_ON_EPOCH", "no_such_module:note")
     refused = undisturbed.call()
     assert refused.returncode == 2 and "RME_ON_EPOCH=no_such_module:note: ModuleNotFoundError" in refused.stderr

@@ -1,1 +1,1 @@
-"""What training and inference cost: counted, measured on this machine, and remembered."""
+"""What training and inference cost: FLOPs counted, and time and memory measured on this machine and cached."""

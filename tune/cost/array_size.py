@@ -1,4 +1,4 @@
-"""`--members auto`: how many runs are trained as one array, by what a member's step costs in larger and larger ones."""
+"""`--members auto`: measures how many runs to train as one array, from a member's step time in arrays of that size."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from tune.store.storage import Storage
 log = logging.getLogger(__name__)
 
 GAIN = 0.05
-"""What part of a member's step a doubled array must save to be worth its memory, and the longer wait for a result."""
+"""The fraction of a member's step time that doubling an array must save. Less is not worth the memory and the wait."""
 
 MEMORY = 0.5
-"""Part of a device's memory beyond which an array is not doubled: the double would not fit."""
+"""An array that uses more than this fraction of a device's memory is not doubled, because twice that does not fit."""
 
 
 def measured(
     runs: Iterable[RunSpec], storage: Storage, device: torch.device, keep: bool = True
 ) -> Callable[[RunSpec], int]:
-    """For a run, how many runs of its cell to train as one array on this device.
+    """A function that returns how many runs of a run's cell to train as one array on this device.
 
-    For each kind of training the array is doubled while that makes a member's step faster by `GAIN` and memory allows.
-    What was chosen is kept on the storage (unless not `keep`): a sweep that goes on must find its arrays as they were.
+    For each kind of training, the array is doubled while that makes a member's step faster by `GAIN` and memory allows.
+    With `keep`, the sizes are kept on the storage, so that a resumed sweep uses the same arrays.
     """
     chosen = _read(storage)
     largest: dict[str, RunSpec] = {}
@@ -55,7 +55,7 @@ def measured(
 
 
 def kind(spec: RunSpec) -> str:
-    """What decides how large an array should be, readable."""
+    """A readable name of the settings that decide how large an array should be."""
     shape = "x".join(map(str, data.get(spec.dataset).shape))
     array = f"restarts {spec.restarts} batch {spec.batch_size} {spec.precision}"
     return f"{spec.plain_label} {spec.decoder} {shape} {array}"
@@ -65,7 +65,7 @@ def _best(spec: RunSpec, seeds: int, times: StepTimes) -> int:
     if not spec.training_epochs:
         return 1  # runs are scored one by one
     runs, cost = 1, times.member_step(spec, spec.restarts)
-    while 2 * runs <= seeds and _room(times.device):
+    while 2 * runs <= seeds and _has_room(times.device):
         try:
             doubled = times.member_step(spec, 2 * runs * spec.restarts)
         except (torch.OutOfMemoryError, MemoryError):
@@ -76,7 +76,7 @@ def _best(spec: RunSpec, seeds: int, times: StepTimes) -> int:
     return runs
 
 
-def _room(device: torch.device) -> bool:
+def _has_room(device: torch.device) -> bool:
     if device.type != "cuda":
         return True
     total = torch.cuda.get_device_properties(device).total_memory

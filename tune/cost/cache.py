@@ -1,4 +1,4 @@
-"""What was measured on this machine before, kept between commands in the user's cache folder."""
+"""Caches measurements of this machine in the user's cache folder."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from rme.checkpoint import write_atomically
 
 
 class UserCache:
-    """A JSON file of measurements, of which only those made `here` count.
+    """A JSON file of measurements, by the device and code that were measured.
 
     Args:
-        name: the file's.
-        here: device and code that were measured, readable.
+        name: the file's name.
+        here: this device and code, readable.
 
     Attributes:
-        values: what is known of `here`, to be read and added to.
+        values: the measurements of `here`. Add new ones to it, then call `save`.
     """
 
     def __init__(self, name: str, here: str) -> None:
@@ -30,5 +30,5 @@ class UserCache:
         self.values: dict[str, Any] = self._all.setdefault(here, {})
 
     def save(self) -> None:
-        with suppress(OSError):  # a home that cannot be written only means measuring again
+        with suppress(OSError):  # if the folder cannot be written, the next command measures again
             write_atomically(self.path, lambda path: path.write_text(json.dumps(self._all, indent=1)))

@@ -1,4 +1,4 @@
-"""The cost of training an array of runs in FLOPs: counted, so the order of trials is the same on every machine."""
+"""The relative cost of trials in FLOPs. They are counted, so the order of trials is the same on every machine."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from rme.untrained import untrained
 log = logging.getLogger(__name__)
 
 DIM = 50
-"""The latent dimension at which every method is counted; it matters little beside the images."""
+"""The latent dimension at which every method is counted. It changes the cost little."""
 
 
 def array_flops(runs: Sequence[RunSpec]) -> float:
-    """Floating-point operations of training an array of runs and scoring their validation and test images.
+    """FLOPs of training an array of runs and scoring their validation and test images.
 
-    Counted for one image, once for each method, order, decoder and image shape, in a fraction of a second each.
+    They are counted on one image, once for each method, order, decoder and image shape, in a fraction of a second.
     """
     spec, members = runs[0], len(all_members(runs))
     dataset = data.get(spec.dataset)
@@ -41,13 +41,13 @@ def array_flops(runs: Sequence[RunSpec]) -> float:
 def _per_image(
     method: str, order: int | None, decoder: str, shape: nets.ImageShape, options: tuple[tuple[str, float], ...]
 ) -> tuple[float, float, float]:
-    """FLOPs for one image of a training step, of inference with one draw, and of one pass through the decoder."""
+    """FLOPs on one image of a training step, of inference with one sample, and of one pass through the decoder."""
     values = {"method": method, "order": order, "decoder": decoder, "options": dict(options)}
     spec = RunSpec.of({"dataset": "digits", "dim": DIM, **values})
     try:
         return _count(spec, shape)
-    except Exception as error:  # it will fail in its trial, with its reason; that is not for the schedule to say
-        log.debug("%s is taken to cost what a VAE costs: %s", spec.method_label, error)
+    except Exception as error:  # its trial will fail and report the reason
+        log.debug("the FLOPs of %s cannot be counted, those of a VAE are used: %s", spec.method_label, error)
         return _count(RunSpec.of({"method": "vae", "dataset": "digits", "dim": DIM}), shape)
 
 

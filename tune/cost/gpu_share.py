@@ -1,8 +1,8 @@
-"""`--gpus-per-trial auto`: how many trials a GPU holds, from the memory that a trial of each kind is seen to take.
+"""`--gpus-per-trial auto`: how many trials fit in a GPU's memory, from the measured memory of each kind of trial.
 
-A kind is what decides a trial's memory: method, order, decoder, image shape, members, batch size and precision. One
-trial of each kind runs for a moment on made-up images, in a worker of its own, before the sweep starts; what was seen
-is remembered in the user's cache folder.
+A trial's kind is what decides its memory: method, order, decoder, image shape, members, batch size and precision.
+Before the sweep starts, one trial of each kind is trained briefly on random images in a worker of its own. The
+measurements are cached in the user's cache folder.
 """
 
 from __future__ import annotations
@@ -34,67 +34,67 @@ from tune.cost.cache import UserCache
 log = logging.getLogger(__name__)
 
 MARGIN = 0.15
-"""Room beyond what was seen: fragments, and what a kernel takes for a moment."""
+"""Memory added to the measurement, as a fraction of it: for fragmentation, and for what kernels allocate briefly."""
 
 IMAGES = 512
-"""Made-up images with which a kind is measured; what more a data set has is added by arithmetic."""
+"""How many random images a kind is measured with. The memory of a data set's images is added by arithmetic."""
 
 EPOCHS = 2
-"""How long a kind is trained to be measured; an epoch is a few steps of made-up images."""
+"""How many epochs a kind is trained to be measured; an epoch is a few steps."""
 
 
 @dataclass(frozen=True)
 class Need:
-    """Memory in bytes: what a trial takes at its peak, and what its device has in all."""
+    """Memory in bytes: the peak of a trial, and the total of its device."""
 
     trial: int
     device: int
 
 
 def share(need: Need, margin: float = MARGIN) -> float:
-    """The part of a GPU to ask Ray for, so that as many trials as fit share it: 1 / n, rounded down to 4 digits.
+    """The fraction of a GPU to request from Ray if n trials fit on it: 1 / n, rounded down to 4 digits.
 
-    n is at least 1: a trial that does not fit is tried, and halves its array when memory runs out.
+    n is at least 1: a trial that does not fit starts anyway, and its array is halved when memory runs out.
     """
     fitting = max(1, int(need.device // (need.trial * (1 + margin))))
     return math.floor(1e4 / fitting) / 1e4  # Ray counts in 1/10,000
 
 
 def shares(arrays: Iterable[Sequence[RunSpec]], cpus: int) -> Callable[[Sequence[RunSpec]], float]:
-    """What part of a GPU each of these arrays of runs gets, and each part of them.
+    """A function that returns the fraction of a GPU for any of these arrays of runs, or for a part of one.
 
-    Each kind not met before is measured, on as many GPUs of the Ray cluster at once as there are. All GPUs are taken
-    to have the memory of the one that measured. A kind that does not fit, or fails, gets a whole GPU.
+    Kinds that are not cached are measured in parallel on all GPUs of the Ray cluster. All GPUs are assumed to have as
+    much memory as the one that measured. A kind that does not fit, or fails, gets a whole GPU.
     """
     largest: dict[str, Sequence[RunSpec]] = {}
     for runs in sorted(arrays, key=lambda runs: runs[0].dim):
         largest[kind(runs)] = runs
     measuring = ray.remote(num_cpus=cpus, num_gpus=1, max_calls=1)(_measure_on_gpu)  # the process ends: memory is freed
     cache = _memory_cache()
-    seen = cache.values
+    measured = cache.values
     tasks = {
         name: measuring.remote([spec.model_dump(mode="json") for spec in runs])
         for name, runs in largest.items()
-        if name not in seen
+        if name not in measured
     }
     for name, task in tasks.items():
         try:
-            seen[name] = ray.get(task)
-        except Exception as error:  # whatever it is, the trial itself will say it
-            log.warning("the memory of %s is not known, so it gets a whole GPU: %s", name, last_line(error))
+            measured[name] = ray.get(task)
+        except Exception as error:  # the trial itself will report it
+            log.warning("cannot measure the memory of %s, so it gets a whole GPU: %s", name, last_line(error))
     cache.save()
 
     def of(runs: Sequence[RunSpec]) -> float:
-        if kind(runs) not in seen:
+        if kind(runs) not in measured:
             return 1.0
-        need, device = seen[kind(runs)]
+        need, device = measured[kind(runs)]
         return share(Need(need + image_bytes(runs), device))
 
     return of
 
 
 def kind(runs: Sequence[RunSpec]) -> str:
-    """What an array of runs shares with others that take the same memory, apart from the data set's images."""
+    """A readable name of the settings that decide an array's memory, apart from the data set's images."""
     spec = runs[0]
     channels, height, width = data.get(spec.dataset).shape
     return (
@@ -104,9 +104,9 @@ def kind(runs: Sequence[RunSpec]) -> str:
 
 
 def image_bytes(runs: Sequence[RunSpec]) -> int:
-    """How much of its data set an array of runs keeps on its device, in bytes.
+    """Bytes of its data set that an array of runs keeps on its device.
 
-    All pixels, each member's order and indices, and the test images once more as numbers, while inference is timed.
+    These are all pixels, each member's image indices and, while inference is timed, the test images as floats.
     """
     dataset = data.get(runs[0].dataset)
     train_count, held_out, test = dataset.split_sizes
@@ -117,14 +117,13 @@ def image_bytes(runs: Sequence[RunSpec]) -> int:
 
 
 def measure(specs: Sequence[RunSpec], device: torch.device) -> Need:
-    """Train and score an array of these runs for a moment on made-up images; call it in a fresh process.
+    """The memory of an array of these runs, trained and scored briefly on random images. Call it in a fresh process.
 
-    On a GPU: the most that PyTorch's allocator had reserved, and what the device's memory lacks beyond that, which is
-    the CUDA context and the libraries' own. What other processes hold on the same GPU counts as well, so a GPU that is
-    shared with strangers gets fewer trials, never more. On a CPU: the process's largest resident set. Graphs that are
-    captured and buffers that are kept count in both, as far as `EPOCHS` epochs bring them about.
+    On a GPU it is the peak that PyTorch's allocator reserved, plus the rest of the memory in use: the CUDA context and
+    the libraries. That includes other processes on the same GPU, so a shared GPU gets fewer trials, never more. On a
+    CPU it is the process's peak resident set. Both include captured graphs and buffers if `EPOCHS` epochs make them.
     """
-    _train_for_a_moment(specs, device)
+    _train_briefly(specs, device)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         free, total = torch.cuda.mem_get_info(device)
@@ -134,15 +133,15 @@ def measure(specs: Sequence[RunSpec], device: torch.device) -> Need:
 
 
 def _peak_resident() -> int:
-    """The most memory that this process has held, in bytes."""
+    """The peak resident set of this process, in bytes."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
         return 1024 * int(next(line.split()[1] for line in lines if line.startswith("VmHWM:")))
-    except (OSError, StopIteration):  # not Linux, where getrusage's also counts what forked this process
+    except (OSError, StopIteration):  # not Linux. On Linux, ru_maxrss would include the parent process
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def _train_for_a_moment(specs: Sequence[RunSpec], device: torch.device) -> None:
+def _train_briefly(specs: Sequence[RunSpec], device: torch.device) -> None:
     length = {"epochs": EPOCHS, "stage_epochs": EPOCHS, "finish_epochs": 0, "patience": None, "stage_patience": None}
     brief = [spec.model_copy(update=length) for spec in specs]
     order = torch.arange(IMAGES)
@@ -153,12 +152,12 @@ def _train_for_a_moment(specs: Sequence[RunSpec], device: torch.device) -> None:
 
 
 def _measure_on_gpu(runs: list[dict[str, Any]]) -> tuple[int, int]:
-    """In a Ray worker that was given a GPU."""
+    """`measure` in a Ray worker with a GPU: bytes of the trial and of the GPU."""
     need = measure([RunSpec.of(values) for values in runs], pick_device("cuda"))
     return need.trial, need.device
 
 
 def _memory_cache() -> UserCache:
-    """By kind the bytes of a trial without its images, and of the GPU that measured it."""
+    """By kind: bytes of a trial without its data set's images, and of the GPU that measured it."""
     gpu = device_name(torch.device("cuda")) if torch.cuda.is_available() else "the cluster's GPUs"
     return UserCache("memory.json", f"{gpu}, torch {torch.__version__}")

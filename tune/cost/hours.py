@@ -1,4 +1,4 @@
-"""How long a plan takes on this machine: a step of each kind of training is timed here, once, and remembered."""
+"""Estimates a plan's core-hours or GPU-hours on this machine, from step times that are measured once and cached."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from tune.cost.cache import UserCache
 from tune.cost.measure import image_seconds, step_seconds
 
 REFERENCE = (1, 28, 28)
-"""The images on which every kind of training is timed; for others only a VAE is."""
+"""The image shape on which every kind of training is timed. On other shapes only a VAE is."""
 
 DIRECT_S = 0.2
-"""The longest step of a whole array that is timed; of a longer one a member alone is, and a VAE's array."""
+"""Steps of a whole array up to this many seconds are timed; of longer ones, one member and a VAE's array."""
 
 
 def hours(
     arrays: Iterable[Sequence[RunSpec]], device: torch.device | None = None, *, earliest: bool = False
 ) -> dict[tuple[str, str], float]:
-    """Estimated core-hours (or GPU-hours) of this machine, by (data set, row).
+    """Estimated core-hours (GPU-hours on a GPU) on this machine, by (data set, row).
 
-    For each method and order a training step and the scoring of a few images are timed on random 28x28 images, at the
-    largest dim that occurs. Other image shapes are scaled by what they cost a VAE. A step is timed in an array of that
-    size where this is quick (`DIRECT_S`); otherwise alone, scaled by what an array saves a VAE.
+    For each method and order, a training step and the scoring of a few images are timed on random 28x28 images, at the
+    largest dim in the plan. Times for other image shapes are scaled by a VAE's. A step is timed in an array of the
+    right size if that is quick (`DIRECT_S`), otherwise with one member, scaled by what an array saves a VAE.
 
     Args:
         arrays: the runs of each trial.
-        device: what is timed; None: the GPU if there is one.
-        earliest: whether each training ends as early as its patience allows, else as late.
+        device: the device to time; None: the GPU if available, else the CPU.
+        earliest: assume that patience ends each training as early as it can; otherwise that it ends none early.
     """
     arrays = list(arrays)
     dims: dict[tuple[str, str], int] = {}
@@ -48,25 +48,25 @@ def hours(
         spec = runs[0]
         kind = (spec.plain_label, spec.decoder)
         dims[kind] = max(dims.get(kind, 0), spec.dim)
-    known = StepTimes(device or pick_device("auto"))
+    times = StepTimes(device or pick_device("auto"))
     total: dict[tuple[str, str], float] = defaultdict(float)
     for runs in arrays:
         spec, members = runs[0], len(all_members(runs))
-        step_s, image_s = known.cost(spec, dims[spec.plain_label, spec.decoder], members)
+        step_s, image_s = times.cost(spec, dims[spec.plain_label, spec.decoder], members)
         train, held_out, test = data.get(spec.dataset).split_sizes
         steps = (earliest_end(spec) if earliest else spec.training_epochs) * math.ceil(train / spec.batch_size)
-        # one test set is scored for a run, one validation set for each restart
+        # the test set is scored once for each run, the validation set once for each restart
         images = len(runs) * test + members * held_out
         seconds = members * steps * step_s + images * image_s * spec.iwae_samples / 100
         total[data.label(spec.dataset), spec.method_label] += seconds / 3600
-    known.save()
+    times.save()
     return dict(total)
 
 
 def earliest_end(spec: RunSpec) -> int:
-    """The epoch after which patience can end this run's own training at the earliest: its first measured one was best.
+    """The earliest epoch at which patience can end this run's own training: if its first measured epoch is its best.
 
-    Where there is no patience, the last one.
+    Without patience it is the last epoch.
     """
     if spec.own_patience is None:
         return spec.training_epochs
@@ -76,7 +76,7 @@ def earliest_end(spec: RunSpec) -> int:
 
 
 class StepTimes:
-    """Timings of this machine, kept between commands in the user's cache folder."""
+    """Step times of this machine, measured when first needed and cached in the user's cache folder."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -84,40 +84,40 @@ class StepTimes:
         self.costs: dict[str, float] = self._cache.values
 
     def cost(self, spec: RunSpec, dim: int, members: int) -> tuple[float, float]:
-        """Seconds of a member's training step in an array of so many, and of one image's IWAE with 100 samples.
+        """Estimated seconds of a member's training step in an array of `members`, and of one image's IWAE (K = 100).
 
-        The step of a method that is not trained takes none.
+        The step of a method that is not trained takes 0 s.
         """
         shape = data.get(spec.dataset).shape
-        # the images are made up here: another data set's name would only ask for its files
+        # images are random here; a data set other than MNIST might need its files
         spec = spec.model_copy(update={"dim": dim, "dataset": "mnist"})
         step_s, image_s = self._step(spec, REFERENCE, members), self._image(spec, REFERENCE)
         if shape == REFERENCE:
             return step_s, image_s
         vae = _vae(spec)
-        dearer = self._step(vae, shape, members) / self._step(vae, REFERENCE, members)
-        return step_s * dearer, image_s * self._image(vae, shape) / self._image(vae, REFERENCE)
+        ratio = self._step(vae, shape, members) / self._step(vae, REFERENCE, members)
+        return step_s * ratio, image_s * self._image(vae, shape) / self._image(vae, REFERENCE)
 
     def member_step(self, spec: RunSpec, members: int) -> float:
-        """Seconds of a member's training step in an array of so many, timed as it is."""
+        """Measured seconds of a member's training step in an array of `members`, without any scaling."""
         shape = data.get(spec.dataset).shape
-        return self._known(step_seconds, spec.model_copy(update={"dataset": "mnist"}), shape, members)
+        return self._timed(step_seconds, spec.model_copy(update={"dataset": "mnist"}), shape, members)
 
     def _step(self, spec: RunSpec, shape: tuple[int, int, int], members: int) -> float:
         if not spec.method_class.trains:
             return 0.0
-        alone = self._known(step_seconds, spec, shape, 1)
+        alone = self._timed(step_seconds, spec, shape, 1)
         if members == 1:
             return alone
         if members * alone <= DIRECT_S:
-            return self._known(step_seconds, spec, shape, members)
+            return self._timed(step_seconds, spec, shape, members)
         vae = _vae(spec)
-        return alone * self._known(step_seconds, vae, shape, members) / self._known(step_seconds, vae, shape, 1)
+        return alone * self._timed(step_seconds, vae, shape, members) / self._timed(step_seconds, vae, shape, 1)
 
     def _image(self, spec: RunSpec, shape: tuple[int, int, int]) -> float:
-        return self._known(image_seconds, spec, shape)
+        return self._timed(image_seconds, spec, shape)
 
-    def _known(self, measure: Callable[..., float], spec: RunSpec, shape: tuple[int, int, int], *members: int) -> float:
+    def _timed(self, measure: Callable[..., float], spec: RunSpec, shape: tuple[int, int, int], *members: int) -> float:
         kind = " ".join(map(str, (
             measure.__name__, spec.plain_label, spec.decoder, shape, "dim", spec.dim, "batch", spec.batch_size,
             spec.precision, *members,
@@ -132,7 +132,7 @@ class StepTimes:
 
 
 def _vae(spec: RunSpec) -> RunSpec:
-    """The VAE that stands for `spec` where other images or arrays are concerned."""
+    """The VAE whose times scale those of `spec` to other image shapes and array sizes."""
     return spec.model_copy(update={"method": "vae", "order": None, "decoder": "conv", "options": {}})
 
 
@@ -149,6 +149,6 @@ def _as_in_a_trial(device: torch.device) -> Iterator[None]:
 
 
 def _code() -> str:
-    """A digest of `rme`: timings of other code are of no use."""
+    """A digest of the code of `rme`, because times of other code do not apply."""
     files = sorted(Path(rme.__file__).parent.rglob("*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from rme.config import RunSpec
 
 SCORED_IMAGES = 8
-"""Images on which the cost of IWAE is timed."""
+"""How many images IWAE is timed on."""
 
 SAMPLES_S = 0.15
-"""Minimum total time of the samples, after a warm-up."""
+"""Minimum total seconds of the timing samples, after a warm-up."""
 
 
 class EngineStep:
@@ -49,9 +49,9 @@ def array_engine(
     pixels: Tensor | None = None,
     first: int = 0,
 ) -> Engine:
-    """An engine of `members` untrained models on random images (default: four batches of them).
+    """An engine of `members` untrained models on `pixels` (default: four batches of random images).
 
-    Member i has seed first + i, so an array from `first` on holds the models that engines of one member each hold.
+    Member i has seed first + i: it is the model that an engine of one member has with that `first`.
     """
     if pixels is None:
         pixels = random_images(4 * spec.batch_size, shape)
@@ -60,12 +60,12 @@ def array_engine(
 
 
 def step_seconds(spec: RunSpec, shape: ImageShape, device: torch.device, members: int = 1) -> float:
-    """Seconds of one member's training step in an array of so many; CPU time on a CPU."""
+    """Seconds of one member's training step in an array of `members`; CPU time on a CPU."""
     return _median(EngineStep(spec, shape, device, members), device) / members
 
 
 def image_seconds(spec: RunSpec, shape: ImageShape, device: torch.device, samples: int = 100) -> float:
-    """Seconds of one image's IWAE with so many samples, by one model."""
+    """Seconds of one image's IWAE with `samples` samples, by one model; CPU time on a CPU."""
     engine = array_engine(spec, shape, device, pixels=random_images(SCORED_IMAGES, shape))
     index = torch.arange(SCORED_IMAGES, device=device).unsqueeze(0)
 

@@ -1,4 +1,4 @@
-"""How long work takes on a device: CPU time on a CPU, the device's own clock on a GPU. Needs torch alone."""
+"""Times work on a device: CPU time on a CPU, CUDA events on a GPU. Imports only torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Timer = Callable[[], float]
 """Does the work and returns how long one repetition took, in seconds."""
 
 SAMPLE_S = 0.02
-"""Short work is repeated until a sample takes this long, so that reading the clock does not matter."""
+"""Short work is repeated until a sample takes this many seconds, so that reading the clock does not matter."""
 
 WARM_UPS = {"cpu": 1, "cuda": 6}
 """Untimed repetitions before the first sample; on CUDA, kernels are chosen and graphs captured during these."""

@@ -1,1 +1,1 @@
-"""What is to be run: a grid's runs, the trials that they form, what of it is done, and what is in the way."""
+"""What a sweep runs: a grid's runs, their grouping into trials, what is done, and which settings conflict."""

@@ -1,4 +1,4 @@
-"""Whose cells a grid's are: the paper's, a control's, or neither's."""
+"""How many of a grid's cells are in the paper, and how many are of a control."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tune.plan.grid import Grid
 
 
 def paper_cells(grid: Grid) -> int:
-    """How many of the grid's cells the paper has a number for, whatever the settings; a variant is none of them."""
+    """How many of the grid's cells the paper has a number for, whatever their settings. Variants do not count."""
     names = [name for name in CELL if name != "variant"]
     published = published_scores() if grid.kind.trains else published_times()
     known = {cell_of(row, names) for row in published[names].astype(object).to_dict("records")}
@@ -21,13 +21,13 @@ def paper_cells(grid: Grid) -> int:
 
 
 def control_cells(grid: Grid) -> int:
-    """How many of the grid's cells are of a method that is a control for others."""
+    """How many of the grid's cells are of a control method."""
     controls = {name for name in methods.names() if methods.get(name).control}
     return sum(cell["method"] in controls for cell in _cells(grid))
 
 
 def _cells(grid: Grid) -> Iterator[Mapping[str, Any]]:
-    """What makes each cell, of those too that cannot be run yet."""
+    """The fields that identify each cell, including cells that cannot be run yet."""
     yield from {spec.cell_key: {name: getattr(spec, name) for name in CELL} for spec in grid.runs}.values()
     for cell in grid.absent:
         yield {name: cell.values.get(name, "conv" if name == "decoder" else None) for name in CELL}

@@ -1,6 +1,6 @@
-"""Rows of a grid that cannot be in one experiment: a table has one number for each cell, from runs of one setting.
+"""Finds rows of a grid that cannot be in one experiment, because a cell must have one setting.
 
-Settings are what a run's key is made of, but for its seed (`RunSpec.cell_key`).
+A table has one number for each cell. Settings are everything in a run's key except its seed (`RunSpec.cell_key`).
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ from analysis.names import CELL
 from rme.config import RunSpec
 
 _SHOWN = 4
-"""Differing fields that a message names."""
+"""How many differing fields a message names."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A run that a grid asks for, and the line of its file that does."""
+    """A run that a grid asks for, and the line of the grid's file at which its row begins."""
 
     spec: RunSpec
     line: int
 
 
 def clash(rows: Iterable[Row], starts: Iterable[Row]) -> str | None:
-    """What cannot be in one experiment, as `lines 3 and 7: what, and what would be right`; None if all can.
+    """The first conflict, as `lines 3 and 7: problem; how to fix it`; None without one.
 
     Args:
-        rows: the runs that are to be trained.
-        starts: rows of the same grid from whose runs others may start, whether they are to be trained or not.
+        rows: the runs to train.
+        starts: rows of the same grid from whose runs others may start, even if `--only` excludes these rows.
     """
     by_settings: dict[str, Row] = {}
     by_cell: dict[tuple, tuple[Row, str]] = {}
@@ -44,12 +44,12 @@ def clash(rows: Iterable[Row], starts: Iterable[Row]) -> str | None:
     for row in starts:
         by_cell.setdefault(_cell(row.spec), (row, row.spec.cell_key))
     implied: dict[tuple, Row] = {}
-    for row in by_settings.values():  # once for each setting, not for each seed
+    for row in by_settings.values():  # one seed of each setting
         start = row.spec.parent
         if start is None or (settings := start.cell_key) in named:
             continue
         if (cell := _cell(start)) in by_cell:
-            return _other_start(by_cell[cell][0], row, start)
+            return _start_differs(by_cell[cell][0], row, start)
         other = implied.setdefault(cell, row)
         other_start = other.spec.parent
         assert other_start is not None
@@ -64,26 +64,26 @@ def _cell(spec: RunSpec) -> tuple:
 
 def _two_names(a: Row, b: Row) -> str:
     return (
-        f"{_lines(a, b)}: {a.spec.cell} and {b.spec.cell} are the same runs under two names; leave one of them out, or "
+        f"{_lines(a, b)}: {a.spec.cell} and {b.spec.cell} are the same runs under two names; remove one of them, or "
         "give it other settings"
     )
 
 
 def _two_settings(a: Row, b: Row) -> str:
     what = f"{a.spec.cell} with two settings ({_difference(a.spec, b.spec)})"
-    right = "give one of them a `variant`, a name for what is different about it"
+    right = "give one of them a `variant`, a name for its settings"
     if a.spec.variant is not None:
-        right = "let their variants have different names"
+        right = "give their variants different names"
     if a.line == b.line:
-        return f"line {a.line}: this row is {what}; write a row for each, and {right}"
-    return f"{_lines(a, b)}: both are {what}; {right}"
+        return f"line {a.line}: this row has {what}; write a row for each, and {right}"
+    return f"{_lines(a, b)}: {what}; {right}"
 
 
-def _other_start(own: Row, child: Row, start: RunSpec) -> str:
+def _start_differs(own: Row, child: Row, start: RunSpec) -> str:
     return (
         f"{_lines(own, child)}: {child.spec.cell} starts from a {start.method_label} with other settings than "
         f"{own.spec.cell} has ({_difference(own.spec, start)}); add a row for {start.method_label} with those settings "
-        f"and a `variant`, a name for it: that is then what {child.spec.method_label} starts from"
+        f"and a `variant`, a name for them; {child.spec.method_label} then starts from that row"
     )
 
 
@@ -93,7 +93,7 @@ def _two_starts(a: Row, b: Row) -> str:
     return (
         f"{_lines(a, b)}: {a.spec.cell} and {b.spec.cell} start from a {of_a.method_label} with two settings "
         f"({_difference(of_a, of_b)}); add a row for {of_a.method_label} with the settings of one of them and a "
-        "`variant`, a name for it: that is then what this one starts from"
+        "`variant`, a name for these settings"
     )
 
 
@@ -102,7 +102,7 @@ def _lines(a: Row, b: Row) -> str:
 
 
 def _difference(a: RunSpec, b: RunSpec) -> str:
-    """`kl_max 500.0 and 20.0`, of settings that differ."""
+    """The settings that differ, as `kl_max 500.0 and 20.0`."""
     ours, theirs = _settings(a), _settings(b)
     names = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
     listed = [f"{name} {ours.get(name, 'unset')} and {theirs.get(name, 'unset')}" for name in names]

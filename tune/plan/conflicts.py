@@ -1,4 +1,4 @@
-"""One setting for each cell of an experiment: found out before a sweep starts, not when its tables are made."""
+"""Checks before a sweep starts that its experiment holds no runs of the same cells with other settings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 _SHOWN = 5
-"""Differing fields that an error names."""
+"""How many differing fields an error names."""
 
 
 class SettingsError(CommandError):
@@ -25,19 +25,19 @@ class SettingsError(CommandError):
 
 
 def check_settings(grid: Grid, finished: Iterable[Run]) -> None:
-    """Raises SettingsError with what `other_settings` says, if that is anything."""
+    """Raise SettingsError with the message of `other_settings`, if there is one."""
     if (message := other_settings(grid, finished)) is not None:
         raise SettingsError(message)
 
 
 def other_settings(grid: Grid, finished: Iterable[Run]) -> str | None:
-    """What differs between the runs that an experiment holds and the grid's of the same cells; None if nothing.
+    """Why the grid's runs cannot be recorded beside the experiment's runs of the same cells; None if they can.
 
-    The name of a variant is a setting here: a run that is recorded under one cannot be told under another.
+    A run that is recorded under one variant name cannot be recorded under another, so the name counts as a setting.
 
     Args:
-        grid: what is to be run.
-        finished: the MLflow runs that are finished.
+        grid: the grid to run.
+        finished: the experiment's finished MLflow runs.
     """
     runs = grid.with_parents()
     known = {spec.key for spec in runs}
@@ -61,7 +61,7 @@ def other_settings(grid: Grid, finished: Iterable[Run]) -> str | None:
                 differing = _difference_of_code(run, of_cell)
         if differing:
             found.append((run, differing))
-    return _say(grid.name, found) if found else None
+    return _message(grid.name, found) if found else None
 
 
 def _cell(values: dict[str, str]) -> tuple[str, ...]:
@@ -69,7 +69,7 @@ def _cell(values: dict[str, str]) -> tuple[str, ...]:
 
 
 def _nameless(values: dict[str, str]) -> frozenset[tuple[str, str]]:
-    """The settings alone: what runs of one cell have in common, whatever it is called."""
+    """The settings that all runs of a cell share, without the variant's name."""
     return frozenset((name, value) for name, value in values.items() if name not in ("seed", "variant"))
 
 
@@ -79,18 +79,18 @@ def _settings(spec: RunSpec) -> dict[str, str]:
 
 def _difference(theirs: dict[str, str], ours: dict[str, str]) -> dict[str, tuple[str, str]]:
     names = [name for name in {**ours, **theirs} if name != "seed" and theirs.get(name) != ours.get(name)]
-    return {name: (theirs.get(name, "not recorded"), ours.get(name, "not there")) for name in names}
+    return {name: (theirs.get(name, "not recorded"), ours.get(name, "unset")) for name in names}
 
 
 def _difference_of_code(run: Run, spec: RunSpec) -> dict[str, tuple[str, str]]:
-    """Of a run with the same settings and another key: the images differ, or what the code makes of the settings."""
+    """Why a run with the same settings has another key: the images or the code differ."""
     tags = run.data.tags
     ours = {"data": data.identity(spec.dataset), "schema": str(SCHEMA), "git_commit": git_commit()}
     differing = {name: (tags[name], value) for name, value in ours.items() if name in tags and tags[name] != value}
     return differing or {RUN_KEY: (tags[RUN_KEY], spec.key)}
 
 
-def _say(experiment: str, found: list[tuple[Run, dict[str, tuple[str, str]]]]) -> str:
+def _message(experiment: str, found: list[tuple[Run, dict[str, tuple[str, str]]]]) -> str:
     changes: dict[str, set[str]] = defaultdict(set)
     for _, differing in found:
         for name, (theirs, ours) in differing.items():
@@ -102,6 +102,6 @@ def _say(experiment: str, found: list[tuple[Run, dict[str, tuple[str, str]]]]) -
     return (
         f"the experiment {experiment} holds {count} of these cells with other settings: {', '.join(listed[:_SHOWN])}"
         f"{more} (recorded by code {' and '.join(commits)}, this is {git_commit()[:8]}). One table cannot hold both: "
-        "say --experiment NAME to record these runs under another name, leave the settings as they were, or give the "
-        "grid's row a `variant`, a name under which both can stand"
+        "record these runs in another experiment with --experiment NAME, restore the settings, or give the grid's row "
+        "a `variant`, a name that makes it a cell of its own"
     )

@@ -1,11 +1,11 @@
-"""Grids: YAML to runs, and runs to trials.
+"""Reads grids from YAML and groups their runs into trials.
 
-A grid's rows and defaults hold a value, a list of values or, for whole numbers, a range such as `0-9` for each field
-of RunSpec; a row stands for every combination. `method: all` is every registered method, `decoder: all` every decoder
-that the method supports, `order: all` or `order: lowest` its orders. `variant: "kl 20"` names settings that differ from
-those of the row's usual cell, which is then another cell (`tune.plan.clashes` says what cannot be together).
+For each field of RunSpec, a row or the defaults give a value, a list of values or, for whole numbers, a range such as
+`0-9`. A row stands for every combination. `method: all` is every registered method, `decoder: all` every decoder that
+the method supports, `order: all` or `order: lowest` its orders. `variant: "kl 20"` names settings that differ from the
+method's other rows and makes a cell of its own (`tune.plan.clashes` finds conflicting rows).
 
-`kind: timing` makes a grid's runs timings of inference (`rme.timing`), which train nothing.
+With `kind: timing` the runs are timings of inference (`rme.timing`), which train nothing.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ GRIDS = Path(__file__).parent.parent / "grids"
 _RANGE = re.compile(r"(\d+)-(\d+)")
 _WHOLE_NUMBERS = ("order", "dim", "seed")
 _LONGEST_NUMBER = 18
-"""Digits of a range's end."""
+"""How many digits a range's end may have."""
 MOST_RUNS = 1_000_000
-"""Of a row; more are a slip of the pen, such as `0-99999999`, and would fill the memory."""
+"""How many runs a row may stand for. More is a typo such as `0-99999999`, and would fill the memory."""
 
 
 class GridError(CommandError):
@@ -56,11 +56,10 @@ class Grid:
 
     Attributes:
         name: also the name of its MLflow experiment.
-        runs: the runs that can be run, each once, in the grid's order.
-        absent: for each cell that cannot be run yet, because its method or data set is not there, the values of one
-            of its runs, how many runs it has, and why.
-        kind: what its runs are.
-        variants: by cell key the name of each variant from which others may start, also where `--only` left it out.
+        runs: the runs whose method and data set exist, each once, in the grid's order.
+        absent: the cells whose method or data set does not exist.
+        kind: whether its runs are trainings or timings.
+        variants: the names of variants from which others may start, by cell key, also of rows that `--only` excludes.
     """
 
     name: str
@@ -71,7 +70,7 @@ class Grid:
     variants: Mapping[str, str] = field(default_factory=dict)
 
     def with_parents(self) -> list[RunSpec]:
-        """Its runs and all that they start from, under the names that its rows give them; parents first, each once."""
+        """Its runs and those that they start from, named as in its rows. Parents come first, each run once."""
         return list(self._whole)
 
     @cached_property
@@ -81,7 +80,14 @@ class Grid:
 
 @dataclass(frozen=True)
 class AbsentCell:
-    """A cell of a grid whose method or data set is not in its registry."""
+    """A cell of a grid whose method or data set is not registered.
+
+    Attributes:
+        values: the fields of one of its runs.
+        seeds: how many runs it has.
+        restarts: of each run.
+        reason: what is missing.
+    """
 
     values: Mapping[str, Any]
     seeds: int
@@ -92,10 +98,9 @@ class AbsentCell:
 def load(
     source: str, only: Mapping[str, Sequence[str]] | None = None, overrides: Mapping[str, Any] | None = None
 ) -> Grid:
-    """Read a grid by its name (`demo`) or its file's path, keep what `only` says, and set what `overrides` says.
+    """Read a grid by its name (`demo`) or file, keep the runs that match `only`, and set the fields in `overrides`.
 
-    Raises GridError: no such grid, malformed YAML (with line and column), an impossible run, rows that cannot be told
-    apart, nothing left.
+    Raises GridError: grid not found, malformed YAML (with line and column), invalid run, conflicting rows, no run left.
     """
     path = find(source)
     content, lines = _parse(path)
@@ -114,16 +119,16 @@ def load(
 
 
 def find(source: str) -> Path:
-    """The file of a grid. Raises GridError naming the grids there are."""
+    """The file of a grid. Raises GridError naming the available grids."""
     if source.endswith((".yaml", ".yml")):
         path = Path(source)
         if not path.is_file():
-            raise GridError(f"--grid {source}: there is no such file")
+            raise GridError(f"--grid {source}: file not found")
         return path
     path = GRIDS / f"{source}.yaml"
     if not path.is_file():
         names = ", ".join(sorted(p.stem for p in GRIDS.glob("*.yaml")))
-        raise GridError(f"--grid {source}: there is no such grid; there are {names}, or give the path of a .yaml file")
+        raise GridError(f"--grid {source}: no such grid; valid values are {names}, or the path of a .yaml file")
     return path
 
 
@@ -136,12 +141,12 @@ def _parse(path: Path) -> tuple[dict[str, Any], list[int]]:
     content = document.value
     if not isinstance(content, dict) or not isinstance(content.get("rows"), list) or not content["rows"]:
         raise GridError(
-            f"{path}: a grid is a mapping with a list `rows`, and `name`, `description`, `kind`, `defaults` if wanted"
+            f"{path}: a grid is a mapping with a list `rows` and, optionally, `name`, `description`, `kind`, `defaults`"
         )
     unknown = set(content) - {"name", "description", "kind", "defaults", "rows"}
     if unknown:
         names = ", ".join(sorted(map(str, unknown)))
-        raise GridError(f"{path}: {names}: a grid has name, description, kind, defaults and rows alone")
+        raise GridError(f"{path}: {names}: no such field; a grid's fields are name, description, kind, defaults, rows")
     kind = content.setdefault("kind", TRAINING.name)
     if not isinstance(kind, str) or kind not in KINDS:
         raise GridError(f"{path}: kind: {kind!r} must be one of {', '.join(KINDS)}")
@@ -150,18 +155,18 @@ def _parse(path: Path) -> tuple[dict[str, Any], list[int]]:
     name = content.setdefault("name", path.stem)
     if isinstance(name, bool) or not isinstance(name, str | int) or not is_plain_name(str(name)):
         raise GridError(f"{path}: name: {name!r} must be a plain name, without /")
-    # the last, where `<<` brings in one that is written too
+    # the last one, because `<<` may bring in another `rows` before it
     *_, rows = (value for key, value in document.node.value if key.value == "rows")
     return content, [row.start_mark.line + 1 for row in rows.value]
 
 
 def is_plain_name(text: str) -> bool:
-    """Whether folders and experiments can be named so."""
+    """Whether this can name folders and experiments."""
     return text.strip() == text != "" and text.isprintable() and "/" not in text and not text.startswith(".")
 
 
 def _expand(content: Mapping[str, Any], row: Any, path: Path, number: int) -> Iterable[dict[str, Any]]:
-    """Every combination of a row's values over the defaults, as plain values."""
+    """The values of each run that a row stands for, with the defaults."""
     if not isinstance(row, dict):
         raise GridError(f"{path}, row {number}: {row!r} must map fields to values")
     merged = {**content["defaults"], **row}
@@ -173,23 +178,23 @@ def _expand(content: Mapping[str, Any], row: Any, path: Path, number: int) -> It
             f"{path}, row {number}: {', '.join(sorted(map(str, unknown)))}: no such field; the fields are {fields}"
         )
     if "method" not in merged:
-        raise GridError(f"{path}, row {number}: it names no method")
+        raise GridError(f"{path}, row {number}: the field method is missing")
     where = f"{path}, row {number}: "
     for method in methods.names() if merged["method"] == "all" else _values(where, "method", merged["method"]):
-        own = {**merged, "method": method, **_meanings(method, merged)}
+        own = {**merged, "method": method, **_resolve_words(method, merged)}
         columns = [[(name, value) for value in _values(where, name, values)] for name, values in own.items()]
         if (count := math.prod(map(len, columns))) > MOST_RUNS:
-            raise GridError(f"{where}it stands for {count:,} runs, more than {MOST_RUNS:,}")
+            raise GridError(f"{where}the row stands for {count:,} runs; at most {MOST_RUNS:,} are allowed")
         for combination in itertools.product(*columns):
             yield dict(combination)
 
 
-def _meanings(method: Any, row: Mapping[str, Any]) -> dict[str, Any]:
-    """What `all` and `lowest` mean for this method."""
+def _resolve_words(method: Any, row: Mapping[str, Any]) -> dict[str, Any]:
+    """The decoders and orders that `all` and `lowest` mean for this method."""
     if row.get("decoder") != "all" and row.get("order") not in ("all", "lowest"):
         return {}
     if not isinstance(method, str) or method.lower() not in methods.registry():
-        return {}  # what is said of that is said later
+        return {}  # reported later, as an absent cell or an invalid value
     kind = methods.get(method)
     meanings: dict[str, Any] = {}
     if row.get("decoder") == "all":
@@ -202,20 +207,20 @@ def _meanings(method: Any, row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _values(where: str, name: str, value: Any) -> list[Any]:
-    """A field's values: of a list each, of a range such as 0-9 each number, else the value itself.
+    """A field's values: the items of a list, the numbers of a range such as 0-9, or the value itself.
 
-    Raises GridError, which begins with `where`: there is no value, or there are too many.
+    Raises GridError, which begins with `where`: no value, or too many.
     """
     if isinstance(value, list):
         if not value:
-            raise GridError(f"{where}{name}=[] has no value: leave it out, or name one")
+            raise GridError(f"{where}{name}=[]: the list is empty; give a value, or leave the field out")
         return [one for item in value for one in _values(where, name, item)]
     if name in _WHOLE_NUMBERS and isinstance(value, str) and (match := _RANGE.fullmatch(value.strip())):
         low, high = match.groups()
         if max(len(low), len(high)) > _LONGEST_NUMBER or int(high) - int(low) >= MOST_RUNS:
-            raise GridError(f"{where}{name}={value} is longer than {MOST_RUNS:,} numbers")
+            raise GridError(f"{where}{name}={value}: a range has at most {MOST_RUNS:,} numbers")
         if int(high) < int(low):
-            raise GridError(f"{where}{name}={value} has no number: say {high}-{low}")
+            raise GridError(f"{where}{name}={value}: the range is empty; write {high}-{low}")
         return list(range(int(low), int(high) + 1))
     return [value]
 
@@ -225,7 +230,7 @@ def _override(values: dict[str, Any], name: str, value: Any, kind: Kind) -> None
     if name.startswith("options."):
         options = values.get("options", {})
         if not isinstance(options, dict):
-            raise GridError(f"--set {name}={value}: there options={options!r}, which must map names to numbers")
+            raise GridError(f"--set {name}={value}: options={options!r} must map names to numbers")
         values["options"] = {**options, name.removeprefix("options."): value}
     elif name in known:
         values[name] = value
@@ -249,7 +254,7 @@ def _keep(wanted: list[Wanted], only: Mapping[str, Sequence[str]], kind: Kind) -
             raise GridError(f"--only {name}={','.join(missing)}: the grid has {name} {there}")
         wanted = [each for each in wanted if _text(each.values.get(name, default)) in asked]
     if not wanted:
-        raise GridError("--only: no run of the grid fits all of it")
+        raise GridError("--only: no run of the grid matches all fields given")
     return wanted
 
 
@@ -273,7 +278,7 @@ def _grid(content: Mapping[str, Any], path: Path, kept: list[Wanted], whole: lis
             if reason is None:
                 rows.append(Row(spec_class.of(wanted.values), wanted.line))
             else:
-                spec_class.of(_with_what_is_there(wanted.values))
+                spec_class.of(_with_existing(wanted.values))  # checks the other fields
         except SpecError as error:
             raise GridError(f"{source}, line {wanted.line}: {error}") from None
     starts = _starts(whole, spec_class)
@@ -303,7 +308,7 @@ def _grid(content: Mapping[str, Any], path: Path, kept: list[Wanted], whole: lis
 
 
 def _starts(whole: Iterable[Wanted], spec_class: type[RunSpec]) -> list[Row]:
-    """The rows from whose runs others may start, what `--only` left out among them; one seed of each."""
+    """The rows from whose runs others may start, one seed of each, also rows that `--only` excludes."""
     starting = {methods.get(name).starts_from for name in methods.names()}
     rows: dict[str, Row] = {}
     for wanted in whole:
@@ -311,7 +316,7 @@ def _starts(whole: Iterable[Wanted], spec_class: type[RunSpec]) -> list[Row]:
         if isinstance(name, str) and name.lower() in starting:
             try:
                 row = Row(spec_class.of(wanted.values), wanted.line)
-            except SpecError:  # if it is kept, that is said of it; if not, it does no harm
+            except SpecError:  # if `--only` keeps the row, _grid reports it; otherwise it does not matter
                 continue
             rows.setdefault(f"{row.spec.cell_key} {row.spec.variant}", row)
     return list(rows.values())
@@ -327,14 +332,14 @@ def _why_absent(values: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _with_what_is_there(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A run like that of an absent cell, for what can be wrong with its other fields."""
-    there = dict(values)
-    if _why_absent({"method": there["method"]}) is not None:
-        there |= {"method": "vae", "order": None, "decoder": "conv", "options": {}}
-    if _why_absent({"dataset": there.get("dataset")}) is not None:
-        there["dataset"] = "digits"
-    return there
+def _with_existing(values: Mapping[str, Any]) -> dict[str, Any]:
+    """These values with an existing method and data set in place of missing ones."""
+    existing = dict(values)
+    if _why_absent({"method": existing["method"]}) is not None:
+        existing |= {"method": "vae", "order": None, "decoder": "conv", "options": {}}
+    if _why_absent({"dataset": existing.get("dataset")}) is not None:
+        existing["dataset"] = "digits"
+    return existing
 
 
 # ---------------------------------------------------------------------- trials
@@ -342,14 +347,14 @@ def _with_what_is_there(values: Mapping[str, Any]) -> dict[str, Any]:
 class Trial:
     """What Ray schedules: runs of one cell that are trained as one array.
 
-    The key follows from the runs alone, so that the same grid finds the same trial's checkpoints again.
+    The key depends only on the runs, so the same grid finds the trial's checkpoints again.
     """
 
     runs: tuple[RunSpec, ...]
 
     @cached_property
     def run_keys(self) -> tuple[str, ...]:
-        """Its runs' keys, in their order: a run works out its own anew each time."""
+        """The keys of its runs, in order. Cached, because a run computes its key at each access."""
         return tuple(spec.key for spec in self.runs)
 
     @cached_property
@@ -358,7 +363,7 @@ class Trial:
 
     @cached_property
     def kind(self) -> tuple[tuple[str, str], int]:
-        """Of its method and cell, and its members: what it has in common with trials that take as long."""
+        """((method, cell key), members): trials that agree in these take equally long."""
         return (self.runs[0].method, self.runs[0].cell_key), self.members
 
     @property
@@ -372,9 +377,9 @@ class Trial:
 
 
 def with_parents(runs: Iterable[RunSpec], variants: Mapping[str, str] | None = None) -> list[RunSpec]:
-    """The runs and all that they start from, parents first, each once.
+    """The runs and those that they start from, parents first, each once.
 
-    A parent that is one of the runs has that one's name; another the one that `variants` has for its cell key, if any.
+    A parent that is not one of `runs` gets the variant name that `variants` has for its cell key, if any.
     """
     named = {spec.key: spec for spec in runs}
     ordered: dict[str, RunSpec] = {}
@@ -395,7 +400,7 @@ def with_parents(runs: Iterable[RunSpec], variants: Mapping[str, str] | None = N
 
 
 ArraySize = int | Callable[[RunSpec], int]
-"""How many runs of a cell are trained as one array: a number, or what depends on the cell."""
+"""How many runs of a cell are trained as one array: a number, or a function of one of its runs."""
 
 
 def trials(runs: Iterable[RunSpec], seeds_per_trial: ArraySize) -> list[Trial]:

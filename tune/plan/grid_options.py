@@ -19,16 +19,16 @@ def chosen_grid(
     dataset: str | None = None,
     experiment: str | None = None,
 ) -> Grid:
-    """Read a grid, keep what `only` says, and set what `overrides` says.
+    """Read a grid, keep the runs that match `only`, and set the fields in `overrides`.
 
     Args:
         grid: a grid's name or file.
         only: texts `FIELD=A,B`.
         overrides: texts `FIELD=VALUE`.
-        dataset: the data set of all runs.
-        experiment: another name for the grid.
+        dataset: the data set of all runs; None: the grid's.
+        experiment: the experiment's name; None: the grid's.
 
-    Raises GridError naming the option and what is wrong.
+    Raises GridError naming the option and the problem.
     """
     kept = {field: _items(field, text) for field, text in _assignments("--only", only).items()}
     values: dict[str, Any] = {}
@@ -44,12 +44,12 @@ def chosen_grid(
 
 
 def check_whole(grid: Grid) -> None:
-    """Raises GridError if the grid has cells whose method or data set does not exist."""
+    """Raise GridError if the grid has cells whose method or data set does not exist."""
     if grid.absent:
         counts = Counter(cell.reason for cell in grid.absent)
         reasons = "; ".join(f"{reason} ({count} cells)" for reason, count in counts.items())
         raise GridError(
-            f"the grid {grid.name} cannot be run whole: {reasons}. Keep what can be run with --only, e.g. "
+            f"the grid {grid.name} has cells that cannot be run: {reasons}. Keep the others with --only, e.g. "
             f"{_example(grid)}"
         )
 
@@ -67,20 +67,20 @@ def _assignments(option: str, texts: Sequence[str]) -> dict[str, str]:
     for text in texts:
         field, sign, value = text.partition("=")
         if not sign or not field or not value:
-            raise GridError(f"{option} {text}: say FIELD=VALUE")
+            raise GridError(f"{option} {text}: must be FIELD=VALUE")
         if field in found:
-            right = f"{option} {field}={found[field]},{value}" if option == "--only" else "say it once"
+            right = f"{option} {field}={found[field]},{value}" if option == "--only" else "give it once"
             raise GridError(f"{option} {text}: {field} is given twice, first as {found[field]}; {right}")
         found[field] = value
     return found
 
 
 def _items(field: str, text: str) -> list[str]:
-    """The values of an `--only`, as in CSV: a value that contains a comma is put into double quotes."""
+    """The values of an `--only`, read as CSV: double quotes enclose a value that contains a comma."""
     try:
         (items,) = csv.reader([text], skipinitialspace=True, strict=True)
     except (ValueError, csv.Error):
         items = []
     if not items:
-        raise GridError(f"--only {field}={text!r}: say FIELD=A,B, in one line, quotes in pairs")
+        raise GridError(f"--only {field}={text!r}: must be FIELD=A,B on one line, with paired quotes")
     return items

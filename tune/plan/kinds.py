@@ -10,14 +10,14 @@ from rme.timing import TimingSpec
 
 @dataclass(frozen=True)
 class Kind:
-    """Everything in which one kind of grid differs from another.
+    """The differences between kinds of grids.
 
     Attributes:
-        name: what a grid's file says after `kind:`.
+        name: its name after `kind:` in a grid's file.
         spec: the class of its runs.
         fields: the fields of a run that a grid may set.
-        trains: whether its runs train a model and score it; only then are there scores, hours and a report.
-        alone: whether each run has its cores, or whole GPUs, to itself.
+        trains: whether its runs train a model and score it. Only these have scores, estimated hours and a report.
+        alone: whether each run is a trial by itself, with cores or whole GPUs of its own.
     """
 
     name: str

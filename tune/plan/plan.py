@@ -1,4 +1,4 @@
-"""What a sweep would do: which runs are done, which trials are to be trained, and what that takes."""
+"""What a sweep would do: which runs are done, and which trials it would train."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from tune.store.storage import Storage
 
 @dataclass(frozen=True)
 class Plan:
-    """A grid held against what is there.
+    """A grid, and which of its runs are done, failed or to be trained.
 
     Attributes:
-        trials: all trials of the grid's runs and of what they start from, done or not.
-        recorded: keys of runs that MLflow has, finished.
-        on_storage: keys of runs whose results are on the storage.
-        absent: cells whose method or data set is not there, and in how many trials they would be trained.
-        held_back: failures, by key, of runs that failed before and would again, and of those that start from them.
-        retried: keys of runs that failed before, if they and what starts from them are all that is to be trained.
+        trials: all trials of the grid's runs and of the runs that they start from, done or not.
+        recorded: keys of the runs that are finished in MLflow.
+        on_storage: keys of the runs whose results are on the storage.
+        absent_trials: how many trials the cells would make whose method or data set does not exist.
+        held_back: by run key, the failures of runs that failed because of the run itself, and of runs that start from
+            them. They are not trained.
+        retried: with `--retry-failed`, keys of the failed runs: only they and what starts from them are trained.
     """
 
     grid: Grid
@@ -35,7 +36,7 @@ class Plan:
 
     @cached_property
     def to_train(self) -> list[Trial]:
-        """Trials of which a run is wanted, or started from, and is nowhere yet; parents first."""
+        """The trials with a run that is missing, or that a missing run starts from; parents first."""
         needed = set()
         settled = self.recorded | self.on_storage | self.held_back.keys()
         for trial in reversed(self.trials):  # children come after their parents
@@ -58,16 +59,16 @@ class Plan:
 
     @property
     def to_record(self) -> list[RunSpec]:
-        """Runs that have a result on the storage and are not in MLflow."""
+        """The runs whose result is on the storage but not in MLflow."""
         runs = [spec for trial in self.trials for spec in trial.runs]
         return [spec for spec in runs if spec.key in self.on_storage and spec.key not in self.recorded]
 
     def counts(self) -> dict[str, int]:
-        """Of the grid as it is written, with what is absent: cells, runs, trainings, trials; and how it stands.
+        """How many cells, runs, trainings and trials the grid has, including absent cells, and how many are done.
 
-        Of the cells, how many the paper's tables have, and how many are a control's.
+        `paper_cells` counts the cells in the paper's tables, `control_cells` those of a control.
         """
-        from tune.plan.cells import control_cells, paper_cells  # takes pandas, which a sweep that starts needs not yet
+        from tune.plan.cells import control_cells, paper_cells  # imports pandas, which a starting sweep does not need
 
         runs, absent = self.grid.runs, self.grid.absent
         wanted = {spec.key for spec in runs}
@@ -89,10 +90,10 @@ class Plan:
 def make_plan(
     grid: Grid, seeds_per_trial: ArraySize, recorded: Collection[str], storage: Storage, retry_failed: bool = False
 ) -> Plan:
-    """Group the grid's runs, and what they start from, into trials, and look up what is there.
+    """Group the grid's runs, and those that they start from, into trials, and look up which are done or failed.
 
-    Trials are made of the whole grid, done or not, so that a sweep that goes on finds its arrays as they were. With
-    `retry_failed`, what failed before is all that is to be trained; without it, it is left alone.
+    Trials are made of the whole grid, done or not, so that a resumed sweep finds the same arrays. With `retry_failed`
+    only failed runs and what starts from them are trained; without it, these are held back.
     """
     runs = grid.with_parents()
     grouped = trials(runs, seeds_per_trial)
@@ -102,7 +103,7 @@ def make_plan(
     failures = storage.failures(set(keys) - known - on_storage)
     held_back = {} if retry_failed else with_children(failures, runs, known | on_storage)
     settled = known | on_storage | held_back.keys()
-    grouped = [part for trial in grouped for part in _unfinished_part(trial, settled, storage)]
+    grouped = [part for trial in grouped for part in _split_if_partly_done(trial, settled, storage)]
     return Plan(
         grid,
         tuple(grouped),
@@ -117,7 +118,7 @@ def make_plan(
 def with_children(
     failures: Mapping[str, Failure], runs: Collection[RunSpec], done: Collection[str]
 ) -> dict[str, Failure]:
-    """These failures, and of the runs that cannot start because of them; `runs` has parents first."""
+    """These failures, and those of the runs that start from a failed run. `runs` must have parents first."""
     if not failures:
         return {}
     found = dict(failures)
@@ -128,8 +129,8 @@ def with_children(
     return found
 
 
-def _unfinished_part(trial: Trial, done: Collection[str], storage: Storage) -> list[Trial]:
-    """The trial, or, if some of its runs were finished in another array and it never began, its two parts."""
+def _split_if_partly_done(trial: Trial, done: Collection[str], storage: Storage) -> list[Trial]:
+    """The trial; or, if it never began and some of its runs are settled, one trial of these and one of the others."""
     finished = tuple(spec for key, spec in zip(trial.run_keys, trial.runs, strict=True) if key in done)
     if len(finished) in (0, len(trial.runs)) or storage.trial_folder(trial.key).exists():
         return [trial]
@@ -137,5 +138,5 @@ def _unfinished_part(trial: Trial, done: Collection[str], storage: Storage) -> l
 
 
 def _absent_trials(cell: AbsentCell, seeds_per_trial: ArraySize) -> int:
-    # what cannot be run cannot be timed, so one array is as good a guess as another
+    # the size of an array that cannot be run cannot be measured, so assume one trial
     return -(-cell.seeds // seeds_per_trial) if isinstance(seeds_per_trial, int) else 1

@@ -1,4 +1,4 @@
-"""Prints a plan: what would be run, on what terms each row is trained, what is done already, and the hours."""
+"""Prints a plan: what would run, how each row is trained, what is done, and the estimated hours."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tune.plan import terms
 from tune.plan.plan import Plan
 
 Hours = Mapping[tuple[str, str], float]
-"""By data set and row."""
+"""By (data set, row)."""
 
 
 def show_plan(plan: Plan, as_json: bool, other_settings: str | None) -> None:
@@ -21,8 +21,8 @@ def show_plan(plan: Plan, as_json: bool, other_settings: str | None) -> None:
 
     Args:
         plan: what to print.
-        as_json: as one JSON object, else to be read.
-        other_settings: why it would not start, if the experiment holds runs that are in its way.
+        as_json: whether to print one JSON object.
+        other_settings: why the sweep would be refused because of its experiment's runs; None if it would start.
     """
     training = plan.grid.kind.trains
     arrays = [trial.runs for trial in plan.to_train]
@@ -42,44 +42,43 @@ def show_plan(plan: Plan, as_json: bool, other_settings: str | None) -> None:
         print(json.dumps(about))
         return
     out = Console()
-    whose = [f"{counts[kind]:,} {name}" for kind, name in _WHOSE.items() if counts[kind]]
+    groups = [f"{counts[kind]:,} {name}" for kind, name in _GROUPS.items() if counts[kind]]
     out.print(": ".join(filter(None, (plan.grid.name, plan.grid.description))), highlight=False)
     out.print(
-        "{cells} cells{whose}, {runs} runs, {trainings} trainings in {trials} trials".format(
-            **counts, whose=f" ({', '.join(whose)})" if whose else ""
+        "{cells} cells{groups}, {runs} runs, {trainings} trainings in {trials} trials".format(
+            **counts, groups=f" ({', '.join(groups)})" if groups else ""
         ),
         highlight=False,
     )
     out.print(
-        "{done_runs} runs are done; {to_train_trials} trials with {to_train_runs} runs are to be trained".format(
-            **counts
-        ),
+        "{done_runs} runs are done; {to_train_runs} runs in {to_train_trials} trials would be trained".format(**counts),
         highlight=False,
     )
     if counts["starting_points"]:
-        out.print("{starting_points} runs more are trained as starting points".format(**counts), highlight=False)
+        out.print("{starting_points} more runs serve as starting points".format(**counts), highlight=False)
     if rows:
         out.print(
-            "\nhow each row is trained: from where, how many epochs at which rate, and which epoch it keeps",
+            "\nhow each row is trained: its start, epochs and learning rate, and which epoch is kept",
             highlight=False,
         )
         out.print(_terms_table(rows))
     if hours:
-        late = "; at most: none is ended by its patience" if patient else ""
-        out.print(f"\nhours on one slot of this machine, from step times measured here{late}", highlight=False)
+        bound = "; upper bound: no patience ends a training early" if patient else ""
+        out.print(f"\ncore-hours (GPU-hours) on this machine, from measured step times{bound}", highlight=False)
         out.print(_hours_table(hours))
     if earliest:
-        out.print("\nhours if each training ends as soon as its patience allows: its first epoch measured was its best")
+        out.print("\nlower bound: each training ends as soon as its patience allows")
         out.print(_hours_table(earliest))
     for reason in absent:
-        out.print(f"not there yet: {reason}", highlight=False)
+        out.print(f"cannot be run yet: {reason}", highlight=False)
     if plan.held_back:
-        out.print(f"{len(plan.held_back)} runs failed, or start from one that did: --retry-failed trains them again")
+        out.print(f"{len(plan.held_back)} runs failed, or start from a failed run: --retry-failed trains them again")
     if other_settings is not None:
-        out.print(f"it would not start: {other_settings}", markup=False, highlight=False, soft_wrap=True, style="red")
+        refused = f"the sweep would be refused: {other_settings}"
+        out.print(refused, markup=False, highlight=False, soft_wrap=True, style="red")
 
 
-_WHOSE = {"paper_cells": "of the paper", "control_cells": "of a control"}
+_GROUPS = {"paper_cells": "of the paper", "control_cells": "of a control"}
 
 
 def _sum(hours: Hours) -> float:
@@ -91,7 +90,7 @@ def _by_kind(hours: Hours) -> list[dict[str, object]]:
 
 
 def _terms_table(rows: list[terms.Row]) -> Table:
-    """A line for each row of the grid; where a row has several, each says of which images or decoders it is."""
+    """A line for each way in which a row is trained; if there are several, it names data sets and decoders."""
     labels = [row.terms.method for row in rows]
     finish = any(row.terms.finish and row.terms.start_learning_rate is None for row in rows)
     patience = any(row.terms.patience is not None for row in rows)

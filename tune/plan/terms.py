@@ -1,4 +1,4 @@
-"""On what terms each row of a grid is trained: from where, for how long, at which rate, and which epoch is kept."""
+"""How each row of a grid is trained: its start, its length, its learning rate, and which epoch is kept."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from rme.config import RunSpec
 
 @dataclass(frozen=True)
 class Terms:
-    """What is the same for all runs of a row that are trained alike.
+    """How the runs of a row are trained.
 
     Attributes:
-        method: as tables name it, with order and variant.
-        starts_from: the cell's finished VAE, "vae", or "scratch".
-        start_epochs: of what it starts from, 0 from scratch.
-        start_learning_rate: of what it starts from, before that one's finish; None from scratch.
+        method: its name in tables, with order and variant.
+        starts_from: "vae", the finished VAE of the same cell, or "scratch".
+        start_epochs: epochs of that VAE; 0 from scratch.
+        start_learning_rate: that VAE's, before its finish; None from scratch.
         epochs: of its own training; 0 if nothing is trained.
         learning_rate: of its own training, before its finish; None if nothing is trained.
-        finish_epochs, finish_learning_rate: the last epochs of the training from scratch, its own or that of what it
-            starts from, and their rate; 0 and None without a finish.
+        finish_epochs, finish_learning_rate: the finish of the training from scratch, which is its own or that of the
+            VAE that it starts from; 0 and None without a finish.
         keep: which epoch's parameters are kept.
-        patience: of its own training, epochs; None: it goes to its last epoch.
+        patience: epochs, of its own training; None: it trains to its last epoch.
     """
 
     method: str
@@ -64,7 +64,7 @@ class Terms:
 
     @property
     def finish(self) -> str:
-        """`last 8 at 2e-5`; empty without."""
+        """`last 8 at 2e-5`; empty without a finish."""
         if self.finish_learning_rate is None:
             return ""
         return f"last {self.finish_epochs:,} at {rate(self.finish_learning_rate)}"
@@ -72,7 +72,7 @@ class Terms:
 
 @dataclass(frozen=True)
 class Row:
-    """Some cells that are trained on the same terms: all of a row's, or those on some images or with some decoders."""
+    """Cells of one row of the grid that are trained alike: all of them, or those of some data sets or decoders."""
 
     terms: Terms
     datasets: tuple[str, ...]
@@ -84,7 +84,7 @@ class Row:
 
 
 def rows(runs: Iterable[RunSpec]) -> list[Row]:
-    """The terms of these runs, each once, in the order in which they come."""
+    """The different terms of these runs, in order of first appearance, with the cells that they apply to."""
     found: dict[Terms, dict[str, RunSpec]] = {}
     for cell_key, spec in {spec.cell_key: spec for spec in runs}.items():
         found.setdefault(Terms.of(spec), {})[cell_key] = spec
@@ -100,7 +100,7 @@ def rows(runs: Iterable[RunSpec]) -> list[Row]:
 
 
 def rate(value: float) -> str:
-    """`5e-4`, as one writes it."""
+    """A learning rate as text, e.g. `5e-4`."""
     mantissa, _, exponent = f"{value:.6e}".partition("e")
     digits = mantissa.rstrip("0").rstrip(".")
     return f"{digits}e{int(exponent)}" if value < 0.01 else f"{value:g}"

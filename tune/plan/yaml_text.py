@@ -1,4 +1,4 @@
-"""YAML as a user writes it: its value and its lines, or one error that says where and what."""
+"""Parses YAML to its value and line numbers, or raises one error with line, column and problem."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from yaml.constructor import ConstructorError
 from yaml.reader import ReaderError
 
 _NO_KEYS = ("tag:yaml.org,2002:merge", "tag:yaml.org,2002:value")
-"""Tags of `<<`, which brings in another mapping, and of `=`."""
+"""Tags of `<<`, which merges another mapping, and of `=`: not ordinary keys."""
 
 
 class YamlError(ValueError):
-    """Text that is not YAML, or that means nothing; the message begins with line and column."""
+    """Text that is not valid YAML; the message begins with line and column."""
 
 
 @dataclass(frozen=True)
 class Document:
-    """What a text says.
+    """A parsed text.
 
     Attributes:
-        value: of plain Python types; None of an empty text.
-        node: the same with its places in the text, and with what `<<` brings in.
-        lines: for each key that is written in the outermost mapping its line, from 1.
+        value: of plain Python types; None for an empty text.
+        node: PyYAML's node of the same, with positions in the text and `<<` merged.
+        lines: the line, from 1, of each key written in the outermost mapping.
     """
 
     value: Any
@@ -34,7 +34,7 @@ class Document:
 
 
 def parse(text: str) -> Document:
-    """Read a text of one document. Raises YamlError: malformed, a key there twice, a value that contains itself."""
+    """Parse a text of one document. Raises YamlError: malformed, a duplicate key, a value that contains itself."""
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
@@ -49,7 +49,7 @@ def parse(text: str) -> Document:
         line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
         raise YamlError(f"line {line}, column {column}: {error.reason}") from None
     except RecursionError:
-        raise YamlError("line 1, column 1: lists or mappings are too deep in one another") from None
+        raise YamlError("line 1, column 1: lists or mappings are nested too deeply") from None
 
 
 class _Loader(yaml.SafeLoader):
@@ -58,34 +58,34 @@ class _Loader(yaml.SafeLoader):
             return super().construct_object(node, deep)
         except (ValueError, LookupError, AttributeError, TypeError, OverflowError):  # such as the date 2026-99-99
             kind = node.tag.rpartition(":")[2]
-            raise ConstructorError(None, None, f"{node.value!r} is no {kind}", node.start_mark) from None
+            raise ConstructorError(None, None, f"{node.value!r} is not a valid {kind}", node.start_mark) from None
 
 
 def _check(loader: _Loader, root: yaml.Node) -> dict[Any, int]:
-    """Raise ConstructorError for a key that is there twice or what contains itself; the lines of the root's keys."""
+    """The lines of the root's keys. Raises ConstructorError for a duplicate key or a value that contains itself."""
     known: dict[int, dict[Any, int]] = {}
-    around: set[int] = set()
+    ancestors: set[int] = set()
 
     def visit(node: yaml.Node) -> None:
-        if id(node) in around:
+        if id(node) in ancestors:
             raise ConstructorError(None, None, "this contains itself", node.start_mark)
         if id(node) in known or not isinstance(node, yaml.CollectionNode):
             return
         lines: dict[Any, int] = {}
         known[id(node)] = lines
-        around.add(id(node))
+        ancestors.add(id(node))
         for item in node.value:
             for part in item if isinstance(item, tuple) else (item,):
                 visit(part)
             if isinstance(item, tuple) and isinstance(item[0], yaml.ScalarNode) and item[0].tag not in _NO_KEYS:
                 name, line = loader.construct_object(item[0]), item[0].start_mark.line + 1
                 if not isinstance(name, Hashable):
-                    continue  # refused when it is made a key
+                    continue  # refused by construct_document
                 if name in lines:
-                    twice = f"{item[0].value} is there twice, first in line {lines[name]}"
-                    raise ConstructorError(None, None, twice, item[0].start_mark)
+                    duplicate = f"duplicate key {item[0].value}, first in line {lines[name]}"
+                    raise ConstructorError(None, None, duplicate, item[0].start_mark)
                 lines[name] = line
-        around.discard(id(node))
+        ancestors.discard(id(node))
 
     visit(root)
     return known.get(id(root), {})

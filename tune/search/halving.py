@@ -1,4 +1,4 @@
-"""ASHA's side of a search: which samples are not worth training to the end."""
+"""ASHA in a search: stops samples early whose validation ELBO is low."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tune.search import space as spaces
 from tune.search.samples import Samples
 
 REDUCTION = 3
-"""ASHA lets about one in so many go on at each of its rungs, which lie at 1/9 and 1/3 of the training."""
+"""About one sample in REDUCTION continues at each of ASHA's rungs, which are at 1/9 and 1/3 of the training."""
 
 
 class Halving(AsyncHyperBandScheduler):
-    """ASHA on the validation ELBO by epoch, which remembers whom it stopped."""
+    """ASHA on the validation ELBO by epoch. `stopped` holds the ids of the Ray trials that it stopped."""
 
     def __init__(self, epochs: int) -> None:
-        # no rung at the end: a training that got there is scored
+        # no rung at the end: a finished training is scored
         super().__init__(
             time_attr="epoch", metric="val_elbo", mode="max", max_t=epochs - 1, grace_period=math.ceil(epochs / 9),
             reduction_factor=REDUCTION, stop_last_trials=False,
@@ -37,22 +37,22 @@ class Halving(AsyncHyperBandScheduler):
 
 
 def halving_of(samples: Samples) -> TrialScheduler:
-    """ASHA with what is known of the samples that ended.
+    """ASHA, with the curves of the samples that have ended already.
 
-    Nothing is stopped where that is not wanted, or where trainings are too short for it.
+    A FIFO scheduler, which stops nothing, if early stopping is off or all trainings are shorter than three epochs.
     """
     longest = max(_longest(samples), 1)
     if longest < 3 or not samples.early_stopping:
         return FIFOScheduler()
     halving = Halving(longest)
-    nobody: Any = None  # ASHA asks the controller for nothing
+    no_controller: Any = None  # ASHA does not use it
     for sample in samples.all:
         if not sample.missing:
             stub: Any = SimpleNamespace(trial_id=f"sample {sample.number}")
-            halving.on_trial_add(nobody, stub)
+            halving.on_trial_add(no_controller, stub)
             for epoch, elbo in sample.curve:
-                halving.on_trial_result(nobody, stub, {"epoch": epoch, "val_elbo": elbo})
-            halving.on_trial_remove(nobody, stub)
+                halving.on_trial_result(no_controller, stub, {"epoch": epoch, "val_elbo": elbo})
+            halving.on_trial_remove(no_controller, stub)
     return halving
 
 

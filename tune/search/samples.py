@@ -1,7 +1,7 @@
-"""The samples of a search as they lie on the storage: what a search that was broken off goes on from.
+"""The samples of a search on the storage, from which an interrupted search resumes.
 
-STORAGE/search/<key>/search.json        what is searched
-STORAGE/search/<key>/0007.json          a sample's values and, once it has ended, how
+STORAGE/search/<key>/search.json        the runs and the space of the search
+STORAGE/search/<key>/0007.json          a sample's values and, once it has ended, its outcome and scores
 STORAGE/search/<key>/0007/              its checkpoints while it is trained
 """
 
@@ -25,7 +25,7 @@ from tune.store.storage import Storage
 
 
 class Status(StrEnum):
-    """How a sample stands. Those that are open or failed are trained by the next command."""
+    """A sample's state. The next command trains samples that are open or failed."""
 
     OPEN = "open"
     DONE = "done"
@@ -36,15 +36,15 @@ class Status(StrEnum):
 
 @dataclass
 class Sample:
-    """One choice of values.
+    """One choice of values, and what its training gave.
 
     Attributes:
-        number: the samples' order, from 0.
+        number: its place in the search, from 0.
         values: of the searched fields.
-        curve: pairs (epoch, validation ELBO): the mean over the runs of their best restarts', nats per image.
-        val_iwae: the score, in the same mean; None unless it is done.
-        val_iwae_by_seed: each run's, by its seed.
-        reason: of a failure or divergence.
+        curve: pairs (epoch, validation ELBO), in nats per image: the mean over the runs, each by its best restart.
+        val_iwae: the score, the same mean of the validation IWAE; None unless the sample is done.
+        val_iwae_by_seed: the validation IWAE of each run, by its seed.
+        reason: why it failed or diverged.
         train_s: seconds of training.
         ended_at: seconds since 1970.
     """
@@ -61,12 +61,12 @@ class Sample:
 
     @property
     def missing(self) -> bool:
-        """It is still to be trained, or to be tried again."""
+        """Whether it is still to be trained, or to be tried again."""
         return self.outcome in (Status.OPEN, Status.FAILED)
 
 
 def samples_in(folder: Path) -> list[Sample]:
-    """The samples that lie in the folder of one search, by number."""
+    """The samples in the folder of one search, by number."""
     return [_read(path) for path in sorted(folder.glob("[0-9]*.json"))]
 
 
@@ -78,10 +78,10 @@ def _read(path: Path) -> Sample:
 
 
 class Samples:
-    """The samples of one search: of a space, for runs of one cell, with or without early stopping.
+    """The samples of one search.
 
-    Samples of other runs, of other values of the fields that are not searched, or of another space are other searches;
-    and where none is to be stopped early, those among which some may have been.
+    A search is identified by its runs (except their values of the searched fields), its space, and whether it stops
+    samples early.
     """
 
     def __init__(self, storage: Storage, runs: Sequence[RunSpec], space: Space, *, early_stopping: bool = True) -> None:
@@ -107,14 +107,14 @@ class Samples:
         self.all = samples_in(self.folder)
 
     def add(self, values: Mapping[str, Any]) -> Sample:
-        """A new sample, noted down before it is trained."""
+        """Add a sample and write it to the storage, before it is trained."""
         sample = Sample(len(self.all), dict(values))
         self.all.append(sample)
         self.note(sample)
         return sample
 
     def note(self, sample: Sample) -> None:
-        """Write down how a sample stands; the checkpoints of one that has ended are not needed any more."""
+        """Write a sample's state to the storage. Deletes its checkpoints if it needs no more training."""
         self._write(f"{sample.number:04d}.json", asdict(sample))
         if not sample.missing:
             shutil.rmtree(self.training_folder(sample), ignore_errors=True)
@@ -123,16 +123,16 @@ class Samples:
         return self.folder / f"{sample.number:04d}"
 
     def name_of(self, sample: Sample) -> str:
-        """Its name among all searches' samples."""
+        """The sample's name, unique among all searches."""
         return f"{self.key}-{sample.number:04d}"
 
     def runs_of(self, sample: Sample) -> list[RunSpec]:
-        """What is trained for a sample: the search's runs with its values."""
+        """The runs to train for a sample: the search's runs with its values. Raises SpecError."""
         return [self.space.apply(spec, sample.values) for spec in self.runs]
 
     @property
     def best(self) -> Sample | None:
-        """The done sample with the highest score, of equals the first."""
+        """The sample with the highest score, the first of equals; None if none is done."""
         done = [sample for sample in self.all if sample.val_iwae is not None]
         return max(done, key=lambda sample: (sample.val_iwae or 0.0, -sample.number)) if done else None
 

@@ -1,9 +1,9 @@
 """Hyperparameter search for one cell: Ray Tune's OptunaSearch (TPE) with ASHA, on validation scores alone.
 
-A sample is judged by its validation IWAE, the mean over the runs that the grid leaves; while it trains, ASHA stops it
-when its validation ELBO is not among the better third of what others had at the same epoch, unless `--early-stopping
-none` lets each go on to its end: early on, the better ones are those that start fast. What is known of the
-samples lies on the storage; Optuna's study and ASHA's rungs are filled from it anew by each command.
+A sample's score is the mean validation IWAE of the grid's runs. ASHA stops a sample whose validation ELBO is not in the
+best third of the samples at the same epoch. Early in training, that favours samples that start fast: `--early-stopping
+none` trains each to its end. The samples are on the storage. Each command fills Optuna's study and ASHA's rungs from
+there.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ log = logging.getLogger(__name__)
 def search(
     options: Options, grid: Grid, storage: Storage, console: Console, train_parents: Callable[[Grid], int]
 ) -> int:
-    """Carry out `--search`. `train_parents` sweeps a grid. Returns the exit status, as the sweep's.
+    """Carry out `--search`, and return the exit status, with the same meaning as a sweep's.
 
-    Raises CommandError or DataError before anything starts.
+    `train_parents` trains the VAEs that the runs start from. Raises CommandError or DataError before anything starts.
     """
     asked = options.search
     assert asked is not None
@@ -65,33 +65,33 @@ def search(
         return status
     samples = Samples(storage, runs, space, early_stopping=asked.early_stopping)
     if not storage.locks.take([f"search {samples.key}"]):  # held until this process ends
-        raise StorageError(f"--storage {storage.root}: another process is making this very search there")
+        raise StorageError(f"--storage {storage.root}: another process is running the same search")
     if not samples.all and (own := space.own_values(runs[0])) is not None:
-        samples.add(own)  # what the grid says now is the first to beat
+        samples.add(own)  # start with the grid's own values
     wanted = _wanted(samples, asked.samples)
     began = time.monotonic()
     ended = sum(not sample.missing for sample in samples.all)
     if ended:
-        console.print(f"{runs[0].cell}: {ended} samples are there already", highlight=False)
+        console.print(f"{runs[0].cell}: {ended} samples have ended already", highlight=False)
     with _Recording(tracker, samples) as recording:
         interrupted = False
         if ended < wanted:
             interrupted = _run(options, samples, wanted, recording, console)
-    return _farewell(options, console, samples, recording, interrupted, time.monotonic() - began)
+    return _summary(options, console, samples, recording, interrupted, time.monotonic() - began)
 
 
 def _one_cell(grid: Grid) -> list[RunSpec]:
-    """The grid's runs by seed, which must be of one cell."""
+    """The grid's runs, sorted by seed. Raises GridError if they are not of one cell."""
     cells = {spec.cell_key: spec.cell for spec in grid.runs}
     if len(cells) != 1:
         names = list(cells.values())
         listed = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
-        raise GridError(f"--search is for one cell, and these are left: {listed}; keep one with --only method=... etc.")
+        raise GridError(f"--search needs one cell, the grid has {listed}; choose one with --only method=... etc.")
     return sorted(grid.runs, key=lambda spec: spec.seed)
 
 
 def _wanted(samples: Samples, asked: int) -> int:
-    """How many samples there are to be; of choices that are no more than that, each is tried once, and none twice."""
+    """How many samples the search needs. If the space has at most `asked` combinations, add each of them once."""
     every = samples.space.combinations
     if every is None or len(every) > asked:
         return asked
@@ -103,7 +103,7 @@ def _wanted(samples: Samples, asked: int) -> int:
 
 
 def _run(options: Options, samples: Samples, wanted: int, recording: _Recording, console: Console) -> bool:
-    """Train the samples that are missing of those wanted. Returns whether it was interrupted."""
+    """Train samples until `wanted` have ended. Returns whether it was interrupted."""
     resources, runs = options.resources, samples.runs
     cluster.check_resources(resources, TRAINING)
     cluster.connect(resources.address)
@@ -125,7 +125,7 @@ def _run(options: Options, samples: Samples, wanted: int, recording: _Recording,
 
         def on_end(sample: Sample) -> None:
             recording.add(sample)
-            _tell(console, samples, sample, wanted)
+            _print_sample(console, samples, sample, wanted)
 
         halving = halving_of(samples)
         searcher = SampleSearcher(
@@ -141,7 +141,7 @@ def _run(options: Options, samples: Samples, wanted: int, recording: _Recording,
                 search_alg=searcher,
                 scheduler=halving,
                 num_samples=wanted - sum(not sample.missing for sample in samples.all),
-                # a sample that only waits for a slot was chosen without what its betters learn
+                # a sample that waits for resources would be chosen without the scores of those that run
                 max_concurrent_trials=_slots(resources.cpus, gpus),
                 reuse_actors=False,
             ),
@@ -159,15 +159,15 @@ def _run(options: Options, samples: Samples, wanted: int, recording: _Recording,
 
 
 def _slots(cpus: int, gpus: float) -> int:
-    """How many samples the cluster has room for now; one at least, for which it may grow."""
-    there = ray.cluster_resources()
-    room = [there.get(name, 0) / wanted for name, wanted in (("CPU", cpus), ("GPU", gpus)) if wanted]
+    """How many samples fit on the cluster now; at least one, because the cluster may grow."""
+    available = ray.cluster_resources()
+    room = [available.get(name, 0) / wanted for name, wanted in (("CPU", cpus), ("GPU", gpus)) if wanted]
     return max(1, int(min(room)))
 
 
-# ---------------------------------------------------------------------- what is recorded and said
+# ---------------------------------------------------------------------- recording and printing
 class _Recording:
-    """Records samples in MLflow from a thread; at the end, whatever is not recorded yet."""
+    """Records samples in MLflow from a thread and, at the end, those that are not recorded yet."""
 
     def __init__(self, tracker: SearchTracker, samples: Samples) -> None:
         self.tracker = tracker
@@ -181,7 +181,7 @@ class _Recording:
     def _record(self, sample: Sample) -> None:
         try:
             self.tracker.record_sample(self.samples, sample)
-        except Exception as error:  # whatever MLflow's stores raise, the sample is safe on the storage
+        except Exception as error:  # the sample is safe on the storage
             log.warning("sample %d is not recorded yet: %s", sample.number, error)
 
     def __enter__(self) -> _Recording:
@@ -195,7 +195,7 @@ class _Recording:
             self.error = first_line(error)
 
 
-def _tell(console: Console, samples: Samples, sample: Sample, wanted: int) -> None:
+def _print_sample(console: Console, samples: Samples, sample: Sample, wanted: int) -> None:
     values = ", ".join(f"{name}={_short(value)}" for name, value in sample.values.items())
     last = f"validation ELBO {sample.curve[-1][1]:.1f} at epoch {sample.curve[-1][0]}" if sample.curve else ""
     text = {
@@ -214,7 +214,7 @@ def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _farewell(
+def _summary(
     options: Options,
     console: Console,
     samples: Samples,
@@ -222,6 +222,8 @@ def _farewell(
     interrupted: bool,
     seconds: float,
 ) -> int:
+    """Print how the search ended, and return the exit status."""
+
     def say(text: str, style: str | None = None) -> None:
         console.print(text, markup=False, highlight=False, soft_wrap=True, style=style)
 
@@ -237,20 +239,20 @@ def _farewell(
         say(f"best validation IWAE: {best.val_iwae:.3f} nats, mean of {seeds} seed{'s' if seeds > 1 else ''}, with")
         for name, value in best.values.items():
             say(f"  {name} = {value!r}")
-        say("to run these rows of the grid with it:")
+        say("to run these rows of the grid with these values:")
         print(command_line(options, best.values), flush=True)
     if recording.error:
-        say(f"not all is recorded: {recording.error}; the same command records it", "red")
+        say(f"not all samples are recorded: {recording.error}; the same command records them", "red")
     if interrupted:
-        say("stopped; the same command goes on where this one was")
+        say("interrupted; the same command resumes")
         return 130
     return 1 if counts[Status.FAILED] or recording.error or best is None else 0
 
 
 def command_line(options: Options, values: Mapping[str, Any]) -> str:
-    """The command that runs the grid with these values, at the grid's own seeds and not those of the search.
+    """The command that runs the grid with these values, at the grid's own seeds instead of the search's.
 
-    It repeats every other option that was typed.
+    It repeats the other `--only` and `--set`, and each typed option that says what runs where.
     """
     words = ["python", "tune/sweep.py", "--grid", options.grid]
     for only in options.only:

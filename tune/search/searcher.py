@@ -1,4 +1,4 @@
-"""Optuna's side of a search: Ray's OptunaSearch (TPE) over the samples that lie on a storage."""
+"""Optuna in a search: Ray's OptunaSearch (TPE), filled with the samples on the storage."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from tune.store.failure import Failure
 _STUDY = "search"
 
 ERROR_FILE = "error.txt"
-"""In the folder of a failed sample: its last traceback."""
+"""The last traceback of a failed sample, in its folder."""
 
 
 class NumberedTPE(BaseSampler):
-    """TPE with a random stream for each sample, fixed by its number.
+    """TPE with a random stream for each sample, seeded by its number.
 
-    With one stream for a study, a driver that goes on would begin it anew, and draw the first samples again.
+    With one stream for the study, a resumed search would restart it and draw the first samples again.
     """
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -47,13 +47,13 @@ class NumberedTPE(BaseSampler):
 
 
 class SampleSearcher(OptunaSearch):
-    """Ray's OptunaSearch over the samples of a storage: it knows those that ended, and asks first for those missing.
+    """OptunaSearch over the samples on a storage: knows the ended ones, and suggests the missing ones first.
 
     Args:
         samples: of one search.
-        job: a sample's configuration for its worker.
-        was_stopped: whether the scheduler ended this Ray trial early.
-        on_end: called with each sample that ended.
+        job: returns a sample's configuration for its worker.
+        was_stopped: whether the scheduler stopped the Ray trial with this id early.
+        on_end: called with each sample when it has ended.
     """
 
     def __init__(
@@ -64,14 +64,14 @@ class SampleSearcher(OptunaSearch):
         on_end: Callable[[Sample], object],
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        # in memory: what is kept is the samples, and a database on a shared folder would not be safe
+        # in memory: the samples are on the storage, and a database in a shared folder would not be safe
         storage = optuna.storages.InMemoryStorage()
         study = optuna.create_study(storage=storage, study_name=_STUDY, direction="maximize")
-        for sample in samples.all:  # in their order: TPE weighs newer ones more
+        for sample in samples.all:  # in order, because TPE gives newer ones more weight
             if sample.missing:
                 study.enqueue_trial(sample.values)
             else:
-                study.add_trial(_frozen(sample, samples.space.fields))
+                study.add_trial(_ended_trial(sample, samples.space.fields))
         super().__init__(
             space=dict(samples.space.fields), metric="val_iwae", mode="max", sampler=NumberedTPE(), storage=storage,
             study_name=_STUDY,
@@ -83,18 +83,18 @@ class SampleSearcher(OptunaSearch):
         self._waiting = [sample for sample in samples.all if sample.missing]
         self._running: dict[str, Sample] = {}
         self._raised: dict[str, Failure | None] = {}
-        """What a running sample's worker raised last."""
+        """The last failure that a running sample's worker reported, by Ray trial."""
 
     @property
     def open(self) -> int:
-        """Samples that are neither ended nor failed."""
+        """How many samples have neither ended nor failed."""
         return sum(sample.outcome is Status.OPEN for sample in self.samples.all)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         values = dict(super().suggest(trial_id) or {})
         sample = self._waiting.pop(0) if self._waiting else self.samples.add(values)
-        assert sample.values == values, f"sample {sample.number} was to be {sample.values}, Optuna asks for {values}"
-        sample.curve.clear()  # its worker reports it from the beginning
+        assert sample.values == values, f"sample {sample.number} has {sample.values}, but Optuna suggests {values}"
+        sample.curve.clear()  # its worker reports it again from the first epoch
         sample.outcome, sample.reason = Status.OPEN, ""
         self._running[trial_id] = sample
         return self.job(sample).to_config()
@@ -111,7 +111,7 @@ class SampleSearcher(OptunaSearch):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         result = result or {}
-        # Ray shows a searcher the result at which a trial was stopped only here
+        # Ray passes a searcher the result at which a trial was stopped only here
         outcome, raised = Outcome.from_result(result), self._raised.get(trial_id)
         self.on_trial_result(trial_id, result)
         raised = outcome.raised or raised
@@ -119,9 +119,9 @@ class SampleSearcher(OptunaSearch):
         sample = self._running.pop(trial_id)
         sample.ended_at = time.time()
         if error:
-            sample.outcome, sample.reason = Status.FAILED, self._why(sample, raised)
+            sample.outcome, sample.reason = Status.FAILED, self._reason(sample, raised)
         elif outcome.diverged is not None:
-            # told as the worst there is: of a failed one Optuna would learn nothing, and try the like again
+            # -inf, because Optuna ignores failed trials and would try similar values again
             sample.outcome, sample.reason = Status.DIVERGED, outcome.diverged
             result = {self.metric: -math.inf}
         elif outcome.val_iwae is not None:
@@ -133,13 +133,13 @@ class SampleSearcher(OptunaSearch):
         elif self.was_stopped(trial_id):
             sample.outcome = Status.STOPPED
         else:
-            return  # ended with the driver: it is missing still
+            return  # interrupted with the driver, so it is still missing
         super().on_trial_complete(trial_id, None if error else result, error)
         self.samples.note(sample)
         self.on_end(sample)
 
-    def _why(self, sample: Sample, raised: Failure | None) -> str:
-        """Why a sample failed, in a line; the traceback goes to a file in its folder."""
+    def _reason(self, sample: Sample, raised: Failure | None) -> str:
+        """Why a sample failed, in one line. Writes the traceback to a file in its folder."""
         if raised is None:
             return cluster.WORKER_DIED
         path = self.samples.training_folder(sample) / ERROR_FILE
@@ -149,17 +149,17 @@ class SampleSearcher(OptunaSearch):
         return f"{raised.reason} (see {path})"
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: a search goes on from its samples, never from Ray's state."""
+        """Do nothing: a search resumes from its samples, never from Ray's state."""
 
     def restore(self, checkpoint_path: str) -> None:
-        raise NotImplementedError("give the search's command again")
+        raise NotImplementedError("a search resumes from its samples: run the same command again")
 
     def __getstate__(self) -> dict[str, Any]:
-        return {}  # Ray writes a pickle of its Tuner beside each experiment
+        return {}  # Ray pickles its Tuner, with this, in each experiment's folder
 
 
-def _frozen(sample: Sample, fields: Mapping[str, BaseDistribution]) -> FrozenTrial:
-    """A sample that ended, as it was told to Optuna then."""
+def _ended_trial(sample: Sample, fields: Mapping[str, BaseDistribution]) -> FrozenTrial:
+    """A sample that has ended, as the Optuna trial that it was when it ended."""
     value = {Status.DONE: sample.val_iwae, Status.DIVERGED: -math.inf}.get(sample.outcome)
     return optuna.trial.create_trial(
         state=TrialState.PRUNED if sample.outcome is Status.STOPPED else TrialState.COMPLETE,

@@ -1,6 +1,6 @@
-"""Search spaces: YAML to Optuna's distributions, each value held against RunSpec before anything starts.
+"""Reads search spaces from YAML as Optuna's distributions, and validates them with RunSpec before anything starts.
 
-A space maps fields of RunSpec, or `options.NAME`, to where their values are looked for:
+A space maps fields of RunSpec, or `options.NAME`, to ranges or choices:
 
     stage_learning_rate: {log-uniform: [1.0e-6, 1.0e-3]}
     eps_max: {uniform: [0.05, 0.5]}
@@ -26,29 +26,29 @@ from tune.plan.yaml_text import YamlError, parse
 
 SPACES = Path(__file__).parent.parent / "spaces"
 
-HELD = (*CELL, "seed", "restarts", "iwae_samples")
-"""Fields that a search cannot choose: they say which cell it is for, or what its score means."""
+FIXED = (*CELL, "seed", "restarts", "iwae_samples")
+"""Fields that a search cannot change, because they name its cell or define its score."""
 
 _KINDS = "log-uniform: [low, high], uniform: [low, high], integers: [low, high] or choices: [a, b, ...]"
 
 
 class SpaceError(GridError):
-    """A search space that cannot be searched; the message names the file, the line, and what would be right."""
+    """An invalid search space; the message names the file, the line, and valid values."""
 
 
 @dataclass(frozen=True)
 class Space:
-    """Where each field's values are looked for, by the field's name."""
+    """A search space: the distribution of each field, by its name."""
 
     path: Path
     fields: Mapping[str, BaseDistribution]
 
     def apply(self, spec: RunSpec, values: Mapping[str, Any]) -> RunSpec:
-        """The run with these values in its fields. Raises SpecError."""
+        """The run with these values of its fields. Raises SpecError for invalid values."""
         return RunSpec.of(_with(spec, values))
 
     def own_values(self, spec: RunSpec) -> dict[str, Any] | None:
-        """The run's own values of the fields, or None if they do not all lie in the space."""
+        """The run's own values of the searched fields; None if one is outside the space."""
         resolved = {"stage_epochs": spec.training_epochs, "stage_learning_rate": spec.rate}
         known = {**spec.model_dump(), **resolved, "stage_patience": spec.own_patience, "stage_keep": spec.own_keep}
         options = {**spec.method_class.options, **spec.options}
@@ -57,7 +57,7 @@ class Space:
 
     @property
     def combinations(self) -> list[dict[str, Any]] | None:
-        """Everything that can be chosen, if all fields have choices; None for a space that has no end."""
+        """All combinations of values if every field has choices; None otherwise."""
         choices = []
         for distribution in self.fields.values():
             if not isinstance(distribution, CategoricalDistribution):
@@ -67,17 +67,17 @@ class Space:
 
 
 def load(source: str, cell: RunSpec) -> Space:
-    """Read a space by its file's path, or by its name in tune/spaces, for the cell of `cell`.
+    """Read a space by its file's path, or by its name in tune/spaces, for the cell of the run `cell`.
 
-    Raises SpaceError: no such file, malformed YAML, a field that the method does not read, that belongs to the cell,
-    or on which the VAE that it starts from depends too, and values that RunSpec does not take.
+    Raises SpaceError: file not found, malformed YAML, values that RunSpec refuses, or a field that the method does not
+    read, that names the cell or defines the score, or on which the VAE that the method starts from depends.
     """
     path = Path(source)
     if not path.is_file():
         path = SPACES / f"{source}.yaml"
     if not path.is_file():
         names = ", ".join(sorted(p.stem for p in SPACES.glob("*.yaml")))
-        raise SpaceError(f"--space {source}: there is no such file; give the path of one, or of tune/spaces: {names}")
+        raise SpaceError(f"--space {source}: file not found; give a path, or a name from tune/spaces: {names}")
     fields: dict[str, BaseDistribution] = {}
     for name, content, line in _entries(path):
         where = f"{path}, line {line}: {name}"
@@ -88,7 +88,7 @@ def load(source: str, cell: RunSpec) -> Space:
 
 
 def _entries(path: Path) -> list[tuple[str, Any, int]]:
-    """The file's fields, what stands for each, and its line."""
+    """(field, content, line) of each entry of the file."""
     try:
         document = parse(path.read_text())
     except (OSError, UnicodeDecodeError, YamlError) as error:
@@ -100,25 +100,25 @@ def _entries(path: Path) -> list[tuple[str, Any, int]]:
 
 
 def _check_field(where: str, name: str, cell: RunSpec) -> None:
-    read = _read(cell)
-    of_parent = _read(cell.parent) if cell.parent is not None else []
-    searchable = [field for field in read if field not in HELD and field not in of_parent]
+    read = _fields_read(cell)
+    of_parent = _fields_read(cell.parent) if cell.parent is not None else []
+    searchable = [field for field in read if field not in FIXED and field not in of_parent]
     searchable += [f"options.{option}" for option in cell.method_class.options]
     if name in searchable:
         return
     right = f"{cell.method_label}'s fields that can be searched are {', '.join(searchable) or 'none'}"
-    if name in HELD:
-        raise SpaceError(f"{where}: a search is for one cell and one score, so this stays as the grid has it; {right}")
+    if name in FIXED:
+        raise SpaceError(f"{where}: a search has one cell and one score, so it cannot change this field; {right}")
     if name in of_parent:
         start = cell.method_class.starts_from
-        raise SpaceError(f"{where}: the {start} that it starts from depends on it too; search it for that; {right}")
+        raise SpaceError(f"{where}: the {start} that it starts from depends on it; search that instead; {right}")
     if name in RunSpec.model_fields:
         raise SpaceError(f"{where}: {cell.method_label} does not read it; {right}")
     raise SpaceError(f"{where}: no such field; {right}")
 
 
-def _read(spec: RunSpec) -> list[str]:
-    """The fields that change the run's result, or would if another that is unset were set."""
+def _fields_read(spec: RunSpec) -> list[str]:
+    """The fields that change the run's result, also those that do so only if another field is set."""
     fields = [field for field in spec.canonical if field in RunSpec.model_fields and field != "options"]
     if not spec.method_class.trains:
         return fields
@@ -127,7 +127,7 @@ def _read(spec: RunSpec) -> list[str]:
 
 
 def _distribution(where: str, name: str, content: Any) -> BaseDistribution:
-    """What the content means, of values that the field alone can have."""
+    """The distribution that the content describes. Raises SpaceError for values that the field cannot have."""
     if not isinstance(content, dict) or len(content) != 1 or not isinstance(next(iter(content.values())), list):
         raise SpaceError(f"{where}: {content!r} must be one of {_KINDS}")
     ((kind, given),) = content.items()
@@ -149,8 +149,8 @@ def _distribution(where: str, name: str, content: Any) -> BaseDistribution:
     else:
         if kind == "log-uniform" and low <= 0:
             raise SpaceError(f"{where}: log-uniform: {given} must be above 0")
-        if _whole(name):
-            raise SpaceError(f"{where}: it is a whole number: say integers: [low, high] or choices: [a, b, ...]")
+        if _is_whole(name):
+            raise SpaceError(f"{where}: must be whole numbers: write integers: [low, high] or choices: [a, b, ...]")
         distribution = FloatDistribution(low, high, log=kind == "log-uniform")
     for end in (distribution.low, distribution.high):
         _valid(where, name, end)
@@ -160,7 +160,7 @@ def _distribution(where: str, name: str, content: Any) -> BaseDistribution:
 def _number(where: str, value: Any) -> float:
     if isinstance(value, int | float | str) and not isinstance(value, bool):
         try:
-            return float(value)  # YAML takes 1e-6, without a dot, for text
+            return float(value)  # YAML reads 1e-6, without a dot, as text
         except (ValueError, OverflowError):
             pass
     raise SpaceError(f"{where}: {value!r} must be a number")
@@ -175,14 +175,14 @@ def _adapter(name: str) -> TypeAdapter:
 
 
 def _valid(where: str, name: str, value: Any) -> Any:
-    """The value as the field has it."""
+    """The value converted to the field's type."""
     try:
         return _adapter(name).validate_python(value)
     except ValidationError as error:
         raise SpaceError(f"{where}={value!r}: {error.errors()[0]['msg']}") from None
 
 
-def _whole(name: str) -> bool:
+def _is_whole(name: str) -> bool:
     try:
         return _adapter(name).validate_python(2.0) == 2 and isinstance(_adapter(name).validate_python(2.0), int)
     except ValidationError:
@@ -190,14 +190,14 @@ def _whole(name: str) -> bool:
 
 
 def _check_together(path: Path, fields: Mapping[str, BaseDistribution], cell: RunSpec) -> None:
-    """Hold the corners of the space against RunSpec, whose fields bound one another."""
+    """Check the corners of the space with RunSpec, because fields limit each other. Raises SpaceError."""
     for corner in itertools.product(*map(ends, fields.values())):
         values = dict(zip(fields, corner, strict=True))
         try:
             RunSpec.of(_with(cell, values))
         except SpecError as error:
             listed = ", ".join(f"{name}={value}" for name, value in values.items())
-            raise SpaceError(f"{path}: {listed} cannot be together: {error}") from None
+            raise SpaceError(f"{path}: invalid combination {listed}: {error}") from None
 
 
 def ends(distribution: BaseDistribution) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""What MLflow knows of a search: a run for each sample, in an experiment of the searches of a grid."""
+"""Records searches in MLflow: one experiment for all searches of a grid, one run for each sample."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tune.search.samples import Sample, Samples, Status
 
 
 class SearchTracker(Tracker):
-    """The experiment of a grid's searches: a run for each sample, with its values and validation scores."""
+    """Records samples in the experiment of a grid's searches."""
 
     note = (
         "A run for each sample of a search, with its values and validation scores; the best of each search is found "
@@ -19,7 +19,7 @@ class SearchTracker(Tracker):
     )
 
     def record_search(self, samples: Samples) -> None:
-        """Record every sample that has ended, and tag the best as `best`, whatever of it is there already."""
+        """Record every ended sample that is not recorded yet, and move the tag `best` to the best."""
         for sample in samples.all:
             if sample.outcome is not Status.OPEN:
                 self.record_sample(samples, sample)
@@ -35,7 +35,7 @@ class SearchTracker(Tracker):
             self.client.set_tag(winner.info.run_id, "best", "true")
 
     def record_sample(self, samples: Samples, sample: Sample) -> None:
-        """Record a sample that has ended; a recording that was cut off is completed. MLflow's errors pass through."""
+        """Record a sample that has ended, or complete an interrupted recording. MLflow's errors propagate."""
         spec = samples.runs_of(sample)[0]
         name = samples.name_of(sample)
         ended = int(1000 * sample.ended_at)
@@ -48,7 +48,7 @@ class SearchTracker(Tracker):
             run = self.client.create_run(self.experiment_id, started, tags, f"{spec.cell} sample {sample.number}")
         if run.info.status == RunStatus.to_string(RunStatus.FINISHED):
             return
-        # a failed sample's is left out: it is tried again, and would have two
+        # without a failed sample's curve, because its next attempt records one
         curve = sample.curve if sample.outcome is not Status.FAILED else []
         metrics = [Metric("train/val_elbo", elbo, ended, epoch) for epoch, elbo in curve]
         if sample.val_iwae is not None:

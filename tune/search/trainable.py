@@ -1,4 +1,4 @@
-"""What a worker does for a sample of a search: train it and validate it. It never gets the test images."""
+"""Trains and validates a sample of a search, in a Ray worker that never sees the test images."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from tune.store.storage import Storage
 
 
 def train_sample(config: dict[str, Any]) -> None:
-    """Train the runs of a sample as one array, from its newest checkpoint, and validate them.
+    """Train the runs of a sample as one array, from the newest checkpoint, and validate them.
 
-    Reports the validation ELBO by epoch and, at the end, the validation IWAE: means over the runs of their best
-    restarts', in nats per image.
+    Reports the validation ELBO of each epoch, as the mean over runs of the best restart, and at the end the validation
+    IWAE of each run's best restart. Both are in nats per image.
     """
     carry_out(config, _train, lock=False)  # the driver holds the whole search's lock
 
@@ -43,7 +43,7 @@ def _train(job: Job, storage: Storage) -> Outcome:
 
 
 def _best_of_each_run(scores: Mapping[Member, float], runs: Sequence[RunSpec]) -> tuple[float, ...]:
-    """For each run the best of its restarts' scores. Raises DivergedError when one has no finite score."""
+    """The best score among each run's restarts. Raises DivergedError if a run has no finite score."""
     found = []
     for spec in runs:
         own = torch.tensor([scores[member] for member in all_members([spec])], dtype=torch.float64)
@@ -56,10 +56,10 @@ def _reason(members: Sequence[Trained]) -> str:
 
 
 class _Reporter:
-    """Reports each validation ELBO once all members have it, also those from before an interruption.
+    """Reports an epoch's validation ELBO once all members have one.
 
-    ASHA's rungs are empty when the driver restarts, so they need them. An array that is trained in parts has them
-    while its last part trains.
+    It also reports the epochs before an interruption, because a restarted driver's ASHA needs them. If an array is
+    trained in parts, it reports during the last part.
     """
 
     def __init__(self, runs: Sequence[RunSpec]) -> None:

@@ -1,4 +1,4 @@
-"""What a trial is counted to cost beside others."""
+"""The relative cost of trials, in counted FLOPs."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from tests.tune.plan.test_grid import spec
 from tune.cost.flops import array_flops
 
 
-def test_cost_grows_with_what_is_computed():
-    """More components, steps, epochs or images: each costs more, and a component about as much as the last."""
+def test_cost_grows_with_components_steps_epochs_and_images():
 
     def cost(method, order=None, **fields):
         return array_flops([spec(method, order, **fields)])
@@ -20,8 +19,8 @@ def test_cost_grows_with_what_is_computed():
     assert 1.5 < cost("sa", 8, epochs=50) / cost("sa", 4, epochs=50) < 2
     rme = [cost("rme", order, epochs=50) for order in (2, 3, 4, 5)]
     assert vae < rme[0] < rme[1] < rme[2] < rme[3]
-    assert cost("vae", epochs=50, dataset="celeba") > 100 * vae  # 160 times the images, 12 times the pixels
+    assert cost("vae", epochs=50, dataset="celeba") > 100 * vae  # 160 times the images, 12 times the pixels each
     assert cost("vae", epochs=50, restarts=3) == pytest.approx(3 * vae, rel=0.1)
-    # all of it at test time: 50 steps of an image's own posterior against 10
+    # SVI trains nothing; at test time it takes 50 or 10 steps on each image's posterior
     assert cost("svi", 50, epochs=50) == cost("svi", 50, epochs=900)
     assert 4 < cost("svi", 50, iwae_samples=1) / cost("svi", 10, iwae_samples=1) < 5.1

@@ -1,4 +1,4 @@
-"""`--gpus-per-trial auto`: the arithmetic with given numbers, and the measuring on a CPU."""
+"""`--gpus-per-trial auto`: the arithmetic with given numbers, and measurements on a CPU."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ GIB = 1 << 30
         (1.0, 10.0, 1 / 8),  # 10 / 1.15 = 8.7
         (3.0, 10.0, 1 / 2),
         (6.0, 10.0, 1.0),
-        (30.0, 10.0, 1.0),  # tried, and halved when memory runs out
+        (30.0, 10.0, 1.0),  # does not fit: starts anyway, and is halved
         (0.7, 80.0, 1 / 99),
     ],
 )
@@ -37,7 +37,7 @@ def test_as_many_as_fit_with_a_margin(trial, device, expected):
     assert (fitting + 1) * trial * 1.15 > device
 
 
-def test_a_kind_is_what_decides_memory():
+def test_trials_of_equal_memory_have_the_same_kind():
     base = (spec("rme", 2, seed=0), spec("rme", 2, seed=1))
     assert kind(base) == kind((spec("rme", 2, seed=5, epochs=9), spec("rme", 2, seed=6, epochs=9)))
     assert kind(base) == kind([spec("rme", 2, seed=s, variant="kl 20", kl_max=20) for s in (0, 1)])
@@ -51,8 +51,8 @@ def test_a_kind_is_what_decides_memory():
     assert len({kind(runs) for runs in [base, *others]}) == 6
 
 
-def test_celeba_s_images_count():
-    """200,000 images of 12 KB, and 20,000 of them as 32-bit numbers: more than the network itself."""
+def test_celeba_s_images_are_counted():
+    """200,000 images of 12 KB, and 20,000 of them as 32-bit floats: more than the network itself."""
     celeba = data.get("celeba")
     pixels = 3 * 64 * 64
     test = celeba.split_sizes[2]
@@ -65,7 +65,7 @@ import multiprocessing, torch
 from rme import RunSpec
 from tune.cost import gpu_share as packing
 
-packing.IMAGES = 192  # a batch to train on
+packing.IMAGES = 192  # enough for one training batch
 
 def trial(restarts):
     run = RunSpec(method="vae", dataset="digits", dim=3, restarts=restarts, iwae_samples=4)
@@ -75,11 +75,11 @@ torch.set_num_threads(1)
 with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
     print(*pool.map(trial, [1, 4], chunksize=1))
 """
-"""Each in a process of its own, forked from one that has only imported."""
+"""Measures each in a process of its own, forked from one that has only imported modules."""
 
 
 def test_on_a_cpu_the_resident_set_is_measured_and_grows_with_the_members():
-    """Three more models with Adam's two moments have at least 16 bytes a parameter more."""
+    """Each of three more models takes at least 16 bytes a parameter: weights, gradients and Adam's two moments."""
     done = subprocess.run([sys.executable, "-c", MEASURED], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     few, many = map(int, done.stdout.split())
@@ -89,7 +89,7 @@ def test_on_a_cpu_the_resident_set_is_measured_and_grows_with_the_members():
     assert few < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def test_every_way_of_starting_can_be_measured(monkeypatch):
+def test_a_stage_a_flow_and_an_untrained_method_can_be_measured(monkeypatch):
     monkeypatch.setattr(packing, "IMAGES", 128)
     for method, order in (("rme", 2), ("iaf", 1), ("svi", 10)):
         settings = {"restarts": 2, "iwae_samples": 2, "epochs": 9, "finish_epochs": 5, "stage_patience": 1}
@@ -98,7 +98,7 @@ def test_every_way_of_starting_can_be_measured(monkeypatch):
 
 
 def test_a_share_counts_the_data_set_s_own_images(monkeypatch, tmp_path):
-    """What was seen of a kind is remembered, and each trial's images are added to it."""
+    """The cached memory of a kind excludes images; each trial's are added."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     mnist, svhn = ([spec(dataset=name, restarts=1)] for name in ("mnist", "omniglot"))
     assert kind(mnist) == kind(svhn)

@@ -1,4 +1,4 @@
-"""A plan's hours: what is timed for them, and what is remembered."""
+"""A plan's estimated hours: which steps are timed and cached."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tune.cost import hours as estimate
 CPU = torch.device("cpu")
 
 
-def test_a_plan_times_arrays_of_the_trials_size_and_remembers(tmp_path, monkeypatch) -> None:
+def test_hours_are_timed_in_arrays_of_the_trials_size_and_cached(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     runs = tuple(
         RunSpec(method="vae", dataset="mnist", dim=2, decoder="fc", batch_size=4, epochs=1, seed=seed, restarts=2)
@@ -30,8 +30,8 @@ def test_a_plan_times_arrays_of_the_trials_size_and_remembers(tmp_path, monkeypa
     assert estimate.hours([runs], CPU) == found
 
 
-def test_what_is_not_trained_takes_the_hours_of_its_scoring(monkeypatch, tmp_path):
-    """Its images' cost is timed, and no step; a variant costs what its method does, and is a row of its own."""
+def test_an_untrained_method_takes_the_hours_of_its_scoring(monkeypatch, tmp_path):
+    """No step is timed. A variant takes as long as its method, and is a row of its own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     svi = RunSpec(method="svi", order=10, dataset="digits", dim=2, restarts=1, epochs=5)
     named = svi.model_copy(update={"variant": "short", "epochs": 900})

@@ -1,4 +1,4 @@
-"""Variants of a grid's rows, and rows that cannot be in one experiment."""
+"""Variants, and rows of a grid that cannot be in one experiment."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_variant_is_a_cell_of_its_own(tmp_path):
     assert labels(found) == ["VAE", "RME(2)", "RME(2), kl 20"]
 
 
-def test_only_chooses_variants(tmp_path):
+def test_only_selects_variants(tmp_path):
     rows = ["{method: rme, order: 2}", '{method: rme, order: 2, variant: "kl 20", kl_max: 20}']
     assert {run.kl_max for run in grid(tmp_path, *rows, only={"variant": ["kl 20"]}).runs} == {20.0}
     assert {run.kl_max for run in grid(tmp_path, *rows, only={"variant": ["none"]}).runs} == {500.0}
@@ -49,7 +49,7 @@ def test_only_chooses_variants(tmp_path):
             ["lines 5 and 6", "digits d2 RME(2)", "kl_max 500.0 and 20.0", "`variant`"],
         ),
         (["{method: rme, order: 2, kl_max: [5, 9]}"], ["line 4", "kl_max 5.0 and 9.0", "a row for each"]),
-        # one seed here, the other there: they would be repetitions of one another
+        # different seeds of one cell
         (["{method: vae, seed: 0}", "{method: vae, seed: 1, epochs: 9}"], ["lines 4 and 5", "epochs 4 and 9"]),
         (
             ["{method: vae, variant: a, epochs: 9}", "{method: vae, variant: a, epochs: 8}"],
@@ -71,26 +71,26 @@ def test_only_chooses_variants(tmp_path):
         (["{method: vae, variant: 20}"], ["line 4", "variant=20"]),
     ],
 )
-def test_rows_that_cannot_be_together_are_named(tmp_path, rows, named):
+def test_conflicting_rows_are_refused_and_named(tmp_path, rows, named):
     with pytest.raises(GridError) as error:
         grid(tmp_path, *rows)
     for part in (str(tmp_path / "g.yaml"), *named):
         assert part in str(error.value)
 
 
-def test_what_makes_two_rows_one_is_named_too(tmp_path):
+def test_a_set_that_makes_two_rows_equal_is_named(tmp_path):
     rows = ["{method: rme, order: 2}", '{method: rme, order: 2, variant: "kl 20", kl_max: 20}']
     with pytest.raises(GridError, match=r"with --set kl_max=7, lines 4 and 5: .* two names"):
         grid(tmp_path, *rows, overrides={"kl_max": 7})
-    # as a search's command has it: for one of the two
+    # with only one of the two rows, as in the command that a search prints
     found = grid(tmp_path, *rows, overrides={"kl_max": 7}, only={"variant": ["kl 20"]})
     assert {run.method_label for run in found.runs} == {"RME(2), kl 20"}
 
 
-def test_the_same_row_twice_is_there_once(tmp_path):
+def test_duplicate_rows_make_each_run_once(tmp_path):
     found = grid(tmp_path, "{method: vae}", "{method: vae, kl_max: 7}", "{method: vae, seed: 1-2}")
     assert [run.seed for run in found.runs] == [0, 1, 2]
-    # a setting that the method does not read makes no other
+    # kl_max does not matter, because the VAE does not read it
     assert len({run.cell_key for run in found.runs}) == 1
 
 
@@ -100,7 +100,7 @@ FROM_SLOW = "{method: rme, order: 2, learning_rate: 0.0001, seed: 0-2}"
 
 @pytest.mark.parametrize("only", [{}, {"method": ["rme"]}])
 def test_a_variant_can_be_started_from(tmp_path, only):
-    """Also for a seed that it does not have itself, and where --only has left it out."""
+    """Also for a seed that it does not have itself, and when --only excludes it."""
     found = grid(tmp_path, *SLOW, FROM_SLOW, only=only)
     parents = {run.key: run for run in found.with_parents()}
     rme = [run for run in found.runs if run.method == "rme"]
@@ -108,7 +108,7 @@ def test_a_variant_can_be_started_from(tmp_path, only):
     assert ("VAE" in labels(found)) == (not only)
 
 
-def test_a_row_that_only_left_out_still_says_what_a_vae_is(tmp_path):
+def test_a_row_that_only_excludes_still_sets_its_cell_s_settings(tmp_path):
     rows = ["{method: vae}", "{method: rme, order: 2, epochs: 9}"]
     with pytest.raises(GridError, match=r"lines 4 and 5: .*\(epochs 4 and 9\)"):
         grid(tmp_path, *rows, only={"method": ["rme"]})

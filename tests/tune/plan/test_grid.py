@@ -1,4 +1,4 @@
-"""Grids: YAML to runs, runs to trials, and what is refused."""
+"""Grids: YAML to runs, runs to trials, and errors."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from tune import sweep
 from tune.plan import grid as grids
 from tune.plan.grid import GridError, load, trials, with_parents
 
-loaded = cache(load)  # nobody changes a grid
+loaded = cache(load)  # grids are immutable
 
 
 def spec(method="vae", order=None, seed=0, **fields):
     return RunSpec.of({"dataset": "digits", **SMALL, "method": method, "order": order, "seed": seed, **fields})
 
 
-def test_paper_grid_is_the_paper(tmp_path, monkeypatch, capsys):
+def test_paper_grid_has_the_paper_s_cells(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("tune.cost.hours.hours", lambda trials: {("MNIST", "VAE"): 1.0})
     assert sweep.main(["--grid", "paper", "--plan", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
     # 29 rows x 4 dims x 5 data sets, and 13 rows x 2 x 2; ten runs each, three trainings a run, two runs a trial
     paper = 29 * 4 * 5 + 13 * 2 * 2
-    # the control of RME with each of its decoders
+    # the control, with each of RME's decoders
     control = 4 * 5 + 2 * 2
     cells = paper + control
     assert (plan["cells"], plan["paper_cells"], plan["control_cells"]) == (cells, paper, control) == (656, 632, 24)
     assert plan["runs"] == 10 * cells
     assert plan["trainings"] == 30 * cells
     assert plan["trials"] == 5 * cells == 3280
-    assert list(tmp_path.iterdir()) == []  # a plan starts and leaves nothing
+    assert list(tmp_path.iterdir()) == []  # a plan writes nothing
 
 
 @pytest.mark.parametrize(
     ("only", "cells"), [('variant="low, long"', 1), ("variant=high", 1), ('variant=high, "low, long"', 2)]
 )
-def test_a_value_with_a_comma_is_put_into_quotes(tmp_path, monkeypatch, capsys, only, cells):
+def test_quotes_enclose_a_value_with_a_comma(tmp_path, monkeypatch, capsys, only, cells):
     monkeypatch.setattr("tune.cost.hours.hours", lambda trials: {})
     rows = [{"method": "vae", "epochs": 3 + i, "variant": name} for i, name in enumerate(("low, long", "high", "low"))]
     path = write_grid(tmp_path / "g.yaml", rows, dataset="digits")
@@ -56,7 +56,7 @@ def test_paper_grid_has_the_paper_s_settings():
     for run in loaded("paper").runs:
         assert (run.epochs, run.batch_size, run.restarts, run.iwae_samples) == (2000, 128, 3, 100)
         assert (run.learning_rate, run.kl_max, run.finish_epochs, run.patience) == (5e-4, 500.0, 0, None)
-        # the listing's, of RME and what is like it
+        # the rate in the paper's listing, for RME, BVI and the control
         low = run.method in ("rme", "bvi-er1", "bvi-er2", "vae-more")
         assert (run.rate, run.training_epochs) == (1e-6 if low else 5e-4, 2000)
 
@@ -68,8 +68,8 @@ def test_every_grid_loads_under_its_own_name(name):
     assert len({run.key for run in grid.runs}) == len(grid.runs)
 
 
-def test_table_5_has_what_the_paper_s_grid_has_of_it():
-    """Every run with a fully connected decoder, and the same with the convolutional one where the methods have both."""
+def test_table_5_is_a_part_of_the_paper_s_grid():
+    """Every run with a fully connected decoder, and the same run with the convolutional one if its method has both."""
     paper = loaded("paper").runs
     compared = {(run.method, run.order, run.dataset, run.dim, run.seed) for run in paper if run.decoder == "fc"}
     wanted = {run.key for run in paper if (run.method, run.order, run.dataset, run.dim, run.seed) in compared}
@@ -83,7 +83,7 @@ def test_smoke_has_every_method_with_every_decoder():
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in grids.GRIDS.glob("*.yaml") if path.stem != "timing"))
 def test_every_grid_has_the_control_of_its_rme(name):
-    """The VAE through the same stage, at the same rate and for as long, from the same VAE, wherever there is an RME."""
+    """VAE-more has a stage from the same VAE with the same rate and epochs as each RME."""
 
     def stages(method: str) -> set:
         return {
@@ -96,7 +96,7 @@ def test_every_grid_has_the_control_of_its_rme(name):
     assert of_rme and of_rme <= stages("vae-more")
 
 
-def test_on_equal_terms_every_training_ends_alike():
+def test_in_the_grid_equal_every_method_has_the_same_learning_rates():
     runs = loaded("equal").runs
     assert {run.method for run in runs} == set(methods.names())
     lasts = {}
@@ -106,7 +106,7 @@ def test_on_equal_terms_every_training_ends_alike():
         epochs += [run.rate_of(e + 1) for e in range(run.training_epochs)]
         lasts.setdefault(tuple(epochs), set()).add(run.method_label)
     first, all_of_them = sorted(lasts, key=len)
-    assert lasts[first] == {"VAE", "SVI(50)"}, "the start itself, and what trains no more"
+    assert lasts[first] == {"VAE", "SVI(50)"}, "the starting VAE, and the method without training of its own"
     assert all_of_them == first + (2e-5,) * 8 and "VAE, finish" in lasts[all_of_them]
     assert {(run.dataset, run.dim) for run in runs} == {(d, p) for d in ("mnist", "omniglot") for p in (10, 50)}
 
@@ -119,7 +119,7 @@ def test_a_row_stands_for_every_combination(tmp_path):
     assert sorted(found, key=str) == sorted(vae + [("rme", o, d, 7) for o in (2, 4, 5) for d in (2, 3)], key=str)
 
 
-def test_only_keeps_and_set_sets(tmp_path):
+def test_only_and_set(tmp_path):
     path = str(
         write_grid(tmp_path / "g.yaml", [{"method": ["vae", "rme"], "order": None}], dataset="digits", seed="0-3")
     )
@@ -143,7 +143,7 @@ def test_only_keeps_and_set_sets(tmp_path):
         ("default: {}\nrows:\n  - {method: vae}", ["default", "defaults"]),
     ],
 )
-def test_a_bad_grid_is_named(tmp_path, text, named):
+def test_an_invalid_grid_is_refused(tmp_path, text, named):
     path = tmp_path / "bad.yaml"
     path.write_text(text)
     with pytest.raises(GridError) as error:
@@ -187,13 +187,13 @@ def test_a_bad_command_line_is_refused_in_one_line(tmp_path, monkeypatch, capsys
 
 
 @pytest.mark.parametrize("name", ["a/b", "..", ""])
-def test_an_experiment_s_name_is_a_plain_one(name, capsys):
+def test_an_experiment_s_name_must_be_plain(name, capsys):
     with pytest.raises(SystemExit) as ended:
         sweep.main(["--grid", "demo", "--experiment", name])
     assert ended.value.code == 2 and "plain name" in capsys.readouterr().err
 
 
-def test_what_is_not_there_is_listed_by_the_plan_and_refused_by_name(tmp_path, monkeypatch, capsys):
+def test_a_missing_method_makes_absent_cells_and_is_refused_by_a_sweep(tmp_path, monkeypatch, capsys):
     rows = [{"method": "vae"}, {"method": "not-yet", "order": [1, 2]}]
     path = str(write_grid(tmp_path / "g.yaml", rows, dataset="digits", seed="0-4"))
     grid = load(path)
@@ -209,7 +209,7 @@ def test_trials_group_a_cell_s_seeds():
     runs = [spec(seed=s) for s in (3, 0, 2, 1, 4)] + [spec("rme", 2, seed=s) for s in (0, 1)]
     found = [[(run.method, run.seed) for run in trial.runs] for trial in trials(runs, 2)]
     assert found == [[("vae", 0), ("vae", 1)], [("vae", 2), ("vae", 3)], [("vae", 4)], [("rme", 0), ("rme", 1)]]
-    # a trial is found again whatever the order in which its grid was written
+    # trial keys do not depend on the order of the runs
     assert {t.key for t in trials(runs, 2)} == {t.key for t in trials(runs[::-1], 2)}
 
 

@@ -1,4 +1,4 @@
-"""Whatever a grid's file says: the runs that it asks for, or one clear error; and so for --only and --set."""
+"""Any grid file, `--only` and `--set`: the right runs, or one clear error."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from tune.plan.grid_options import chosen_grid
 
 SHIPPED = {path.stem: path.read_text() for path in sorted(grids.GRIDS.glob("*.yaml"))}
 SHORT = {name: text for name, text in SHIPPED.items() if name not in ("paper", "table5", "smoke")}
-"""Those that load in milliseconds."""
+"""The grids that load in milliseconds."""
 
-as_shipped = cache(load)  # nobody changes a grid
+as_shipped = cache(load)  # grids are immutable
 
 SCALARS = st.one_of(
     st.none(),
@@ -45,7 +45,7 @@ VALUES = st.recursive(
 )
 FIELDS = [*RunSpec.model_fields, "repeats"]
 ROWS = st.dictionaries(st.sampled_from(FIELDS) | st.text(max_size=4), VALUES, max_size=4)
-"""Rows that say anything."""
+"""Arbitrary rows."""
 
 LIKELY_ROWS = st.fixed_dictionaries(
     {"method": st.sampled_from([*methods.names(), "all", "not-yet", ["vae", "rme"]])},
@@ -61,7 +61,7 @@ LIKELY_ROWS = st.fixed_dictionaries(
         "variant": st.sampled_from(["a", "b", None]),
     },
 )
-"""Rows of which many can be run."""
+"""Rows of which many are valid."""
 
 
 def written(folder: Path, text: str) -> str:
@@ -71,14 +71,14 @@ def written(folder: Path, text: str) -> str:
 
 
 def loaded(path: str, **arguments: Any) -> grids.Grid | None:
-    """The grid, or None where it was refused by an error that names the file or the argument; all else fails."""
+    """The grid, or None if an error refuses it that names the file or the argument. Any other error fails the test."""
     try:
         grid = load(path, **arguments)
     except (GridError, SpecError) as error:
         assert path in str(error) or "--only" in str(error) or "--set" in str(error)
         assert str(error).strip() and "Traceback" not in str(error)
         return None
-    except DataError as error:  # of an .npz file, which the message names
+    except DataError as error:  # about an .npz file
         assert ".npz" in str(error).lower()
         return None
     assert grid.runs or grid.absent
@@ -88,7 +88,7 @@ def loaded(path: str, **arguments: Any) -> grids.Grid | None:
 
 
 @given(rows=st.lists(ROWS | LIKELY_ROWS | VALUES, max_size=3), defaults=ROWS, more=ROWS, kind=VALUES)
-def test_a_document_of_anything_is_a_grid_or_refused(tmp_path, rows, defaults, more, kind):
+def test_an_arbitrary_document_is_a_grid_or_refused(tmp_path, rows, defaults, more, kind):
     kind = "timing" if isinstance(kind, int) else kind
     content = {"kind": kind, "rows": rows, "defaults": defaults, **more}
     if kind is None:
@@ -107,7 +107,7 @@ def test_likely_rows_are_a_grid_or_refused(tmp_path, rows, name):
 
 
 @given(document=VALUES)
-def test_what_is_no_mapping_of_rows_is_refused(tmp_path, document):
+def test_a_document_without_rows_is_refused(tmp_path, document):
     with pytest.raises(GridError, match=re.escape(str(tmp_path))):
         load(written(tmp_path, yaml.safe_dump(document)))
 
@@ -119,7 +119,7 @@ ODD = ["", "-", ":", "[", "]", "{", "}", "&a ", "*a", "!!int ", "!!bool ", "!!ti
 
 @st.composite
 def mutated(draw: st.DrawFn, texts: dict[str, str]) -> str:
-    """A shipped file in which some pieces were left out, doubled, or replaced by odd ones."""
+    """A shipped file with some pieces removed, doubled, or replaced by unusual ones."""
     text = texts[draw(st.sampled_from(sorted(texts)))]
     for _ in range(draw(st.integers(1, 3))):
         start = draw(st.integers(0, len(text)))
@@ -131,7 +131,7 @@ def mutated(draw: st.DrawFn, texts: dict[str, str]) -> str:
 
 @settings(max_examples=80)
 @given(text=mutated(SHORT))
-def test_a_shipped_grid_in_which_something_was_changed_is_a_grid_or_refused(tmp_path, text):
+def test_a_mutated_shipped_grid_is_a_grid_or_refused(tmp_path, text):
     loaded(written(tmp_path, text))
 
 
@@ -151,7 +151,7 @@ def test_a_shipped_grid_in_which_something_was_changed_is_a_grid_or_refused(tmp_
     "name: a/../../b\nrows: [{method: vae, dataset: digits, dim: 2}]",
     "rows: [{method: vae, dataset: digits, dim: 2, epochs: yes}]",
 ])  # fmt: skip
-def test_what_yaml_can_say_and_a_grid_cannot_mean_is_refused(tmp_path, text):
+def test_invalid_values_and_malformed_yaml_are_refused(tmp_path, text):
     with pytest.raises((GridError, DataError)) as error:
         load(written(tmp_path, text))
     assert str(tmp_path) in str(error.value) or ".npz" in str(error.value)
@@ -159,7 +159,7 @@ def test_what_yaml_can_say_and_a_grid_cannot_mean_is_refused(tmp_path, text):
 
 @given(st.data())
 def test_a_row_s_lists_and_ranges_stand_for_every_combination(tmp_path, data):
-    """Against a loop over what each field was made of."""
+    """Compared with a loop over the numbers that each list was made of."""
     chosen: dict[str, list[int]] = {}
     row: dict[str, Any] = {"method": "vae", "dataset": "digits", **SMALL}
     for name in ("seed", "dim"):
@@ -193,7 +193,7 @@ ARGUMENTS = st.one_of(
 @example(only=["seed=0-99999999999"], set_=[])
 @example(only=[], set_=["dataset=~nobody-at-all/x.npz"])
 @example(only=[], set_=["options="])
-def test_only_and_set_do_what_they_say_or_are_refused(name, only, set_):
+def test_arbitrary_only_and_set_are_applied_or_refused(name, only, set_):
     try:
         grid = chosen_grid(name, only, set_)
     except (GridError, SpecError) as error:
@@ -208,14 +208,14 @@ def test_only_and_set_do_what_they_say_or_are_refused(name, only, set_):
         assert {run.key for run in grid.runs} <= {run.key for run in as_shipped(name).runs}
 
 
-FIELDS_KEPT = ("method", "order", "dim", "seed", "dataset", "decoder")
+SELECTED_FIELDS = ("method", "order", "dim", "seed", "dataset", "decoder")
 
 
 @settings(max_examples=50)
 @given(st.data())
-def test_only_keeps_exactly_the_runs_that_fit_all_of_it(data):
+def test_only_keeps_exactly_the_matching_runs(data):
     whole = as_shipped("timing")
-    name = data.draw(st.sampled_from(FIELDS_KEPT))
+    name = data.draw(st.sampled_from(SELECTED_FIELDS))
     texts = sorted({str(getattr(run, name)) for run in whole.runs})
     wanted = data.draw(st.lists(st.sampled_from(texts), min_size=1, max_size=3))
     spelled = [data.draw(st.sampled_from([text, text.upper()])) for text in wanted]
@@ -224,7 +224,7 @@ def test_only_keeps_exactly_the_runs_that_fit_all_of_it(data):
 
 
 @given(st.data())
-def test_set_sets_one_field_of_every_run_and_no_other(data):
+def test_set_changes_one_field_of_every_run(data):
     values = {
         "epochs": st.integers(7, 999), "dim": st.integers(1, 1024), "batch_size": st.integers(1, 999),
         "learning_rate": st.floats(0, 1, exclude_min=True, exclude_max=True), "kl_max": st.floats(0, 1e300),
@@ -238,8 +238,8 @@ def test_set_sets_one_field_of_every_run_and_no_other(data):
 
 
 @pytest.mark.parametrize("field", ["method", "seed"])
-def test_what_is_said_twice_is_refused(field):
-    """The first would be lost without a word."""
+def test_a_field_given_twice_is_refused(field):
+    """Otherwise the first value would be ignored silently."""
     twice = [f"{field}=1", f"{field}=2"]
     for only, overrides in ((twice, []), ([], twice)):
         with pytest.raises(GridError, match=field):

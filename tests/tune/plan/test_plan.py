@@ -1,4 +1,4 @@
-"""A grid held against what is there: what is trained, what is only recorded, what is left alone."""
+"""A plan: which runs are trained, which are only recorded, and which are held back."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def storage(tmp_path) -> Storage:
 
 
 def finish(storage: Storage, *runs) -> None:
-    """Leave what says that these runs have results."""
+    """Mark these runs as having results on the storage."""
     for run in runs:
         storage.run_folder(run.key).mkdir(parents=True)
         (storage.run_folder(run.key) / MARKER).touch()
@@ -34,23 +34,23 @@ def names(found) -> list[str]:
     return [f"{t.runs[0].method_label} {','.join(str(run.seed) for run in t.runs)}" for t in found]
 
 
-def test_all_is_trained_where_nothing_is_there(storage):
+def test_without_results_every_trial_is_trained(storage):
     assert names(plan(storage).to_train) == ["VAE 0,1", "VAE 2,3", "RME(2) 0,1", "RME(2) 2,3"]
 
 
-def test_a_plan_that_knows_of_no_failures_trains_all():
+def test_a_plan_without_failures_trains_every_trial():
     found = Plan(Grid("g", "", WANTED, ()), tuple(trials(WANTED, 2)), frozenset(), frozenset(), 0)
     assert found.to_train == list(found.trials)
 
 
-def test_what_is_recorded_is_left_alone(storage):
+def test_recorded_runs_are_skipped(storage):
     finish(storage, *WANTED)
     found = plan(storage, WANTED)
     assert found.to_train == [] and found.to_record == []
     assert found.counts()["done_runs"] == 8
 
 
-def test_what_lies_on_the_storage_is_only_recorded(storage):
+def test_runs_with_results_on_the_storage_are_only_recorded(storage):
     finish(storage, *WANTED[:2])
     found = plan(storage, WANTED[2:4])
     assert found.to_record == list(WANTED[:2])
@@ -58,9 +58,9 @@ def test_what_lies_on_the_storage_is_only_recorded(storage):
 
 
 def test_a_starting_point_whose_models_were_deleted_is_trained_again(storage):
-    """Recorded, but of no use to the runs that start from it."""
+    """It is recorded, but the runs that start from it need its models."""
     assert names(plan(storage, WANTED[:4]).to_train) == ["VAE 0,1", "VAE 2,3", "RME(2) 0,1", "RME(2) 2,3"]
-    # and of no need either, once those are done
+    # they do not need them once they are done
     assert plan(storage, WANTED).to_train == []
 
 
@@ -72,10 +72,10 @@ def test_starting_points_that_the_grid_does_not_name_are_added(storage):
     assert all(order.index(run.parent.key) < order.index(run.key) for run in with_parents(WANTED) if run.parent)
 
 
-def test_a_trial_under_way_stays_the_array_that_it_was(storage):
-    """Its rounding is the array's, so what was interrupted goes on with all of its runs."""
+def test_an_interrupted_trial_keeps_all_of_its_runs(storage):
+    """Its rounding depends on the array, so it must be resumed as the same array."""
     finish(storage, WANTED[0])
-    assert "VAE 1" in names(plan(storage).to_train), "it never began: the finished run is left out"
+    assert "VAE 1" in names(plan(storage).to_train), "the trial never began, so the finished run is left out"
     storage.trial_folder(Trial(WANTED[:2]).key).mkdir(parents=True)
     assert names(plan(storage).to_train)[0] == "VAE 0,1"
 
@@ -84,7 +84,7 @@ def test_a_trial_under_way_stays_the_array_that_it_was(storage):
 DIVERGED = Failure("DivergedError: NaN", "Traceback", lasting=True)
 
 
-def test_what_failed_is_held_back_with_what_starts_from_it(storage):
+def test_failed_runs_and_their_children_are_held_back(storage):
     storage.save_failure(WANTED[0].key, DIVERGED)
     found = plan(storage)
     assert names(found.to_train) == ["VAE 1", "VAE 2,3", "RME(2) 1", "RME(2) 2,3"]
@@ -93,15 +93,15 @@ def test_what_failed_is_held_back_with_what_starts_from_it(storage):
     assert len(found.held_back) == 2
 
 
-def test_what_failed_and_then_was_done_is_done(storage):
+def test_a_failed_run_that_is_finished_later_is_done(storage):
     storage.save_failure(WANTED[0].key, DIVERGED)
     finish(storage, *WANTED[:2])
     found = plan(storage)
     assert found.held_back == {} and names(found.to_train) == ["VAE 2,3", "RME(2) 0,1", "RME(2) 2,3"]
 
 
-def test_just_what_failed_is_retried(storage):
-    """And what starts from it: the rest of the grid waits for the command without --retry-failed."""
+def test_retry_failed_trains_only_failed_runs_and_their_children(storage):
+    """The rest of the grid waits for the command without --retry-failed."""
     finish(storage, WANTED[1])
     storage.save_failure(WANTED[0].key, DIVERGED)
     found = make_plan(Grid("g", "", WANTED, ()), 1, set(), storage, retry_failed=True)
@@ -111,15 +111,14 @@ def test_just_what_failed_is_retried(storage):
     assert make_plan(Grid("g", "", WANTED, ()), 1, set(), storage, retry_failed=True).to_train == []
 
 
-def test_a_damaged_note_of_a_failure_is_none(storage, caplog):
+def test_a_damaged_failure_file_is_ignored(storage, caplog):
     storage.save_failure(WANTED[0].key, DIVERGED)
     (note,) = (storage.root / "failures").iterdir()
     note.write_text(note.read_text()[:10])
     assert plan(storage).held_back == {} and note.name in caplog.text
 
 
-def test_what_failed_for_want_of_its_parent_is_told_by_the_first_cause(storage):
-    """A child with a failure of its own keeps it; one that is done is held back by nothing."""
+def test_a_child_keeps_its_own_failure_and_a_finished_child_is_not_held_back(storage):
     own = Failure("its own", lasting=True)
     for run, failure in ((WANTED[0], DIVERGED), (WANTED[1], DIVERGED), (WANTED[4], own)):
         storage.save_failure(run.key, failure)
@@ -128,8 +127,7 @@ def test_what_failed_for_want_of_its_parent_is_told_by_the_first_cause(storage):
     assert found.held_back == {WANTED[0].key: DIVERGED, WANTED[1].key: DIVERGED, WANTED[4].key: own}
 
 
-def test_with_retry_what_is_done_is_not_done_again(storage):
-    """Of what starts from a run that failed, the recorded one needs nothing; nor does what never failed."""
+def test_retry_failed_skips_finished_children_and_runs_that_never_failed(storage):
     storage.save_failure(WANTED[0].key, DIVERGED)
     storage.save_failure(WANTED[5].key, DIVERGED)
     finish(storage, WANTED[1])
@@ -137,7 +135,7 @@ def test_with_retry_what_is_done_is_not_done_again(storage):
     assert names(found.to_train) == ["VAE 0", "RME(2) 1"]
 
 
-# ---------------------------------------------------------------------- counted
+# ---------------------------------------------------------------------- counts
 def counted_plan(storage: Storage, absent_seeds: int, size=2) -> Plan:
     runs = [spec("vae", seed=seed, dataset="mnist", dim=50, restarts=3) for seed in range(3)]
     runs.append(spec("vae-more", seed=0, restarts=2))
@@ -145,8 +143,8 @@ def counted_plan(storage: Storage, absent_seeds: int, size=2) -> Plan:
     return make_plan(Grid("g", "", tuple(runs), (unknown,)), size, {runs[2].key, "a run of another grid"}, storage)
 
 
-def test_a_plan_is_counted_with_what_is_absent(storage):
-    """By hand: 3 + 1 + 5 runs; arrays of two are 2 + 1 + 3; the control starts from a VAE that no row names."""
+def test_counts_include_absent_cells(storage):
+    """By hand: 3 + 1 + 5 runs, in 2 + 1 + 3 arrays of two; the control starts from a VAE that no row names."""
     assert counted_plan(storage, 5).counts() == {
         "cells": 3, "paper_cells": 1, "control_cells": 1, "runs": 9, "trainings": 3 * 3 + 2 + 5 * 4, "trials": 6,
         "done_runs": 1, "to_train_trials": 3, "to_train_runs": 4, "starting_points": 1,
@@ -154,6 +152,6 @@ def test_a_plan_is_counted_with_what_is_absent(storage):
 
 
 @pytest.mark.parametrize(("absent_seeds", "arrays"), [(1, 1), (2, 1), (4, 2), (5, 3)])
-def test_arrays_of_what_is_absent_are_as_large_as_the_others(storage, absent_seeds, arrays):
+def test_absent_cells_are_counted_in_arrays_of_the_same_size(storage, absent_seeds, arrays):
     assert counted_plan(storage, absent_seeds).absent_trials == arrays
     assert counted_plan(storage, absent_seeds, lambda spec: 3).absent_trials == 1

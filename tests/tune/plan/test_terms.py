@@ -1,4 +1,4 @@
-"""What a plan says of how each row is trained, and how long that takes at most and at least."""
+"""How a plan describes each row's training, and its bounds on the hours."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def vae(**fields):
     return spec(epochs=60, learning_rate=5e-4, **fields)
 
 
-def test_each_row_has_its_own_terms():
+def test_terms_of_each_way_of_training():
     common = {"epochs": 60, "learning_rate": 5e-4, "stage_learning_rate": None, "stage_epochs": 8}
     assert Terms.of(spec(**common)) == Terms("VAE", "scratch", 0, None, 60, 5e-4, 0, None, "best", None)
     rme, iaf = Terms.of(spec("rme", 2, **common)), Terms.of(spec("iaf", 2, variant="own", **common))
@@ -38,7 +38,7 @@ def test_each_row_has_its_own_terms():
     assert from_finished.start == "VAE, 60 at 5e-4, last 8 at 2e-5"
 
 
-def test_a_row_that_is_trained_in_two_ways_is_two():
+def test_a_row_that_is_trained_in_two_ways_is_listed_twice():
     wanted = [spec(seed=s, dataset=d, epochs=e) for d, e in (("mnist", 60), ("digits", 80)) for s in (0, 1)]
     found = terms.rows([*wanted, *(spec(dataset="omniglot", epochs=60, dim=dim) for dim in (2, 3))])
     assert [(row.terms.epochs, row.datasets, row.cells) for row in found] == [
@@ -50,22 +50,22 @@ def test_a_row_that_is_trained_in_two_ways_is_two():
 @pytest.mark.parametrize(
     ("value", "text"), [(5e-4, "5e-4"), (2.5e-4, "2.5e-4"), (1e-6, "1e-6"), (0.05, "0.05"), (1.25e-3, "1.25e-3")]
 )
-def test_a_rate_is_written_as_one_writes_it(value, text):
+def test_a_rate_is_written_without_padding(value, text):
     assert terms.rate(value) == text and float(text) == value
 
 
 @pytest.mark.parametrize(
     ("fields", "end"),
     [
-        ({"epochs": 60, "patience": 5}, 6),  # measured at each epoch, and the first was best
-        ({"epochs": 400, "patience": 20}, 8 + 24),  # measured at each eighth
-        ({"epochs": 400, "patience": 3}, 6),  # at each third
+        ({"epochs": 60, "patience": 5}, 6),  # measured at every epoch, the first is best
+        ({"epochs": 400, "patience": 20}, 8 + 24),  # measured at every 8th epoch
+        ({"epochs": 400, "patience": 3}, 6),  # measured at every 3rd epoch
         ({"epochs": 4, "patience": 9}, 4),
         ({"epochs": 60}, 60),
     ],
 )
-def test_patience_ends_a_training_no_sooner(fields, end):
-    """As what decides it ends a training that only gets worse."""
+def test_the_earliest_end_is_that_of_a_training_that_only_gets_worse(fields, end):
+    """Compared with `Kept`, which applies patience during training."""
     run = vae().model_copy(update=fields)
     kept = Kept({"weight": torch.zeros(1)}, run.keep, run.own_patience)
     for epoch in filter(partial(is_measured, run), range(1, run.training_epochs + 1)):
@@ -75,7 +75,7 @@ def test_patience_ends_a_training_no_sooner(fields, end):
 
 @pytest.fixture
 def planned(tmp_path, monkeypatch):
-    """Prints the plan of some runs, with an hour for each epoch."""
+    """A function that prints the plan of some runs, with one hour for each epoch."""
     monkeypatch.setenv("COLUMNS", "200")
 
     def hours(arrays, *, earliest=False):
@@ -98,12 +98,12 @@ def test_a_plan_shows_hours_with_and_without_patience(planned, capsys):
     assert plan["hours"] == 60 + 60 and plan["hours_if_patience_ends_all"] == 6 + 3
     assert [(row["method"], row["patience"]) for row in plan["rows"]] == [("VAE", 5), ("RME(2)", 2)]
     planned(runs)
-    said = capsys.readouterr().out
-    assert "at most" in said and "as soon as its patience allows" in said and "patience" in said
+    text = capsys.readouterr().out
+    assert "upper bound" in text and "as soon as its patience allows" in text
     planned([vae()], as_json=True)
     assert json.loads(capsys.readouterr().out)["hours_if_patience_ends_all"] is None
     planned([vae()])
-    assert "at most" not in capsys.readouterr().out
+    assert "bound" not in capsys.readouterr().out
 
 
 def test_a_starting_point_that_no_row_names_has_terms_too(planned, capsys):

@@ -1,4 +1,4 @@
-"""Search as a user runs it, on real Ray and MLflow; what a space may say; and that the test set plays no part."""
+"""Searches as a user runs them, on real Ray and MLflow; search spaces; and that the test set is not used."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def asked(samples: int) -> list[str]:
 
 
 def found(sweep: Sweep) -> list[dict]:
-    """The samples as they lie on the storage, without what depends on the clock."""
+    """The samples on the storage, without times."""
     files = sorted(sweep.storage.glob("search/*/[0-9]*.json"))
     clock = ("train_s", "ended_at")
     return [{k: v for k, v in json.loads(file.read_text()).items() if k not in clock} for file in files]
@@ -68,7 +68,7 @@ def found(sweep: Sweep) -> list[dict]:
 # ---------------------------------------------------------------------- the command
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory, ray_folder):
-    """A search of five samples, one after the other."""
+    """A search of five samples, one at a time."""
     folder = tmp_path_factory.mktemp("search")
     sweep = sweep_for(folder / "a", write_npz(folder / "spots.npz"), ray_folder, stage_epochs=6)
     done = sweep.run(*asked(5), "--cpus-per-trial", str(slots()))
@@ -77,18 +77,18 @@ def searched(tmp_path_factory, ray_folder):
 
 
 def slots() -> int:
-    """So many cores for a trial that one runs at a time, and each search asks Optuna in the same order."""
+    """All cores, so that one trial runs at a time and every search asks Optuna in the same order."""
     from tune.run.cluster import available
 
     return available()["cpu"]
 
 
 @pytest.mark.slow
-def test_a_search_says_and_records_the_best(searched):
+def test_a_search_prints_and_records_the_best(searched):
     sweep, done = searched
     samples = found(sweep)
     assert [sample["number"] for sample in samples] == list(range(5))
-    assert samples[0]["values"] == {"stage_learning_rate": 0.001, "eps_max": 0.1}, "the grid's own come first"
+    assert samples[0]["values"] == {"stage_learning_rate": 0.001, "eps_max": 0.1}, "the grid's own values come first"
     assert {sample["outcome"] for sample in samples} <= {"done", "stopped"}
     best = max((s for s in samples if s["val_iwae"] is not None), key=lambda s: s["val_iwae"])
     assert best["val_iwae"] == pytest.approx(sum(best["val_iwae_by_seed"].values()) / 2)
@@ -101,27 +101,27 @@ def test_a_search_says_and_records_the_best(searched):
     assert float(tagged.data.params["eps_max"]) == best["values"]["eps_max"]
     # the parents were trained once, as runs of the grid
     assert sorted(run.info.run_name for run in sweep.runs()) == ["spots d3 VAE seed 0", "spots d3 VAE seed 1"]
-    # the command that is printed plans the grid's runs with the best values, and nothing else
+    # the printed command runs the grid's cell with the best values, and nothing else
     words = shlex.split(done.stdout.strip().splitlines()[-1])
     plan = json.loads(sweep.run(*words[4:], "--plan", "--json").stdout)
     assert (plan["cells"], plan["runs"]) == (1, 2)
     again = sweep.run(*asked(5), "--cpus-per-trial", str(slots()))
-    assert again.returncode == 0 and "5 samples are there already" in again.stderr
+    assert again.returncode == 0 and "5 samples have ended already" in again.stderr
     assert again.stdout == done.stdout and len(client.search_runs([experiment.experiment_id])) == 5
 
 
 @pytest.mark.slow
-def test_a_killed_search_goes_on_as_if_it_had_not_been(searched, tmp_path, ray_folder):
-    """kill -9 in mid-sample: the samples, and their scores, are those of the undisturbed search."""
+def test_a_killed_search_resumes_with_the_same_samples(searched, tmp_path, ray_folder):
+    """After kill -9 during a sample, the samples and scores equal those of the uninterrupted search."""
     arguments = [*asked(5), "--cpus-per-trial", str(slots())]
     with Hold(tmp_path / "hold") as hold:
         sweep = sweep_for(tmp_path / "b", Path(data_of(searched[0])), ray_folder, hold, stage_epochs=6)
         hold.after(1)
         for wanted in (1, 3):
             driver = sweep.start(*arguments)
-            # one at a time, the VAEs too; at most one sample more than wanted is let go before it is seen to be enough
+            # trials run one at a time, so at most one sample more than wanted ends before this loop stops
             while sum(s["outcome"] != "open" for s in found(sweep)) < wanted:
-                assert driver.poll() is None, "it was to be killed in mid-sample"
+                assert driver.poll() is None, "the search ended before it was killed"
                 if hold.standing():
                     hold.let_go()
                 time.sleep(0.02)
@@ -130,7 +130,7 @@ def test_a_killed_search_goes_on_as_if_it_had_not_been(searched, tmp_path, ray_f
             driver.send_signal(signal.SIGKILL)
             driver.wait()
             wait_for(lambda: not processes_of(ray_folder))
-            assert any(sample["outcome"] == "open" for sample in found(sweep)), "it was to be killed in mid-sample"
+            assert any(sample["outcome"] == "open" for sample in found(sweep)), "not killed during a sample"
     done = sweep.run(*arguments)
     assert done.returncode == 0, done.stderr
     assert found(sweep) == found(searched[0])
@@ -152,8 +152,8 @@ def data_of(sweep: Sweep) -> str:
     return yaml.safe_load((sweep.folder / "spots.yaml").read_text())["defaults"]["dataset"]
 
 
-# ---------------------------------------------------------------------- no test set
-def test_without_test_images_an_engine_is_validated_alone(tiny):
+# ---------------------------------------------------------------------- without test images
+def test_an_engine_without_test_images_has_the_same_validation_score(tiny):
     spec = tiny.spec("vae")
     with_test = build([spec], tiny.images, "cpu", None)
     without = build([spec], tiny.images.without_test(), "cpu", None)
@@ -166,7 +166,7 @@ def test_without_test_images_an_engine_is_validated_alone(tiny):
 
 
 def test_a_pool_s_test_images_are_not_indexed(tiny, monkeypatch):
-    """As CelebA's: training and test images are one tensor, and the split says which are which."""
+    """As for CelebA, training and test images are one tensor, and the split separates them."""
     pool = data.get("digits")
     monkeypatch.setattr(type(pool), "split", lambda self, images, seed: data.get("celeba").split(images, seed))
     pooled = data.Images(tiny.images.train, tiny.images.train)
@@ -178,7 +178,7 @@ def test_a_pool_s_test_images_are_not_indexed(tiny, monkeypatch):
 @pytest.mark.parametrize("path", sorted(spaces.SPACES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_shipped_spaces_fit_the_method_of_their_name(path):
     spec = cell(path.stem, 2 if path.stem == "rme" else None)
-    assert spaces.load(path.stem, spec).own_values(spec) is not None, "a search begins with the paper's own values"
+    assert spaces.load(path.stem, spec).own_values(spec) is not None, "the space must contain the default values"
 
 
 def test_every_kind_of_range(tmp_path):
@@ -200,11 +200,11 @@ def test_every_kind_of_range(tmp_path):
     [
         ("kl_max: {uniform: [5, 50]}\neps_maxx: {uniform: [0.1, 0.2]}\n", "rme", r"line 2: eps_maxx: no such field"),
         ("kl_max: {uniform: [5, 50]}\n", "vae", r"line 1: kl_max: VAE does not read it; .* learning_rate"),
-        ("variant: {choices: [a, b]}\n", "rme", r"line 1: variant: .* stays as the grid has it"),
+        ("variant: {choices: [a, b]}\n", "rme", r"line 1: variant: .* cannot change this field"),
         ("finish_epochs: {integers: [0, 5]}\n", "rme", r"line 1: finish_epochs: the vae that it starts from"),
         ("stage_patience: {integers: [1, 5]}\n", "vae", r"line 1: stage_patience: VAE does not read it"),
-        ("finish_epochs: {choices: [0, 2000]}\n", "vae", r"cannot be together: finish_epochs=2000"),
-        ("seed: {integers: [0, 5]}\n", "rme", r"line 1: seed: .* stays as the grid has it"),
+        ("finish_epochs: {choices: [0, 2000]}\n", "vae", r"invalid combination .*: finish_epochs=2000"),
+        ("seed: {integers: [0, 5]}\n", "rme", r"line 1: seed: .* cannot change this field"),
         ("dim: {choices: [5, 10]}\n", "rme", r"line 1: dim: .* one cell"),
         ("learning_rate: {uniform: [0.1, 0.2]}\n", "rme", r"line 1: learning_rate: the vae that it starts from"),
         ("kl_max: {uniform: [50, 5]}\n", "rme", r"low end must be below"),
@@ -214,15 +214,15 @@ def test_every_kind_of_range(tmp_path):
         ("kl_max: {log-uniform: [0, 6]}\n", "rme", r"must be above 0"),
         ("kl_max: {uniform: [-1, 6]}\n", "rme", r"kl_max=-1.0: .* greater than or equal to 0"),
         ("kl_max: {uniform: [low, 6]}\n", "rme", r"'low' must be a number"),
-        ("stage_epochs: {uniform: [5, 50]}\n", "rme", r"whole number: say integers"),
+        ("stage_epochs: {uniform: [5, 50]}\n", "rme", r"whole numbers: write integers"),
         ("stage_epochs: {choices: [5, 0]}\n", "rme", r"stage_epochs=0"),
-        ("eps_max: {uniform: [0.0005, 0.5]}\n", "rme", r"cannot be together: eps_min=0.001 must be below"),
-        ("kl_max: {uniform: [5, 50]}\nkl_max: {uniform: [5, 50]}\n", "rme", r"line 2, .*kl_max is there twice"),
+        ("eps_max: {uniform: [0.0005, 0.5]}\n", "rme", r"invalid combination .*: eps_min=0.001 must be below"),
+        ("kl_max: {uniform: [5, 50]}\nkl_max: {uniform: [5, 50]}\n", "rme", r"line 2, .*duplicate key kl_max"),
         ("kl_max: {uniform: [5, 50\n", "rme", r"line \d, column \d"),
         ("", "rme", r"a search space maps fields"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_with_a_space_is_named(tmp_path, text, method, message):
+def test_an_invalid_space_is_refused(tmp_path, text, method, message):
     path = write(tmp_path / "s.yaml", text)
     with pytest.raises(SpaceError, match=message) as raised:
         spaces.load(path, cell(method, 2 if method == "rme" else None))
@@ -234,12 +234,12 @@ def test_what_is_wrong_with_a_space_is_named(tmp_path, text, method, message):
     [
         (["--search", "optuna", "--space", "rme"], "digits d10 VAE, digits d10 VAE-more, digits d10 RME(2)"),
         (["--search", "optuna", "--only", "method=vae"], "needs --space"),
-        (["--search", "optuna", "--space", "none", "--only", "method=vae"], "there is no such file"),
-        (["--samples", "5"], "--samples goes with --search"),
-        (["--early-stopping", "none"], "--early-stopping goes with --search"),
+        (["--search", "optuna", "--space", "none", "--only", "method=vae"], "file not found"),
+        (["--samples", "5"], "--samples needs --search"),
+        (["--early-stopping", "none"], "--early-stopping needs --search"),
     ],
 )
-def test_bad_commands_end_before_anything_starts(arguments, message, tmp_path, monkeypatch, capsys):
+def test_invalid_commands_are_refused_before_anything_starts(arguments, message, tmp_path, monkeypatch, capsys):
     from tune.sweep import main
 
     monkeypatch.chdir(tmp_path)
@@ -249,7 +249,7 @@ def test_bad_commands_end_before_anything_starts(arguments, message, tmp_path, m
     assert list(tmp_path.iterdir()) == []
 
 
-# ---------------------------------------------------------------------- Optuna's and ASHA's memory
+# ---------------------------------------------------------------------- Optuna and ASHA, refilled from the storage
 @pytest.fixture
 def samples(tmp_path) -> Samples:
     space = spaces.load(write(tmp_path / "s.yaml", SPACE), cell())
@@ -267,7 +267,7 @@ def searcher(samples: Samples, stopped=()) -> SampleSearcher:
 
 
 def values_of(config: dict) -> dict:
-    """The number and the values of the sample that a worker is given."""
+    """The number and the values of the sample in a worker's configuration."""
     job = Job.from_config(config)
     run = job.runs[0]
     return {"number": int(job.key), "stage_learning_rate": run.stage_learning_rate, "eps_max": run.eps_max}
@@ -282,8 +282,8 @@ def score_of(job: dict) -> float:
     return -((math.log10(job["stage_learning_rate"]) + 3) ** 2) - (job["eps_max"] - 0.2) ** 2
 
 
-def test_a_searcher_made_anew_suggests_what_the_old_one_would_have(samples):
-    """Beyond the random start of TPE, with each kind of end among them, however often the driver was killed."""
+def test_a_new_searcher_suggests_the_same_samples(samples):
+    """Also past TPE's random start, after every outcome, and if the driver is killed during every sample."""
     endings = {3: "stopped", 5: "diverged"}
 
     def end(search, number, job):
@@ -304,7 +304,7 @@ def test_a_searcher_made_anew_suggests_what_the_old_one_would_have(samples):
         end(whole, number, job)
     for file in samples.folder.glob("[0-9]*.json"):
         file.unlink()
-    for number in range(16):  # killed in the middle of every sample
+    for number in range(16):  # killed during every sample
         assert values_of(searcher(samples, {"3"}).suggest(str(number))) == undisturbed[number]
         search = searcher(samples, {"3"})
         assert values_of(search.suggest(str(number))) == undisturbed[number]
@@ -330,7 +330,7 @@ class Trial:
 
 
 def note_three(samples) -> None:
-    """Finished ones, each ten nats above the last from its first epoch on."""
+    """Add three finished samples, each ten nats above the one before at every epoch."""
     for number, level in enumerate((10.0, 20.0, 30.0)):
         sample = samples.add({"stage_learning_rate": 1e-3, "eps_max": 0.1 + number / 100})
         sample.outcome, sample.val_iwae = Status.DONE, level
@@ -338,7 +338,7 @@ def note_three(samples) -> None:
         samples.note(sample)
 
 
-def test_rungs_remember_the_samples_of_an_earlier_command(samples):
+def test_asha_compares_with_samples_of_an_earlier_command(samples):
     note_three(samples)
     halving = halving_of(samples)
     halving.on_trial_add(None, Trial())
@@ -348,12 +348,12 @@ def test_rungs_remember_the_samples_of_an_earlier_command(samples):
     halving.on_trial_add(None, Trial())
     for epoch in (1, 3):
         assert halving.on_trial_result(None, Trial(), {"epoch": epoch, "val_elbo": 40.0}) == "CONTINUE"
-    # one that reaches the end is not stopped there
+    # a sample that reaches the end is not stopped there
     assert halving.on_trial_result(None, Trial(), {"epoch": 9, "val_elbo": -100.0}) == "CONTINUE"
 
 
 def test_without_early_stopping_nothing_is_stopped_and_it_is_another_search(samples):
-    """As in the test above, but whatever the others had, a sample goes on to its end."""
+    """A sample far below the others is still trained to its end."""
     patient = Samples(samples.storage, samples.runs, samples.space, early_stopping=False)
     assert patient.key != samples.key
     note_three(patient)
@@ -370,7 +370,7 @@ def test_without_early_stopping_nothing_is_stopped_and_it_is_another_search(samp
     ("svi", 10, {"options.svi_rate": None}),
 ])  # fmt: skip
 def test_every_training_s_length_and_rate_can_be_searched(tmp_path, method, order, fields):
-    """And a search begins with what the grid has, the method's own where it says nothing."""
+    """A search begins with the grid's values, or the method's defaults if the grid sets none."""
     spec = cell(method, order, patience=7)
     fields = {name: value or spec.method_class.options.get("svi_rate", 0) for name, value in fields.items()}
     text = "".join(f"{name}: {{choices: [{value!r}]}}\n" for name, value in fields.items())
@@ -381,40 +381,40 @@ def test_another_search_has_other_samples(samples, tmp_path):
     samples.add({"stage_learning_rate": 1e-3, "eps_max": 0.1})
     other = [spec.model_copy(update={"kl_max": 7.0}) for spec in samples.runs]
     assert Samples(samples.storage, other, samples.space).all == []
-    # what is searched for makes no other search
+    # the runs' own value of a searched field does not matter
     same = [spec.model_copy(update={"eps_max": 0.3}) for spec in samples.runs]
     assert len(Samples(samples.storage, same, samples.space).all) == 1
     assert Samples(samples.storage, samples.runs[:1], samples.space).all == []
 
 
-def test_what_a_search_of_other_seeds_advises_is_for_the_grid_s_own():
+def test_the_printed_command_uses_the_grid_s_seeds_instead_of_the_search_s():
     asked = ["--grid", "demo", "--only", "method=rme", "--only", "seed=0", "--set", "seed=100", "--set", "kl_max=5"]
-    advised = advice(asked)
+    printed = printed_command(asked)
     grid = ["python", "tune/sweep.py", "--grid", "demo", "--only", "method=rme"]
-    assert advised == [*grid, "--set", "kl_max=20.0", "--set", "stage_epochs=3"]
+    assert printed == [*grid, "--set", "kl_max=20.0", "--set", "stage_epochs=3"]
 
 
-def test_what_was_typed_is_advised_though_it_is_the_default(monkeypatch):
+def test_the_printed_command_repeats_typed_options_with_default_values(monkeypatch):
     """Another shell may have another $MLFLOW_TRACKING_URI."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://elsewhere:5000")
     places = ["--storage", "storage", "--tracking-uri", "sqlite:///mlflow.db", "--cpus-per-trial", "1"]
-    advised = advice(["--grid", "demo", *places, "--search", "optuna", "--space", "rme", "--samples", "3"])
+    printed = printed_command(["--grid", "demo", *places, "--search", "optuna", "--space", "rme", "--samples", "3"])
     values = ["--set", "kl_max=20.0", "--set", "stage_epochs=3"]
-    assert advised == ["python", "tune/sweep.py", "--grid", "demo", *values, *places]
+    assert printed == ["python", "tune/sweep.py", "--grid", "demo", *values, *places]
 
 
-def advice(asked: list[str]) -> list[str]:
+def printed_command(asked: list[str]) -> list[str]:
     options = options_of(parser().parse_args(asked))
     return shlex.split(command_line(options, {"kl_max": 20.0, "stage_epochs": 3}))
 
 
-def test_a_space_of_choices_is_tried_out_whole_and_once(samples, tmp_path):
+def test_every_combination_of_a_small_space_is_tried_once(samples, tmp_path):
     text = "stage_learning_rate: {choices: [0.001, 0.002]}\nkl_max: {choices: [5, 20, 100]}\n"
     (tmp_path / "choices.yaml").write_text(text)
     choices = spaces.load(str(tmp_path / "choices.yaml"), samples.runs[0])
     whole = Samples(samples.storage, samples.runs, choices)
     whole.add({"stage_learning_rate": 0.002, "kl_max": 20.0})
-    assert _wanted(whole, 5) == 5 and len(whole.all) == 1, "more than were asked for are left to Optuna"
+    assert _wanted(whole, 5) == 5 and len(whole.all) == 1, "Optuna samples a larger space"
     assert _wanted(whole, 20) == 6 == _wanted(whole, 6)
     tried = [(sample.values["stage_learning_rate"], sample.values["kl_max"]) for sample in whole.all]
     assert sorted(tried) == [(rate, kl) for rate in (0.001, 0.002) for kl in (5.0, 20.0, 100.0)]

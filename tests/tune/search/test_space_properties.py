@@ -1,4 +1,4 @@
-"""Whatever a search space's file says: values that the run can have, or one clear error."""
+"""Any search space file: values that the run can have, or one clear error."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SPACES = st.dictionaries(FIELDS, RANGES | VALUES, max_size=3)
 
 
 def tried(path: str, cell: RunSpec) -> spaces.Space | None:
-    """The space, of which both ends are values of the run; None where it was refused by an error that names it."""
+    """The space, after checking that a run can have both ends of its ranges; None if an error refuses it by path."""
     try:
         space = load(path, cell)
     except SpaceError as error:
@@ -53,7 +53,7 @@ def tried(path: str, cell: RunSpec) -> spaces.Space | None:
 
 
 @given(content=SPACES | VALUES, cell=st.sampled_from(CELLS))
-def test_a_document_of_anything_is_a_space_or_refused(tmp_path, content, cell):
+def test_an_arbitrary_document_is_a_space_or_refused(tmp_path, content, cell):
     tried(written(tmp_path, yaml.safe_dump(content, allow_unicode=True)), cell)
 
 
@@ -62,25 +62,25 @@ LIKELY = st.sampled_from(["learning_rate", "stage_learning_rate", "eps_min", "ep
 
 
 @given(content=st.dictionaries(LIKELY, RANGES, min_size=1, max_size=3), cell=st.sampled_from(CELLS))
-def test_fields_that_can_be_searched_are_a_space_or_refused(tmp_path, content, cell):
+def test_searchable_fields_are_a_space_or_refused(tmp_path, content, cell):
     tried(written(tmp_path, yaml.safe_dump(content)), cell)
 
 
 @settings(max_examples=150)
 @given(text=mutated(SHIPPED), cell=st.sampled_from(CELLS))
-def test_a_shipped_space_in_which_something_was_changed_is_a_space_or_refused(tmp_path, text, cell):
+def test_a_mutated_shipped_space_is_a_space_or_refused(tmp_path, text, cell):
     tried(written(tmp_path, text), cell)
 
 
 @given(low=st.floats(1e-6, 0.4), high=st.floats(0.5, 0.999), log=st.booleans())
-def test_a_range_s_ends_are_what_is_written(tmp_path, low, high, log):
+def test_a_range_has_the_ends_in_the_file(tmp_path, low, high, log):
     path = written(tmp_path, yaml.safe_dump({"eps_max": {"log-uniform" if log else "uniform": [low + 0.001, high]}}))
     found = load(path, CELLS[1]).fields["eps_max"]
     assert (found.low, found.high, found.log) == (low + 0.001, high, log)
 
 
 @pytest.mark.parametrize("odd", ODD)
-def test_what_is_no_space_is_refused(tmp_path, odd):
+def test_malformed_files_are_refused(tmp_path, odd):
     path = written(tmp_path, odd)
     with pytest.raises(SpaceError, match=re.escape(path)):
         load(path, CELLS[1])
