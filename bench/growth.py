@@ -159,7 +159,8 @@ def paper_hours(device: torch.device) -> dict[str, float] | None:
     """Hours of `--grid paper` on one device by data set; None if the sweep's packages are not installed."""
     try:
         from tune.cost import hours as estimate
-        from tune.plan.grid import load, trials, with_parents
+        from tune.plan.grid import load
+        from tune.plan.trials import trials, with_parents
     except ModuleNotFoundError as error:
         print(f"no hours of the paper's grid: {error}", file=sys.stderr)
         return None

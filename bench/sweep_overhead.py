@@ -34,7 +34,7 @@ from rme import data
 from rme.config import RunSpec
 from rme.engine import member_parameters
 from rme.result import Result
-from tune.plan.grid import Trial, trials
+from tune.plan.trials import Trial, trials
 from tune.record.recorder import Recorder
 from tune.record.tracking import Tracker
 from tune.record.writer import Writer

@@ -46,6 +46,7 @@ ELSEWHERE = {
     "tune/record/commit.py": "tune/plan/test_conflicts.py",
     "tune/record/writer.py": "tune/record/test_recorder.py",
     "tune/record/writer_process.py": "tune/record/test_recorder.py",
+    "tune/plan/trials.py": "tune/plan/test_grid.py tune/plan/test_plan.py",
     "tune/plan/yaml_text.py": "tune/plan/test_grid.py tune/search/test_space_properties.py",
     "tune/cost/measure.py": "tune/cost/test_hours.py bench/test_bench.py",
     "tune/cost/timer.py": "bench/test_bench.py",

@@ -29,9 +29,10 @@ from analysis.tracking_uri import DEFAULT_TRACKING_URI, default_tracking_uri
 from rme.config import SpecError
 from rme.data import DataError
 from rme.hooks import HookError
-from tune.plan.grid import ArraySize, Grid, GridError, is_plain_name
+from tune.plan.grid import Grid, GridError, is_plain_name
 from tune.plan.grid_options import check_whole, chosen_grid
 from tune.plan.plan import make_plan
+from tune.plan.trials import ArraySize
 from tune.run.options import AUTO, Options, Resources, Search
 from tune.store.errors import CommandError
 from tune.store.storage import Storage

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from rme.config import RunSpec
-from tune.plan.grid import AbsentCell, ArraySize, Grid, Trial, trials
+from tune.plan.grid import AbsentCell, Grid
+from tune.plan.trials import ArraySize, Trial, trials
 from tune.store.failure import Failure, skipped
 from tune.store.storage import Storage
 

@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rme.config import RunSpec
-from tune.plan.grid import Trial
+from tune.plan.trials import Trial
 from tune.run.protocol import Outcome
 from tune.run.schedule import Entry, Schedule, State
 

@@ -12,8 +12,9 @@ from rich.console import Console
 from rme import data, hooks
 from rme.config import RunSpec
 from tune.plan.conflicts import check_settings
-from tune.plan.grid import ArraySize, Grid, Trial
+from tune.plan.grid import Grid
 from tune.plan.plan import Plan, make_plan, with_children
+from tune.plan.trials import ArraySize, Trial
 from tune.record.recorder import Recorder
 from tune.record.tracking import Tracker, run_keys
 from tune.record.writer import Writer

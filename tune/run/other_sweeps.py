@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from tune.plan.grid import Trial
+from tune.plan.trials import Trial
 from tune.run.schedule import Schedule
 from tune.store.failure import Failure
 from tune.store.storage import Storage

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum, auto
 
 from tune.cost.flops import array_flops
-from tune.plan.grid import Trial
+from tune.plan.trials import Trial
 from tune.store.failure import skipped
 
 

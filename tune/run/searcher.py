@@ -9,7 +9,7 @@ from typing import Any
 from ray.tune import Callback
 from ray.tune.search import Searcher
 
-from tune.plan.grid import Trial
+from tune.plan.trials import Trial
 from tune.run.other_sweeps import OtherSweeps
 from tune.run.protocol import Job, Outcome
 from tune.run.schedule import Schedule

@@ -14,7 +14,7 @@ from rme.array_halving import OutOfMemory
 from rme.config import RunSpec
 from rme.engine import DivergedError, Engine
 from rme.fitting import train_runs
-from tune.plan.grid import Trial
+from tune.plan.trials import Trial
 from tune.run.protocol import Job, Outcome
 from tune.run.worker import carry_out, device_of, parent_models, report
 from tune.store.failure import Failure

@@ -17,8 +17,8 @@ from tune.run import cluster  # before Ray, whose environment variables it sets
 # isort: split
 import ray.tune
 
-from tune.plan.grid import Trial
 from tune.plan.kinds import TIMING, TRAINING, Kind
+from tune.plan.trials import Trial
 from tune.run.display import Display
 from tune.run.options import Resources
 from tune.run.other_sweeps import LOOK_EVERY_S, OtherSweeps

@@ -10,7 +10,7 @@ import torch
 from rme.config import RunSpec
 from tune.cost import array_size as members
 from tune.cost.hours import StepTimes
-from tune.plan.grid import trials
+from tune.plan.trials import trials
 from tune.store.storage import Storage
 
 CPU = torch.device("cpu")

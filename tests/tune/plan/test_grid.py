@@ -13,7 +13,8 @@ from tests.databases import blank_database
 from tests.sweeping import SMALL, write_grid
 from tune import sweep
 from tune.plan import grid as grids
-from tune.plan.grid import GridError, load, trials, with_parents
+from tune.plan.grid import GridError, load
+from tune.plan.trials import trials, with_parents
 
 loaded = cache(load)  # grids are immutable
 

@@ -6,8 +6,9 @@ import pytest
 
 from rme.result import MARKER
 from tests.tune.plan.test_grid import spec
-from tune.plan.grid import AbsentCell, Grid, Trial, trials, with_parents
+from tune.plan.grid import AbsentCell, Grid
 from tune.plan.plan import Plan, make_plan
+from tune.plan.trials import Trial, trials, with_parents
 from tune.store.failure import Failure
 from tune.store.storage import Storage
 

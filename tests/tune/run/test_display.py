@@ -11,7 +11,7 @@ from rich.console import Console
 
 from rme.config import RunSpec
 from tests.tune.plan.test_grid import spec
-from tune.plan.grid import Trial
+from tune.plan.trials import Trial
 from tune.run import trainable
 from tune.run.display import Display
 from tune.run.protocol import Outcome

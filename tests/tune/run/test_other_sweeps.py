@@ -7,7 +7,7 @@ import pytest
 from tests.tune.plan.test_grid import spec
 from tests.tune.plan.test_plan import finish
 from tests.tune.store.test_locks import Owner
-from tune.plan.grid import trials
+from tune.plan.trials import trials
 from tune.run import other_sweeps as others
 from tune.run.other_sweeps import OtherSweeps
 from tune.run.schedule import Schedule

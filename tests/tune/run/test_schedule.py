@@ -11,7 +11,7 @@ import pytest
 
 from tests.tune.plan.test_grid import spec
 from tune.plan import grid
-from tune.plan.grid import Trial, trials, with_parents
+from tune.plan.trials import Trial, trials, with_parents
 from tune.run.schedule import Schedule, State
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from rme.config import RunSpec
 from tests.tune.plan.test_grid import spec
-from tune.plan.grid import Trial, trials, with_parents
+from tune.plan.trials import Trial, trials, with_parents
 from tune.run.schedule import Schedule, State
 
 CELLS = [("vae", None), ("vae-more", None), ("sa", 1), ("rme", 2), ("rme", 3), ("iaf", 1), ("svi", 50)]
