@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 
 from rme.checkpoint import CorruptFile
 from rme.data import DataError
+from rme.errors import first_line
 
 _OF_THE_MACHINE = (OSError, CorruptFile, DataError)
 """A full disk, a damaged or missing file: errors that need not happen again later, or on another machine."""
@@ -32,8 +33,8 @@ class Failure:
     @classmethod
     def of(cls, error: BaseException) -> Failure:
         """The failure that an exception caused."""
-        lines = str(error).strip().splitlines()
-        reason = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+        name, line = type(error).__name__, first_line(error)
+        reason = name if line == name else f"{name}: {line}"
         text = "".join(traceback.format_exception(error))
         return cls(reason, text, lasting=not isinstance(error, _OF_THE_MACHINE))
 
