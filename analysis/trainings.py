@@ -161,11 +161,12 @@ def _first(method: str, is_equal: Any, known: Mapping[Key, Training]) -> Key | N
 
 # ---------------------------------------------------------------------- in words
 def rate_text(rate: float | None) -> str:
-    """`1e-6`, `0.0005` as `5e-4`."""
+    """A learning rate as text: `5e-4`, `0.05`; empty if there is none."""
     if rate is None:
         return ""
     mantissa, _, exponent = f"{rate:.6e}".partition("e")
-    return f"{float(mantissa):g}e{int(exponent)}"
+    digits = mantissa.rstrip("0").rstrip(".")
+    return f"{digits}e{int(exponent)}" if rate < 0.01 else f"{rate:g}"
 
 
 HEADER = ["Where", "Row", "Start", "Epochs", "Rate", "Finish", "Kept epoch", "Updates a step", "Parameters"]

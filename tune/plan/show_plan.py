@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.table import Table
 
+from analysis.trainings import rate_text
 from tune.cost import hours as estimate
 from tune.plan import terms
 from tune.plan.plan import Plan
@@ -108,7 +109,7 @@ def _terms_table(rows: list[terms.Row]) -> Table:
         t = row.terms
         alone = labels.count(t.method) == 1
         name = t.method if alone else f"{t.method} ({', '.join(row.datasets)}; {', '.join(row.decoders)})"
-        own = [f"{t.epochs:,}", terms.rate(t.learning_rate)] if t.learning_rate is not None else ["not trained", ""]
+        own = [f"{t.epochs:,}", rate_text(t.learning_rate)] if t.learning_rate is not None else ["not trained", ""]
         cells = [name, t.start, *own]
         if finish:
             cells.append(t.finish if t.start_learning_rate is None else "")

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from analysis.trainings import rate_text
 from rme import data
 from rme.config import RunSpec
 
@@ -59,7 +60,7 @@ class Terms:
         """`VAE, 60 at 5e-4`, or `scratch`."""
         if self.start_learning_rate is None:
             return self.starts_from
-        start = f"{self.starts_from.upper()}, {self.start_epochs:,} at {rate(self.start_learning_rate)}"
+        start = f"{self.starts_from.upper()}, {self.start_epochs:,} at {rate_text(self.start_learning_rate)}"
         return f"{start}, {self.finish}" if self.finish else start
 
     @property
@@ -67,7 +68,7 @@ class Terms:
         """`last 8 at 2e-5`; empty without a finish."""
         if self.finish_learning_rate is None:
             return ""
-        return f"last {self.finish_epochs:,} at {rate(self.finish_learning_rate)}"
+        return f"last {self.finish_epochs:,} at {rate_text(self.finish_learning_rate)}"
 
 
 @dataclass(frozen=True)
@@ -97,10 +98,3 @@ def rows(runs: Iterable[RunSpec]) -> list[Row]:
         )
         for terms, cells in found.items()
     ]
-
-
-def rate(value: float) -> str:
-    """A learning rate as text, e.g. `5e-4`."""
-    mantissa, _, exponent = f"{value:.6e}".partition("e")
-    digits = mantissa.rstrip("0").rstrip(".")
-    return f"{digits}e{int(exponent)}" if value < 0.01 else f"{value:g}"

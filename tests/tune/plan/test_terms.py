@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 import torch
 
+from analysis.trainings import rate_text
 from rme.kept import Kept
 from rme.training import is_measured
 from tests.tune.plan.test_grid import spec
@@ -51,7 +52,7 @@ def test_a_row_that_is_trained_in_two_ways_is_listed_twice():
     ("value", "text"), [(5e-4, "5e-4"), (2.5e-4, "2.5e-4"), (1e-6, "1e-6"), (0.05, "0.05"), (1.25e-3, "1.25e-3")]
 )
 def test_a_rate_is_written_without_padding(value, text):
-    assert terms.rate(value) == text and float(text) == value
+    assert rate_text(value) == text and float(text) == value
 
 
 @pytest.mark.parametrize(
