@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from rme import data
-from rme.array_halving import train_members
+from rme.array_halving import OutOfMemory, train_members
 from rme.config import RunSpec
 from rme.engine import DivergedError, Engine, Member, all_members
 from rme.selection import best_restart
@@ -33,7 +33,10 @@ def _train(job: Job, storage: Storage) -> Outcome:
     images = data.get(job.runs[0].dataset).load(job.data_dir).without_test()
     device = device_of(job)
     parents = parent_models(storage, job.runs)
-    members = train_members(job.runs, images, device, parents, job.folder, _Reporter(job.runs))
+    try:
+        members = train_members(job.runs, images, device, parents, job.folder, _Reporter(job.runs))
+    except OutOfMemory as error:  # not raised: another attempt would run out of memory again
+        return Outcome(diverged=str(error))
     last = Outcome(epoch=max(each.epoch for each in members), seconds=sum(each.seconds for each in members))
     try:
         scores = _best_of_each_run({each.member: each.val_iwae.item() for each in members}, job.runs)

@@ -74,6 +74,14 @@ def test_a_run_without_a_finite_score_makes_the_sample_diverge(train):
     assert outcome.val_iwae is None and outcome.diverged is not None and "finite" in outcome.diverged
 
 
+def test_a_sample_of_which_no_member_fits_has_no_score_and_says_why(train):
+    def never(engine: Engine) -> None:
+        raise MemoryError("none left")
+
+    _, outcome = train("never", never)
+    assert outcome.val_iwae is None and outcome.diverged is not None and "one member at a time" in outcome.diverged
+
+
 def test_no_member_gets_a_test_image(train, monkeypatch):
     seen = []
     real = array_halving.build
