@@ -13,7 +13,7 @@ FILES ?= rme/objective.py
 
 .PHONY: help venv demo test slow mutants lint format docs mlflow report lock clean
 
-help:  ## what there is
+help:  ## list these commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
 
 venv: .venv/installed  ## create .venv from the lock file

@@ -125,7 +125,8 @@ def choose(rows: Iterable[Mapping[str, Any]], where: Mapping[str, str] | None) -
     present = {name for row in rows for name in _fields(row)}
     for name, wanted in (where or {}).items():
         if rows and name not in present:
-            raise CollectError(f"where {name}={wanted}: no run has that field; there are {', '.join(sorted(present))}")
+            valid = ", ".join(sorted(present))
+            raise CollectError(f"where {name}={wanted}: no run has that field; valid fields are {valid}")
     return matching(rows, where)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import gc
 import logging
+import math
 import shlex
 import sys
 from collections.abc import Sequence
@@ -126,7 +127,7 @@ def parser() -> argparse.ArgumentParser:
         "--report",
         type=Path,
         metavar="DIR",
-        help="write the report there at the end (default: report/NAME OF THE GRID)",
+        help="write the report there at the end (default: report/NAME OF THE EXPERIMENT)",
     )
     add("--address", metavar="auto|HOST:PORT", help="a running Ray cluster (default: start Ray here)")
     add("--cpus-per-trial", type=_positive(int), metavar="N", help="cores of a trial (default: 1)")
@@ -151,7 +152,7 @@ def parser() -> argparse.ArgumentParser:
 def _positive(kind: type, zero: bool = False):
     def parse(text: str):
         value = kind(text)
-        if value < 0 or (value == 0 and not zero):
+        if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
             raise argparse.ArgumentTypeError(f"{text} must be {'0 or more' if zero else 'more than 0'}")
         return value
 

@@ -1,4 +1,4 @@
-"""Starts Ray on this machine, or joins a running cluster, and decides each trial's cores and GPUs."""
+"""Starts Ray on this machine, or joins a running cluster."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 # before the import: Ray reads some of these while it is imported
@@ -29,17 +28,8 @@ import ray.exceptions
 import torch
 from ray._private import services
 
-from rme.config import RunSpec
 from rme.errors import first_line
-from tune.cost import gpu_share
-from tune.plan.kinds import Kind
-from tune.run.options import AUTO, Resources
 from tune.store.errors import CommandError
-
-MAX_FAILURES = 3
-"""How often a trial whose worker failed is restarted from its newest checkpoint."""
-
-WORKER_DIED = f"its worker died {MAX_FAILURES + 1} times without a message: killed, or out of memory"
 
 START_S = 180.0
 """Time limit for Ray's own processes to start on this machine, s."""
@@ -106,46 +96,7 @@ def disconnect() -> None:
     ray.shutdown()
 
 
-# ---------------------------------------------------------------------- a trial's cores and GPUs
 def available() -> dict[str, int]:
     """The number of this machine's cores and GPUs."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return {"cpu": cores, "gpu": torch.cuda.device_count()}
-
-
-def check_resources(resources: Resources, kind: Kind) -> None:
-    """Raise ClusterError if a trial asks for more than this machine has, for which Ray would wait forever."""
-    gpus = 0 if resources.gpus in (None, AUTO) else float(resources.gpus)
-    if kind.alone and gpus != int(gpus):
-        raise ClusterError(f"--gpus-per-trial {gpus:g}: a timing needs whole GPUs; sharing would slow it")
-    if resources.address is not None:
-        return  # a cluster may grow
-    for name, wanted in (("cpu", resources.cpus), ("gpu", gpus)):
-        if wanted > available()[name]:
-            raise ClusterError(f"--{name}s-per-trial {wanted:g}: this machine has {available()[name]}")
-
-
-def gpus_of(
-    resources: Resources, kind: Kind, arrays: Iterable[Sequence[RunSpec]]
-) -> Callable[[Sequence[RunSpec]], float]:
-    """A function from runs to the number of GPUs that their trial gets. Needs a connection to Ray.
-
-    `arrays` are all of the sweep's arrays; the function takes one of them, or a part of one. By default a trial gets a
-    whole GPU if Ray has any. Raises ClusterError if it is not known yet whether it has.
-    """
-    asked = resources.gpus
-    cluster = ray.cluster_resources()
-    if not cluster.get("GPU") and asked in (None, AUTO):
-        if resources.address is not None and not cluster.get("CPU"):
-            # a head whose workers have not joined: a wrong guess would apply to the whole sweep
-            raise ClusterError(
-                f"--address {resources.address}: no worker machine has joined yet, so it is unknown whether trials get "
-                "GPUs; say --gpus-per-trial 1 (or a fraction), or 0"
-            )
-        return lambda runs: 0.0
-    if asked is None or (asked == AUTO and kind.alone):
-        return lambda runs: 1.0
-    if asked == AUTO:
-        return gpu_share.shares(arrays, resources.cpus)
-    gpus = float(asked)
-    return lambda runs: gpus

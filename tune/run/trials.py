@@ -23,10 +23,12 @@ from tune.run.display import Display
 from tune.run.options import Resources
 from tune.run.other_sweeps import LOOK_EVERY_S, OtherSweeps
 from tune.run.protocol import Job
+from tune.run.resources import check_resources, gpus_of
 from tune.run.schedule import Schedule, State
 from tune.run.searcher import GridSearcher, Watcher
 from tune.run.timing_trainable import time_trial
 from tune.run.trainable import train_trial
+from tune.run.worker_failure import failures_of, restarts
 from tune.store.failure import Failure
 from tune.store.storage import Storage
 
@@ -60,10 +62,10 @@ def run_trials(
 
     Returns whether the sweep was interrupted. Raises ClusterError before anything starts.
     """
-    cluster.check_resources(resources, kind)
+    check_resources(resources, kind)
     cluster.connect(resources.address)
     try:
-        gpus = cluster.gpus_of(resources, kind, [entry.trial.runs for entry in schedule.entries.values()])
+        gpus = gpus_of(resources, kind, [entry.trial.runs for entry in schedule.entries.values()])
         on_gpus = any(gpus(entry.trial.runs) for entry in schedule.entries.values())
         others = OtherSweeps(schedule, storage, display.left_to_another, on_end)
 
@@ -81,8 +83,7 @@ def run_trials(
             )
 
         def failed(trial: Trial, raised: Failure | None) -> dict[str, Failure]:
-            reason = raised or Failure(cluster.WORKER_DIED)
-            return {spec.key: reason for spec in trial.runs if not storage.has_result(spec.key)}
+            return failures_of(trial.runs, raised, storage)
 
         def fit() -> None:
             """Run all trials that may start now, and those that they unblock."""
@@ -131,7 +132,7 @@ def run_config(name: str, storage: Storage, watcher: Watcher) -> ray.tune.RunCon
     return ray.tune.RunConfig(
         name=name,
         storage_path=str(storage.ray_folder),
-        failure_config=ray.tune.FailureConfig(max_failures=cluster.MAX_FAILURES),
+        failure_config=restarts(),
         callbacks=[watcher],
         verbose=0,
     )

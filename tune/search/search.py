@@ -32,6 +32,7 @@ from tune.plan.grid import Grid, GridError
 from tune.plan.kinds import TRAINING
 from tune.run.options import Options
 from tune.run.protocol import Job
+from tune.run.resources import check_resources, gpus_of
 from tune.run.searcher import Watcher
 from tune.run.trials import experiment_name, resources_of, run_config
 from tune.search import space as spaces
@@ -105,10 +106,10 @@ def _wanted(samples: Samples, asked: int) -> int:
 def _run(options: Options, samples: Samples, wanted: int, recording: _Recording, console: Console) -> bool:
     """Train samples until `wanted` have ended. Returns whether it was interrupted."""
     resources, runs = options.resources, samples.runs
-    cluster.check_resources(resources, TRAINING)
+    check_resources(resources, TRAINING)
     cluster.connect(resources.address)
     try:
-        gpus = cluster.gpus_of(resources, TRAINING, [runs])(runs)
+        gpus = gpus_of(resources, TRAINING, [runs])(runs)
 
         def job(sample: Sample) -> Job:
             return Job(

@@ -8,8 +8,6 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from tune.run import cluster  # sets Ray's environment, so it comes before Ray
-
 # isort: split
 import optuna
 from optuna.distributions import BaseDistribution
@@ -18,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search.optuna import OptunaSearch
 
 from tune.run.protocol import Job, Outcome
+from tune.run.worker_failure import WORKER_DIED
 from tune.search.samples import Sample, Samples, Status
 from tune.store.failure import Failure
 
@@ -141,7 +140,7 @@ class SampleSearcher(OptunaSearch):
     def _reason(self, sample: Sample, raised: Failure | None) -> str:
         """Why a sample failed, in one line. Writes the traceback to a file in its folder."""
         if raised is None:
-            return cluster.WORKER_DIED
+            return WORKER_DIED
         path = self.samples.training_folder(sample) / ERROR_FILE
         with suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
