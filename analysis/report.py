@@ -373,7 +373,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--experiment", metavar="E",
-        help="MLflow experiment (the grid's name, or the sweep's --experiment); with --runs, the page's title")  # fmt: skip
+        help="MLflow experiment: the grid's, or the sweep's --experiment; with --runs, the page's title")  # fmt: skip
     add("--runs", type=Path, metavar="RUNS.csv",
         help="read the runs from this file, which analysis.collect wrote, instead of from MLflow")  # fmt: skip
     add("--out", required=True, type=Path, metavar="DIR", help="folder to write the report to")
