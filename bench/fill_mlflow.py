@@ -24,6 +24,7 @@ from rme.config import RunSpec
 from rme.engine import member_parameters
 from rme.result import Result
 from rme.training import HISTORY_POINTS
+from rme.untrained import untrained
 from tune.plan import grid as grids
 from tune.record.tracking import Tracker
 
@@ -107,7 +108,7 @@ def _untrained(
 ) -> tuple[list[str], dict[str, Tensor]]:
     """Names of a method's updates, and the parameters of an untrained model."""
     spec = RunSpec.of({"method": method, "order": order, "decoder": decoder, "dataset": dataset, "dim": dim})
-    model = spec.method_class(spec, data.get(dataset).shape, 1)
+    model = untrained([spec], data.get(dataset).shape)
     return [update.name for update in model.updates()], member_parameters(model, 0)
 
 

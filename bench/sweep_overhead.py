@@ -34,6 +34,7 @@ from rme import data
 from rme.config import RunSpec
 from rme.engine import member_parameters
 from rme.result import Result
+from rme.untrained import untrained
 from tune.plan.trials import Trial, trials
 from tune.record.recorder import Recorder
 from tune.record.tracking import Tracker
@@ -151,7 +152,7 @@ def made_up(spec: RunSpec) -> Result:
     return Result(
         spec=spec,
         chosen=0,
-        models=[member_parameters(spec.method_class(spec, shape, 1), 0)],
+        models=[member_parameters(untrained([spec], shape), 0)],
         val_iwae=scores,
         val_elbo=scores - 10,
         kept_epochs=torch.full((1,), EPOCHS),

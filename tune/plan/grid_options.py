@@ -38,6 +38,8 @@ def chosen_grid(
         except YamlError:
             values[field] = text
     if dataset:
+        if "dataset" in values:
+            raise GridError(f"--dataset {dataset}: --set dataset={values['dataset']} is given, too; give one of them")
         values["dataset"] = dataset
     found = load(grid, kept, values)
     return replace(found, name=experiment) if experiment else found

@@ -172,6 +172,7 @@ def test_an_invalid_grid_is_refused(tmp_path, text, named):
         (["--grid", "demo", "--tracking-uri", "http://127.0.0.1:9"], ["http://127.0.0.1:9", "does not answer"]),
         (["--grid", "demo", "--tracking-uri", "sqlite:////proc/none/m.db"], ["sqlite:////proc/none/m.db"]),
         (["--grid", "demo", "--json"], ["--plan"]),
+        (["--grid", "demo", "--dataset", "digits", "--set", "dataset=mnist"], ["--dataset digits", "dataset=mnist"]),
         (["--grid", "demo", "--cpus-per-trial", "4096"], ["--cpus-per-trial 4096", "this machine has"]),
         (["--grid", "demo", "--address", "127.0.0.1:1"], ["127.0.0.1:1"]),
     ],
