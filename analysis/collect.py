@@ -186,10 +186,10 @@ def _pages(client: MlflowClient, experiment_id: str, query: str) -> Iterator[Run
 
 def _check_reachable(tracking_uri: str) -> None:
     """Raise CollectError if the store cannot be read, where MLflow would create or alter a database, or retry long."""
-    path = sqlite_path(tracking_uri)
-    if path is not None:
-        if not path.is_file():
-            raise CollectError(f"no MLflow database at {path} (tracking URI {tracking_uri!r})")
+    if tracking_uri.startswith("sqlite"):
+        path = sqlite_path(tracking_uri)
+        if path is None or not path.is_file():
+            raise CollectError(f"no MLflow database at {path or tracking_uri} (tracking URI {tracking_uri!r})")
         try:
             with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as database:
                 database.execute("SELECT name FROM experiments LIMIT 1")
@@ -216,23 +216,24 @@ def _row(run: Run) -> dict[str, Any]:
 # ---------------------------------------------------------------------- command line
 def parser() -> argparse.ArgumentParser:
     """The command line's options."""
-    options = argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog="python -m analysis.collect",
         description="Write all finished runs to a CSV file, which `python -m analysis.report --runs` reads, and their "
         "training curves to a second file. Sources may be combined; a run in several of them counts once.",
     )
-    options.add_argument("--experiment", metavar="E", help="runs of this MLflow experiment (the grid's name)")
-    options.add_argument("--tracking-uri", metavar="URI",
-                         help=f"default: $MLFLOW_TRACKING_URI or {DEFAULT_TRACKING_URI}")  # fmt: skip
-    options.add_argument("--storage", type=Path, action="append", default=[], metavar="DIR",
-                        help="runs of this storage, without MLflow; can be given several times")  # fmt: skip
-    options.add_argument("--runs", type=Path, action="append", default=[], metavar="A.csv",
-                        help="runs from an earlier file; can be given several times")  # fmt: skip
-    options.add_argument("--where", type=assignment, action="append", default=[], metavar="FIELD=VALUE",
-                        help="only the runs with this param; can be given several times")  # fmt: skip
-    options.add_argument("--no-curves", action="store_true", help="do not write curves, which is faster")
-    options.add_argument("--out", required=True, type=Path, metavar="RUNS.csv", help="file to write")
-    return options
+    add = parser.add_argument
+    add("--experiment", metavar="E", help="runs of this MLflow experiment (the grid's name)")
+    add("--tracking-uri", metavar="URI",
+        help=f"default: $MLFLOW_TRACKING_URI or {DEFAULT_TRACKING_URI}")  # fmt: skip
+    add("--storage", type=Path, action="append", default=[], metavar="DIR",
+        help="runs of this storage, without MLflow; can be given several times")  # fmt: skip
+    add("--runs", type=Path, action="append", default=[], metavar="A.csv",
+        help="runs from an earlier file; can be given several times")  # fmt: skip
+    add("--where", type=assignment, action="append", default=[], metavar="FIELD=VALUE",
+        help="only the runs with this param; can be given several times")  # fmt: skip
+    add("--no-curves", action="store_true", help="do not write curves, which is faster")
+    add("--out", required=True, type=Path, metavar="RUNS.csv", help="file to write")
+    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -20,9 +20,10 @@ def default_tracking_uri() -> str:
 
 def sqlite_path(uri: str) -> Path | None:
     """The database file of a sqlite URI, absolute; None for other URIs."""
-    if not uri.startswith("sqlite:///"):
+    scheme, found, path = uri.partition(":///")
+    if not found or scheme.partition("+")[0] != "sqlite":  # sqlite+pysqlite: with SQLAlchemy's name of a driver
         return None
-    return Path(uri.removeprefix("sqlite:///").partition("?")[0]).resolve()
+    return Path(path.partition("?")[0]).resolve()
 
 
 def check_server(uri: str) -> None:

@@ -280,8 +280,9 @@ def test_a_run_without_what_identifies_it(store):
 
 
 def test_a_missing_database_is_not_created(tmp_path):
-    with pytest.raises(CollectError, match="no MLflow database at"):
-        collect(f"sqlite:///{tmp_path}/none.db", "smoke")
+    for uri in (f"sqlite:///{tmp_path}/none.db", f"sqlite+pysqlite:///{tmp_path}/none.db", "sqlite://none.db"):
+        with pytest.raises(CollectError, match="no MLflow database at"):
+            collect(uri, "smoke")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +102,7 @@ class Outcome:
     ended: Mapping[str, Failure | None] | None = None
     held_elsewhere: bool = False
     raised: Failure | None = None
-    warnings: tuple[str, ...] = field(default=())
+    warnings: tuple[str, ...] = ()
 
     def to_result(self) -> dict[str, Any]:
         """The outcome as a Ray result: epoch, epochs, members and seconds, and every other field that has a value.

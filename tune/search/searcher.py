@@ -109,12 +109,10 @@ class SampleSearcher(OptunaSearch):
             super().on_trial_result(trial_id, {self.metric: outcome.val_elbo, "training_iteration": outcome.epoch})
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        if result:  # Ray passes a searcher the result at which a trial was stopped only here
+            self.on_trial_result(trial_id, result)
         result = result or {}
-        # Ray passes a searcher the result at which a trial was stopped only here
-        outcome, raised = Outcome.from_result(result), self._raised.get(trial_id)
-        self.on_trial_result(trial_id, result)
-        raised = outcome.raised or raised
-        self._raised.pop(trial_id)
+        outcome, raised = Outcome.from_result(result), self._raised.pop(trial_id, None)
         sample = self._running.pop(trial_id)
         sample.ended_at = time.time()
         if error:

@@ -28,6 +28,7 @@ from tune.search.samples import Samples, Status
 from tune.search.search import _wanted, command_line
 from tune.search.searcher import SampleSearcher
 from tune.search.space import SpaceError
+from tune.store.failure import Failure
 from tune.store.storage import Storage
 from tune.sweep import options_of, parser
 
@@ -323,6 +324,19 @@ def test_a_failed_sample_is_tried_again_and_a_diverged_one_is_not(samples):
     assert values_of(again.suggest("2")) == first
     third = values_of(again.suggest("3"))
     assert third["number"] == 2 and third not in (first, second)
+
+
+def test_a_failed_sample_names_what_its_worker_raised_last(samples):
+    search = searcher(samples)
+    for trial_id in ("0", "1"):
+        search.suggest(trial_id)
+        search.on_trial_result(trial_id, Outcome(raised=Failure("OSError: disk full", "Traceback ...")).to_result())
+    search.on_trial_result("1", Outcome(epoch=1, val_elbo=0.0).to_result())  # restarted; then its worker dies
+    for trial_id in ("0", "1"):
+        search.on_trial_complete(trial_id, error=True)
+    first, second = search.samples.all
+    assert first.reason.startswith("OSError: disk full (see ") and "worker died" in second.reason
+    assert (search.samples.training_folder(first) / "error.txt").read_text() == "Traceback ..."
 
 
 class Trial:
