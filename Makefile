@@ -10,8 +10,10 @@ PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reor
 # not --quiet: with it, --strict counts no warnings
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 FILES ?= rme/objective.py
+MINUTES ?= 8
+BENCH_OUT ?= build/bench
 
-.PHONY: help venv demo test slow mutants lint format docs mlflow report lock clean
+.PHONY: help venv demo test slow mutants bench lint format docs mlflow report lock clean
 
 help:  ## list these commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
@@ -39,6 +41,9 @@ slow: venv  ## the slow tests, some twenty minutes
 
 mutants: venv  ## how many faults put into FILES their tests notice (MORE="--sample 40 --seed 0" for a sample)
 	$(BIN)/python tests/mutants.py $(FILES) $(MORE)
+
+bench: venv  ## what this machine's GPU or CPU can do, in MINUTES (default: 8); results in BENCH_OUT (default: build/bench)
+	@$(BIN)/python -m bench.device --minutes $(MINUTES) --out $(BENCH_OUT)
 
 lint: venv  ## style, types, which room imports which, and the documentation's links
 	$(BIN)/ruff check

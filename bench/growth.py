@@ -7,8 +7,9 @@ the increase to its peak: on a CPU of resident memory in a fresh process, on a G
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,11 @@ from bench.harness import (
 )  # fmt: skip
 from bench.steps import EngineStep
 from bench.table import hours_table, memory_table
-from rme import evaluate, noise
+from rme import data, evaluate, noise
+from rme.config import RunSpec
+from tune.cost import hours as estimate
+from tune.plan.grid import load
+from tune.plan.trials import trials, with_parents
 
 DIMS = (10, 20, 50, 100)
 DATASETS = ("mnist", "cifar10", "celeba")
@@ -40,67 +45,92 @@ SEEDS_PER_TRIAL = 2
 
 
 # ---------------------------------------------------------------------- time
-def rows(settings: Settings) -> Iterator[Row]:
-    """The time comparisons of all series: members, orders, dims, data sets."""
+Series = dict[str, tuple[RunSpec, int]]
+"""Cases by name: a run and the members of its array. Each is compared with the first."""
+
+
+def all_series(settings: Settings) -> Iterator[Series]:
+    """The series of members, orders, dims and data sets."""
     base = {"dataset": settings.dataset, "dim": settings.dim}
     for method, order in settings.methods:
-        label = models.spec(method, order, **base).method_label
-        sizes = sorted({1, *settings.members})
-        yield from _series(settings, {f"{label}, {n} together": (models.spec(method, order, **base), n) for n in sizes})
+        run = models.spec(method, order, **base)
+        yield {f"{run.method_label}, {n} together": (run, n) for n in sorted({1, *settings.members})}
     orders = (None, 2, 5) if settings.quick else (None, 2, 3, 4, 5)
     of_order = [models.spec("vae" if o is None else "rme", o, **base) for o in orders]
-    yield from _series(settings, {run.method_label: (run, 1) for run in of_order})
+    yield {run.method_label: (run, 1) for run in of_order}
     for method, order in settings.methods:
         dims = (DIMS[0], DIMS[-1]) if settings.quick else DIMS
         of_dim = [models.spec(method, order, dataset=settings.dataset, dim=dim) for dim in dims]
-        yield from _series(settings, {f"{run.method_label}, dim {run.dim}": (run, 1) for run in of_dim})
+        yield {f"{run.method_label}, dim {run.dim}": (run, 1) for run in of_dim}
         if not settings.quick:
             of_set = [models.spec(method, order, dataset=name, dim=settings.dim) for name in DATASETS]
-            yield from _series(settings, {f"{run.method_label}, {run.dataset}": (run, 1) for run in of_set})
+            yield {f"{run.method_label}, {run.dataset}": (run, 1) for run in of_set}
 
 
-def _series(settings: Settings, series: dict[str, tuple[Any, int]]) -> list[Row]:
-    """Compare each case of a series with the first; name -> (run, members)."""
+def rows(settings: Settings) -> Iterator[Row]:
+    """The time comparisons of all series."""
+    for series in all_series(settings):
+        yield from growth_rows(settings, series)
 
-    def timer(run: Any, members: int) -> Timer:
+
+def growth_rows(settings: Settings, series: Series) -> list[Row]:
+    """Compare each case of a series with the first, in ms per member's step; the rival is the first."""
+
+    def timer(run: RunSpec, members: int) -> Timer:
         step = timed(EngineStep(run, models.image_shape(run), settings.device, members), settings.device)
         return lambda: step() / members
 
     timers = {name: timer(*one) for name, one in series.items()}
     (first, base), *others = timers.items()
     found = compare(first, base, dict(others), rounds=settings.rounds)
-    # exchanged, so that the ratio is a case's time divided by the first's
     return [Row(r.rival, r.name, r.rival_median_ms, r.median_ms, 1 / r.ratio, r.spread, None) for r in found]
 
 
 # ---------------------------------------------------------------------- memory
-def memory(settings: Settings) -> Iterator[dict[str, Any]]:
-    """Peak memory in MiB of training and of IWAE scoring, for each case of all series."""
+@dataclass(frozen=True)
+class MemoryCase:
+    """An array whose memory is measured: fields of `models.spec`, and its members."""
+
+    fields: dict[str, Any]
+    members: int
+
+    @property
+    def name(self) -> str:
+        label = models.spec(**self.fields).method_label
+        return f"{label}, {self.fields['dataset']}, dim {self.fields['dim']}, {self.members} together"
+
+
+def memory_cases(settings: Settings) -> list[MemoryCase]:
+    """The cases of all series, each once."""
     base = {"dataset": settings.dataset, "dim": settings.dim}
-    cases: list[tuple[dict[str, Any], int]] = []
+    cases: list[MemoryCase] = []
     for method, order in settings.methods:
         kind = {"method": method, "order": order}
-        cases += [({**kind, **base}, n) for n in sorted({1, *settings.members})]
+        cases += [MemoryCase({**kind, **base}, n) for n in sorted({1, *settings.members})]
         if not settings.quick:
-            cases += [({**kind, **base, "dim": dim}, 1) for dim in DIMS]
-            cases += [({**kind, **base, "dataset": name}, 1) for name in DATASETS]
+            cases += [MemoryCase({**kind, **base, "dim": dim}, 1) for dim in DIMS]
+            cases += [MemoryCase({**kind, **base, "dataset": name}, 1) for name in DATASETS]
     if not settings.quick:
-        cases += [({"method": "rme", "order": o, **base}, 1) for o in (2, 3, 4, 5)]
-        cases.append(({"method": "rme", "order": 5, "dataset": "celeba", "dim": 100}, 6))
-    seen = []
-    for values, members in cases:
-        if (values, members) in seen:
-            continue
-        seen.append((values, members))
-        arguments = {**values, "members": members}
-        if settings.device.type == "cpu":
-            with Child("bench.growth", "peak_memory", arguments) as child:
-                training, iwae = child.first
-        else:
-            training, iwae = _cuda_peaks(settings.device, **arguments)
-        label = models.spec(**values).method_label
-        name = f"{label}, {values['dataset']}, dim {values['dim']}, {members} together"
-        yield {"name": name, "training_mib": training, "iwae_mib": iwae}
+        cases += [MemoryCase({"method": "rme", "order": o, **base}, 1) for o in (2, 3, 4, 5)]
+        cases.append(MemoryCase({"method": "rme", "order": 5, "dataset": "celeba", "dim": 100}, 6))
+    return list({case.name: case for case in cases}.values())
+
+
+def peaks(case: MemoryCase, device: torch.device) -> tuple[float, float]:
+    """Peak memory in MiB of training, and of IWAE scoring."""
+    arguments = {**case.fields, "members": case.members}
+    if device.type == "cuda":
+        return _cuda_peaks(device, **arguments)
+    with Child("bench.growth", "peak_memory", arguments) as child:
+        training, iwae = child.first
+    return training, iwae
+
+
+def memory(settings: Settings) -> Iterator[dict[str, Any]]:
+    """Name, training_mib and iwae_mib of each case."""
+    for case in memory_cases(settings):
+        training, iwae = peaks(case, settings.device)
+        yield {"name": case.name, "training_mib": training, "iwae_mib": iwae}
 
 
 def peak_memory(**arguments: Any) -> Callable[[], tuple[float, float]]:
@@ -155,20 +185,18 @@ def _resident(what: str) -> float:
 
 
 # ---------------------------------------------------------------------- the paper's grid
-def paper_hours(device: torch.device) -> dict[str, float] | None:
-    """Hours of `--grid paper` on one device by data set; None if the sweep's packages are not installed."""
-    try:
-        from tune.cost import hours as estimate
-        from tune.plan.grid import load
-        from tune.plan.trials import trials, with_parents
-    except ModuleNotFoundError as error:
-        print(f"no hours of the paper's grid: {error}", file=sys.stderr)
-        return None
-    by_cell = estimate.hours([t.runs for t in trials(with_parents(load("paper").runs), SEEDS_PER_TRIAL)], device)
-    total: dict[str, float] = {}
-    for (dataset, _), hours in by_cell.items():
-        total[dataset] = total.get(dataset, 0.0) + hours
-    return total
+@cache
+def paper_arrays() -> dict[str, list[tuple[RunSpec, ...]]]:
+    """The runs of each trial of `--grid paper`, by data set in the grid's order."""
+    arrays: dict[str, list[tuple[RunSpec, ...]]] = {}
+    for trial in trials(with_parents(load("paper").runs), SEEDS_PER_TRIAL):
+        arrays.setdefault(trial.runs[0].dataset, []).append(trial.runs)
+    return arrays
+
+
+def paper_hours(device: torch.device, dataset: str) -> float:
+    """Hours of the data set's part of `--grid paper` on one device."""
+    return sum(estimate.hours(paper_arrays()[dataset], device).values())
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -178,15 +206,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     prepare(settings.device)
     # memory first, so that a GPU's peaks are of one model at a time
-    peaks = list(memory(settings))
+    found_memory = list(memory(settings))
     found = list(rows(settings))
     print_table(f"A member's training step, {settings.dataset}, dim {settings.dim}", found)
-    hours = None if settings.quick else paper_hours(settings.device)
-    print_columns("", *memory_table(peaks))
+    hours = None
+    if not settings.quick:
+        hours = {data.label(dataset): paper_hours(settings.device, dataset) for dataset in paper_arrays()}
+    print_columns("", *memory_table(found_memory))
     if hours is not None:
         print_columns("", *hours_table(hours))
     if path is not None:
-        write_json(path, settings.device, found, memory=peaks, paper_hours=hours)
+        write_json(path, settings.device, found, memory=found_memory, paper_hours=hours)
 
 
 if __name__ == "__main__":

@@ -19,8 +19,7 @@ A benchmark is a function from `Settings` to rows, which `main` runs as a comman
         main(bench, __doc__, methods="vae", members="1")
 
 `compare` returns a row for each rival. A timer is any function that does the work once and returns seconds, so a rival
-may also run in another process (`bench.child`), or measure the time itself. Only torch is needed; with rich installed
-the table is prettier.
+may also run in another process (`bench.child`), or measure the time itself. With rich installed the table is prettier.
 """
 
 from __future__ import annotations
@@ -43,10 +42,13 @@ from rme.device import device_name, pick_device
 from tune.cost.timer import Timer, timed
 
 __all__ = [
-    "DifferentError", "Row", "Settings", "Timer", "check_close", "compare", "main", "timed",
+    "DifferentError", "Row", "Settings", "Timer", "check_close", "compare", "main", "quick_settings", "timed",
 ]  # fmt: skip
 
 ROUNDS, QUICK_ROUNDS = 15, 5
+
+STAGE_ROUNDS = {"cuda": QUICK_ROUNDS, "cpu": 3}
+"""Rounds in a stage of `bench.device`: on a CPU a step of RME takes a third of a second."""
 
 
 class DifferentError(AssertionError):
@@ -183,6 +185,12 @@ class Settings:
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of the data set's images."""
         return data.get(self.dataset).shape
+
+
+def quick_settings(device: torch.device) -> Settings:
+    """Settings of the stages of `bench.device`: MNIST's shape, dim 50, few rounds, no methods or members chosen."""
+    rounds = STAGE_ROUNDS[device.type]
+    return Settings(device, "mnist", 50, methods=(), members=(1,), rounds=rounds, quick=True, options={})
 
 
 def main(
@@ -323,6 +331,9 @@ def write_json(path: Path, device: torch.device, rows: Iterable[Row], **more: An
     path.write_text(json.dumps(content, indent=1) + "\n")
 
 
+FILE_WIDTH = 140
+"""Columns of tables that are not printed to a terminal."""
+
 HEADINGS = ("what", "ms", "against", "ms", "ratio", "spread", "roofline")
 
 
@@ -361,7 +372,9 @@ def print_columns(
         table.add_column(heading, justify="left" if i in left else "right")
     for line in lines:
         table.add_row(*line)
-    Console().print(table)
+    console = Console()
+    # a file has no width, and rich would break lines at 80 columns
+    (console if console.is_terminal else Console(width=FILE_WIDTH)).print(table)
 
 
 def plain_columns(headings: Sequence[str], lines: Sequence[Sequence[str]], left: Sequence[int]) -> Iterator[str]:

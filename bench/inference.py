@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from bench import models
-from bench.harness import Row, Settings, check_close, compare, main, timed
+from bench.harness import Row, Settings, Timer, check_close, compare, main, timed
 from bench.steps import has_plain, plain_twin
 from rme import noise
+from rme.config import RunSpec
 from rme.cuda_graph import Graphed
 from rme.distributions import DiagonalGaussian, Mixture, Posterior, PushForward
 from tune.cost.measure import array_engine
@@ -24,7 +25,7 @@ from tune.cost.measure import array_engine
 class Inference:
     """Calling it computes q(z|x) of one batch of random images, by an array of untrained models."""
 
-    def __init__(self, run: Any, settings: Settings, members: int, draw: bool = False) -> None:
+    def __init__(self, run: RunSpec, settings: Settings, members: int, draw: bool = False) -> None:
         self.engine = array_engine(run, settings.image_shape, settings.device, members)
         index = torch.arange(run.batch_size, device=settings.device).expand(members, -1)
         self.x = self.engine.method.centred(self.engine.pixels[index])
@@ -46,22 +47,32 @@ class Inference:
         return q
 
 
+def inference_rows(run: RunSpec, members: int, settings: Settings, *, draw: bool = False) -> list[Row]:
+    """q(z|x) against the VAE's, and of one VAE or RME without a draw also against plain modules; ms of a batch.
+
+    Raises DifferentError if the plain modules give another distribution.
+    """
+    together = f", {members} together" if members > 1 else ""
+    ours = Inference(run, settings, members, draw)
+    rivals: dict[str, Timer] = {}
+    if run.method != "vae":
+        vae = models.spec("vae", dataset=run.dataset, dim=run.dim, decoder=run.decoder)
+        rivals[f"VAE{together}"] = timed(Inference(vae, settings, members, draw), settings.device)
+    equal = None
+    if run.method in ("vae", "rme") and has_plain(run) and members == 1 and not draw:
+        plain, equal = _plain(ours)
+        rivals["plain eager"] = timed(plain, settings.device)
+    name = f"{run.method_label} q(z|x){' and a draw' if draw else ''}{together}"
+    return compare(name, timed(ours, settings.device), rivals, rounds=settings.rounds, equal=equal)
+
+
 def rows(settings: Settings) -> Iterator[Row]:
     """For each method: rows against the VAE, without and with a draw, and one against plain modules."""
     for method, order in settings.methods:
         run = models.spec(method, order, dataset=settings.dataset, dim=settings.dim)
-        vae = models.spec("vae", dataset=settings.dataset, dim=settings.dim, decoder=run.decoder)
         for members in settings.members:
-            together = f", {members} together" if members > 1 else ""
             for draw in (False, True):
-                name = f"{run.method_label} q(z|x){' and a draw' if draw else ''}{together}"
-                ours, theirs = (Inference(r, settings, members, draw) for r in (run, vae))
-                rivals = {f"VAE{together}": timed(theirs, settings.device)} if method != "vae" else {}
-                equal = None
-                if method in ("vae", "rme") and has_plain(run) and members == 1 and not draw:
-                    plain, equal = _plain(ours)
-                    rivals["plain eager"] = timed(plain, settings.device)
-                yield from compare(name, timed(ours, settings.device), rivals, rounds=settings.rounds, equal=equal)
+                yield from inference_rows(run, members, settings, draw=draw)
 
 
 def _plain(ours: Inference) -> tuple[Callable[[], Any], Callable[[], None]]:

@@ -7,7 +7,7 @@ other than the VAE are timed against the VAE, which gives their relative cost.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -16,9 +16,10 @@ from torch import Tensor
 from bench import models, plain
 from bench.flops import iwae_cost
 from bench.harness import Row, Settings, Timer, check_close, compare, main, timed
-from bench.roofline import measured_peak
+from bench.roofline import Peak, measured_peak
 from bench.steps import plain_twin
 from rme import evaluate, noise, precision
+from rme.config import RunSpec
 from rme.untrained import random_images
 from tune.cost.measure import array_engine
 
@@ -29,7 +30,7 @@ NATS = 1e-3
 class Scoring:
     """Calling it returns the IWAE of random images by untrained models, (B, n), in nats."""
 
-    def __init__(self, run: Any, settings: Settings, images: int, samples: int, members: int = 1) -> None:
+    def __init__(self, run: RunSpec, settings: Settings, images: int, samples: int, members: int = 1) -> None:
         self.samples, self.members = samples, members
         pixels = random_images(images, settings.image_shape)
         self.engine = array_engine(run, settings.image_shape, settings.device, members, pixels=pixels)
@@ -61,39 +62,53 @@ class PlainScoring:
         return torch.cat(scores)
 
 
+def iwae_rows(
+    run: RunSpec, members: int, settings: Settings, images: int, samples: int, peak: Peak | None = None
+) -> list[Row]:
+    """One VAE against the plain loop; another method, or an array, against the VAE. In ms per image.
+
+    Raises DifferentError if the plain loop's estimate of an image differs by more than `NATS`.
+    """
+
+    def each(work: Callable[[], Tensor], members: int = 1) -> Timer:
+        timer = timed(work, settings.device)
+        return lambda: timer() / (images * members)
+
+    ours = Scoring(run, settings, images, samples, members)
+    equal: Callable[[], None] | None = None
+    if run.method == "vae" and members == 1:
+        plain_loop = PlainScoring(ours)
+        rivals = {"plain loop": each(plain_loop)}
+
+        def close() -> None:
+            check_close("log p(x), nats", ours()[0], plain_loop(), rtol=0, atol=NATS)
+
+        equal = close
+    else:
+        vae = models.spec("vae", dataset=run.dataset, dim=run.dim)
+        rivals = {"VAE": each(Scoring(vae, settings, images, samples))}
+    cost = iwae_cost(run, settings.image_shape, images, samples)
+    return compare(
+        f"{run.method_label} IWAE, K={samples}" + (f", {members} together" if members > 1 else ""),
+        each(ours, members),
+        rivals,
+        rounds=settings.rounds,
+        equal=equal,
+        roofline_s=None if peak is None else peak.seconds(cost) / images,
+    )
+
+
 def rows(settings: Settings) -> Iterator[Row]:
     """The VAE against the plain loop; every other method, and every array, against the VAE."""
     images = settings.options["images"] or (64 if settings.quick else 512)
     samples = settings.options["samples"]
     peak = measured_peak(settings.device, quick=settings.quick)
-    vae = models.spec("vae", dataset=settings.dataset, dim=settings.dim)
-
-    def each(work: Any, members: int = 1) -> Timer:
-        timer = timed(work, settings.device)
-        return lambda: timer() / (images * members)
-
     for method, order in settings.methods:
         run = models.spec(method, order, dataset=settings.dataset, dim=settings.dim)
-        roofline_s = peak.seconds(iwae_cost(run, settings.image_shape, images, samples)) / images
         for members in settings.members:
-            ours = Scoring(run, settings, images, samples, members)
-            name = f"{run.method_label} IWAE, K={samples}" + (f", {members} together" if members > 1 else "")
-            if method == "vae" and members == 1:
-                theirs = PlainScoring(ours)
-
-                def equal(ours=ours, theirs=theirs) -> None:
-                    check_close("log p(x), nats", ours()[0], theirs(), rtol=0, atol=NATS)
-
-                rivals = {"plain loop": each(theirs)}
-            else:
-                equal = None  # type: ignore[assignment]
-                rivals = {"VAE": each(Scoring(vae, settings, images, samples))}
-            for row in compare(
-                name, each(ours, members), rivals, rounds=settings.rounds, equal=equal,
-                roofline_s=roofline_s,
-            ):  # fmt: skip
+            for row in iwae_rows(run, members, settings, images, samples, peak):
                 yield row
-                print(f"{name}: {1e3 / row.median_ms:.4g} images/s, {row.rival}: {1e3 / row.rival_median_ms:.4g}")
+                print(f"{row.name}: {1e3 / row.median_ms:.4g} images/s, {row.rival}: {1e3 / row.rival_median_ms:.4g}")
 
 
 def options(parser: argparse.ArgumentParser) -> None:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -17,6 +16,7 @@ from bench import flops, models
 from bench.harness import Row, Settings, compare, main, print_columns, timed
 from bench.steps import EngineStep
 from rme import nets
+from rme.config import RunSpec
 
 
 @dataclass(frozen=True)
@@ -55,41 +55,45 @@ def measured_peak(device: torch.device, *, quick: bool = False) -> Peak:
     return Peak(statistics.median(p.operations for p in found), statistics.median(p.bandwidth for p in found))
 
 
-def step_seconds_at(peak: Peak, run: Any, shape: nets.ImageShape) -> float | None:
+def step_seconds_at(peak: Peak, run: RunSpec, shape: nets.ImageShape) -> float | None:
     """Seconds of a member's training step at the peak; None if `bench.flops` has no cost of the method."""
     cost = flops.step_cost(run, shape)
     return None if cost is None else peak.seconds(cost)
 
 
+def roofline_row(run: RunSpec, members: int, settings: Settings, meter: Callable[[], Peak]) -> Row | None:
+    """A training step against its roofline, in ms per member's step; None if `bench.flops` lacks the method."""
+    cost = flops.step_cost(run, settings.image_shape)
+    if cost is None:
+        return None
+    step = timed(EngineStep(run, settings.image_shape, settings.device, members), settings.device)
+    name = f"{run.method_label} step" + (f", {members} together" if members > 1 else "")
+    (row,) = compare(
+        name, lambda: step() / members, {"its roofline": lambda: meter().seconds(cost)}, rounds=settings.rounds
+    )
+    return replace(row, roofline=row.ratio)
+
+
 def rows(settings: Settings) -> Iterator[Row]:
-    """For each method and array size: a row against the roofline, in ms per member's step."""
-    device, shape = settings.device, settings.image_shape
-    meter = peak_meter(device)
+    """For each method and array size a row; at the end prints the peak and what each step needs."""
+    meter = peak_meter(settings.device)
     meter()
     details = []
     for method, order in settings.methods:
         run = models.spec(method, order, dataset=settings.dataset, dim=settings.dim)
-        cost = flops.step_cost(run, shape)
-        if cost is None:
-            continue
         for members in settings.members:
-            step = timed(EngineStep(run, shape, device, members), device)
-            name = f"{run.method_label} step" + (f", {members} together" if members > 1 else "")
-
-            def ours(step=step, members=members) -> float:
-                return step() / members
-
-            def best(cost=cost) -> float:
-                return meter().seconds(cost)
-
-            (row,) = compare(name, ours, {"its roofline": best}, rounds=settings.rounds)
-            yield Row(name, row.rival, row.median_ms, row.rival_median_ms, row.ratio, row.spread, row.ratio)
+            row = roofline_row(run, members, settings, meter)
+            if row is None:
+                continue
+            yield row
+            cost = flops.step_cost(run, settings.image_shape)
+            assert cost is not None
             reached = cost.flops / row.median_ms * 1e-6
             details.append((
-                name, f"{cost.flops / 1e9:.3g}", f"{cost.bytes / 1e6:.3g}", f"{cost.flops / cost.bytes:.0f}",
+                row.name, f"{cost.flops / 1e9:.3g}", f"{cost.bytes / 1e6:.3g}", f"{cost.flops / cost.bytes:.0f}",
                 f"{reached:.3g}",
             ))  # fmt: skip
-    peak = measured_peak(device, quick=settings.quick)
+    peak = measured_peak(settings.device, quick=settings.quick)
     title = f"Peak: {peak.operations / 1e9:.4g} GFLOP/s, {peak.bandwidth / 1e9:.3g} GB/s"
     print_columns(title, ("a member's step", "GFLOP", "MB", "FLOP/byte", "GFLOP/s reached"), details)
 

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from bench import models, plain
 from bench.harness import check_close
 from rme import noise
+from rme.config import RunSpec
 from rme.engine import Engine
 from rme.methods.base import Method
 from tune.cost.measure import EngineStep
 
 
-def has_plain(run: Any) -> bool:
+def has_plain(run: RunSpec) -> bool:
     """Whether `bench.plain` has the step of this run's method (for convolutional decoders only)."""
     return run.method in ("rme", *plain.MODELS) and run.decoder == "conv"
 

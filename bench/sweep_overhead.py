@@ -43,9 +43,11 @@ from tune.record.writer_process import WriterProcess
 from tune.run.display import Display
 from tune.run.options import Resources
 from tune.run.protocol import Job, Outcome
+from tune.run.ray_worker import carry_out_in_ray
 from tune.run.schedule import Schedule, State
+from tune.run.stopping import Stopping
 from tune.run.trials import run_trials
-from tune.run.worker import carry_out, report
+from tune.run.worker import Link
 from tune.store.failure import Failure
 from tune.store.storage import Storage
 
@@ -102,7 +104,9 @@ def measure(count: int, runs_per_trial: int, folder: Path, profile: Path | None 
             for spec in trial.runs:
                 recorder.result(spec)
 
-        run_trials(Resources(gpus=0.0), folder, schedule, storage, display, on_end, trainable=train_nothing)
+        run_trials(
+            Resources(gpus=0.0), folder, schedule, storage, display, on_end, Stopping(print), trainable=train_nothing
+        )
     wall, cpu, own = time.monotonic() - began, time.process_time() - cpu, time.thread_time() - own
     (before,) = first
     recorded = len(tracker.recorded())
@@ -132,13 +136,13 @@ def measure(count: int, runs_per_trial: int, folder: Path, profile: Path | None 
 
 def train_nothing(config: dict[str, Any]) -> None:
     """A worker that takes locks and reports as a real one does, and writes results with made-up numbers."""
-    carry_out(config, _nothing)
+    carry_out_in_ray(config, _nothing)
 
 
-def _nothing(job: Job, storage: Storage) -> Outcome:
+def _nothing(job: Job, storage: Storage, link: Link) -> Outcome:
     last = Outcome(REPORTS, EPOCHS, len(job.runs), seconds=0.1, val_elbo=1.0)
     for epoch in range(1, REPORTS):
-        report(replace(last, epoch=epoch))
+        link.report(replace(last, epoch=epoch))
     for spec in job.runs:
         made_up(spec).save(storage.run_folder(spec.key))
     return replace(last, ended=dict.fromkeys(spec.key for spec in job.runs))

@@ -6,20 +6,21 @@ glibc's defaults.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import torch
+from torch import Tensor
 
 from bench import models
 from bench.child import Child
 from bench.harness import Row, Settings, Timer, check_close, compare, main, timed
 from bench.roofline import measured_peak, step_seconds_at
 from bench.steps import EngineStep, PlainStep, check_same_steps, has_plain
+from rme.config import RunSpec
 
 
 def rows(settings: Settings) -> Iterator[Row]:
-    """For each method: rows against its plain steps, and for each array size rows against as many single models."""
+    """For each method: rows against its plain steps, and for each array size rows against one model at a time."""
     peak = measured_peak(settings.device, quick=settings.quick)
     for method, order in settings.methods:
         run = models.spec(method, order, dataset=settings.dataset, dim=settings.dim)
@@ -30,10 +31,10 @@ def rows(settings: Settings) -> Iterator[Row]:
                 yield from _against_default_settings(run, settings, roofline_s)
         for members in settings.members:
             if members > 1:
-                yield from _array(run, members, settings, roofline_s)
+                yield from array_rows(run, members, settings, roofline_s, plain=True)
 
 
-def _against_plain(run: Any, settings: Settings, roofline_s: float | None) -> list[Row]:
+def _against_plain(run: RunSpec, settings: Settings, roofline_s: float | None) -> list[Row]:
     ours = EngineStep(run, settings.image_shape, settings.device)
     theirs = PlainStep(ours.engine)
     rival = "plain eager, same allocator" if settings.device.type == "cpu" else "plain eager"
@@ -47,7 +48,7 @@ def _against_plain(run: Any, settings: Settings, roofline_s: float | None) -> li
     )
 
 
-def _against_default_settings(run: Any, settings: Settings, roofline_s: float | None) -> list[Row]:
+def _against_default_settings(run: RunSpec, settings: Settings, roofline_s: float | None) -> list[Row]:
     """Each in a separate process, because allocator settings hold for a whole process."""
     arguments = {"method": run.method, "order": run.order, "dataset": settings.dataset, "dim": run.dim}
     with (
@@ -69,34 +70,44 @@ def _against_default_settings(run: Any, settings: Settings, roofline_s: float | 
         )
 
 
-def _array(run: Any, members: int, settings: Settings, roofline_s: float | None) -> list[Row]:
-    """An array against its members trained one at a time, in ms per member's step."""
+def array_rows(
+    run: RunSpec,
+    members: int,
+    settings: Settings,
+    roofline_s: float | None = None,
+    *,
+    plain: bool = False,
+) -> list[Row]:
+    """An array against one model at a time, in ms per member's step.
+
+    One at a time each member would take a single model's step, so one model is timed: launch by launch (eager), on CUDA
+    also as a graph, and with `plain` its step in plain modules, if `bench.plain` has it. The losses of the first step
+    of the first and the last member must agree with those of the models alone; otherwise DifferentError.
+    """
     device, shape = settings.device, settings.image_shape
     array = EngineStep(run, shape, device, members)
-    solos = [EngineStep(run, shape, device, first=i) for i in range(members)]
-    plain = [PlainStep(solo.engine) for solo in solos] if has_plain(run) else []
+    eager = EngineStep(run, shape, device)
+    eager.engine._graphed = None
+    alone = {"one at a time, eager": eager}
+    if device.type == "cuda" and members > 1:
+        alone["one at a time, as a graph"] = EngineStep(run, shape, device)
+    steps: dict[str, Callable[[], Tensor]] = {**alone}
+    if plain and has_plain(run):
+        steps["one at a time, plain eager"] = PlainStep(eager.engine)
 
     def equal() -> None:
-        together = array()
         rtol = 1e-5 if device.type == "cpu" else 2e-3  # TF32
-        if plain:
-            check_close("plain losses", torch.stack([one() for one in plain], 1), together, rtol=rtol, atol=0)
-        check_close("losses", torch.cat([solo() for solo in solos], 1), together, rtol=rtol, atol=0)
+        together = array()
+        last = EngineStep(run, shape, device, first=members - 1)()
+        check_close("losses of the last member", last[:, 0], together[:, -1], rtol=rtol, atol=0)
+        for name, step in steps.items():
+            losses = step().reshape(len(together), -1)
+            check_close(f"losses, {name}", losses[:, 0], together[:, 0], rtol=rtol, atol=0)
 
-    def each(steps: list) -> Timer:
-        def one_by_one() -> None:
-            for step in steps:
-                step()
-
-        return _per_member(timed(one_by_one, device), members)
-
-    rivals = {"the engine, one at a time": each(solos)}
-    if plain:
-        rivals["plain eager, one at a time"] = each(plain)
     return compare(
         f"{run.method_label}, {members} together",
         _per_member(timed(array, device), members),
-        rivals,
+        {name: timed(step, device) for name, step in steps.items()},
         rounds=settings.rounds,
         equal=equal,
         roofline_s=roofline_s,

@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from rme.device import is_lost
 from rme.errors import first_line
 from rme.memory import is_out_of_memory
 
@@ -27,7 +28,7 @@ class Graphed(Generic[T]):
     """`work`, replayed as a CUDA graph after `WARM_UP` ordinary calls with an input of the same shape.
 
     If the capture fails, a warning is logged once and all calls stay ordinary. The next call overwrites the returned
-    tensors. Raises what `work` raises, including an out-of-memory error during capture.
+    tensors. Raises what `work` raises, and during capture an error that means out of memory or a lost GPU.
 
     Args:
         work: from a tensor on the device to a result; all else that it reads or changes must stay at its address.
@@ -93,7 +94,7 @@ class Graphed(Generic[T]):
             first = error
             while isinstance(first.__context__, Exception):
                 first = first.__context__
-            if is_out_of_memory(first):
+            if is_out_of_memory(first) or is_lost(first):
                 raise first from None
             self.possible = False
             reason = first_line(first)

@@ -48,3 +48,17 @@ def device_name(device: torch.device) -> str:
     except (OSError, StopIteration):  # not Linux, or no model name listed
         model = platform.processor() or platform.machine()
     return f"{model} ({torch.backends.cpu.get_cpu_capability()})"
+
+
+_LOST = (
+    "device-side assert", "unspecified launch failure", "illegal memory access", "illegal instruction",
+    "misaligned address", "invalid program counter", "hardware stack error", "launch timed out", "ECC error",
+    "device is lost", "fallen off the bus", "CUDA error: unknown error", "CUDA-capable device(s) is/are busy",
+    "no CUDA-capable device",
+)  # fmt: skip
+"""Parts of the messages of CUDA errors after which the process cannot use its GPU any more."""
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether the error means that this process has lost its GPU: each later call on it would fail, too."""
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _LOST)

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rme.device import is_lost
+
 log = logging.getLogger(__name__)
 
 KERNEL, STRIDE, PADDING = 4, 2, 1
@@ -198,7 +200,7 @@ def fastest(candidates: Sequence[Kernel], x: Tensor, weight: Tensor, *rest) -> K
 def measured(
     candidates: Sequence[Kernel], dtype: torch.dtype, device: torch.device, milliseconds: Callable[[Kernel], float]
 ) -> dict[Kernel, float]:
-    """The time of each kernel that runs, in ms. If all fail, raises the first error."""
+    """The time of each kernel that runs, in ms. Raises the first error if all fail, or an error that lost the GPU."""
     times: dict[Kernel, float] = {}
     errors: list[Exception] = []
     for kernel in candidates:
@@ -207,6 +209,8 @@ def measured(
         try:
             times[kernel] = milliseconds(kernel)
         except Exception as error:
+            if is_lost(error):
+                raise
             errors.append(error)
             if not isinstance(error, torch.OutOfMemoryError):
                 _excluded.add((kernel, dtype, device))

@@ -12,6 +12,7 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64, "bf16": torch.floa
 """The dtype of parameters, losses and scores, for each `RunSpec.precision`."""
 
 _networks: ContextVar[torch.dtype | None] = ContextVar("networks", default=None)
+_tf32: ContextVar[bool] = ContextVar("tf32", default=True)
 
 
 def of_networks() -> torch.dtype | None:
@@ -25,8 +26,18 @@ def training(name: str) -> Iterator[None]:
 
     Distributions, losses, gradients of parameters and Adam stay in the dtype of `DTYPES`.
     """
-    with _arithmetic(tf32=True, networks=torch.bfloat16 if name == "bf16" else None):
+    with _arithmetic(tf32=_tf32.get(), networks=torch.bfloat16 if name == "bf16" else None):
         yield
+
+
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """Within this context `training` leaves TF32 off, so that a GPU's float32 can be judged without it."""
+    token = _tf32.set(False)
+    try:
+        yield
+    finally:
+        _tf32.reset(token)
 
 
 @contextmanager

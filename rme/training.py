@@ -27,6 +27,10 @@ CHECKPOINT_SHARE = 0.02
 """Largest part of the training time that checkpoints may take."""
 
 
+class StopTraining(Exception):
+    """Raised by a function called after an epoch: the training saves a checkpoint and ends; it can be resumed."""
+
+
 def build(
     specs: Sequence[RunSpec],
     images: data.Images,
@@ -64,7 +68,8 @@ def train(
 
     The end is the last epoch, or the epoch at which all members have diverged or been finished by their patience. A
     resumed training equals the uninterrupted one; on the CPU, bit for bit. Checkpoints are as frequent as
-    `CHECKPOINT_SHARE` of the time allows. After each epoch, `hooks.on_epoch` and then `on_epoch` are called, if given.
+    `CHECKPOINT_SHARE` of the time allows. After each epoch, `hooks.on_epoch` and then `on_epoch` are called, if given;
+    if one raises StopTraining, a checkpoint of this epoch is saved first, and the exception propagates.
     """
     after_epoch = [call for call in (hooks.on_epoch(), on_epoch) if call is not None]
     if engine.device.type == "cpu":
@@ -89,13 +94,19 @@ def train(
         if is_measured(engine.spec, engine.epoch):
             engine.validate()
         ends = engine.epoch == total or not engine.goes_on
-        if checkpoints is not None and (time.monotonic() >= due or ends):
+        saved = checkpoints is not None and (time.monotonic() >= due or ends)
+        if checkpoints is not None and saved:
             began = time.monotonic()
             checkpoints.save(engine.epoch, engine.state(), identity(engine))
             now = time.monotonic()
             due = now + (now - began) / CHECKPOINT_SHARE
-        for call in after_epoch:
-            call(engine)
+        try:
+            for call in after_epoch:
+                call(engine)
+        except StopTraining:
+            if checkpoints is not None and not saved:
+                checkpoints.save(engine.epoch, engine.state(), identity(engine))
+            raise
     engine.keep()
 
 

@@ -241,12 +241,19 @@ class Hold:
         next(path for path in self.folder.iterdir() if " " in path.name and int(path.name.split()[1]) in here).unlink()
 
 
-def stop_in_mid_training(sweep: Sweep, hold: Hold, signum: int, ray_folder: Path) -> int:
-    """Send the driver a signal once a training has paused, and wait for its Ray to end. Returns its exit status."""
+def stop_in_mid_training(sweep: Sweep, hold: Hold, signum: int, ray_folder: Path, to_all: bool = False) -> int:
+    """Send the driver a signal once a training has paused, and wait for its Ray to end. Returns its exit status.
+
+    `to_all`: send it to all processes that the driver has started, too.
+    """
     hold.after(1)
     driver = sweep.start()
     wait_for(hold.standing, driver)
-    driver.send_signal(signum)
+    for pid in [driver.pid, *(descendants(driver.pid) if to_all else [])]:
+        os.kill(pid, signum)
+    if signum != signal.SIGKILL:
+        wait_for(lambda: "stopping: saving checkpoints" in output(sweep), driver)
+        hold.lift()
     status = driver.wait(timeout=PATIENCE_S)
     wait_for(lambda: not processes_of(ray_folder))
     hold.lift()

@@ -1,7 +1,8 @@
 """The sweep's command line: `python tune/sweep.py --grid demo`.
 
-The same command again resumes an interrupted sweep and skips finished runs. Exit status: 0 all runs are recorded, 1
-some failed or are not recorded, 2 the command cannot be carried out, 130 interrupted by Ctrl-C.
+The same command again resumes an interrupted sweep and skips finished runs. Exit status: 0 all runs are recorded (with
+--inline: trained), 1 some failed or are not recorded, 2 the command cannot be carried out, 130 interrupted by Ctrl-C,
+143 by SIGTERM, 124 by the end of --minutes.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ import gc
 import logging
 import math
 import shlex
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,6 +38,7 @@ from tune.plan.grid_options import check_whole, chosen_grid
 from tune.plan.plan import make_plan
 from tune.plan.trials import ArraySize
 from tune.run.options import AUTO, Options, Resources, Search
+from tune.run.stopping import INTERRUPTED, TERMINATED, Terminated, terminate
 from tune.store.errors import CommandError
 from tune.store.storage import Storage
 
@@ -44,14 +48,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else list(arguments)
     logging.basicConfig(level=logging.WARNING, handlers=[logging.NullHandler()])
     console = Console(stderr=True)
+    in_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, terminate) if in_main else None
     try:
         return _run(parser().parse_args(given), shlex.join(["python", "tune/sweep.py", *given]), console)
     except (CommandError, SpecError, DataError, HookError) as error:
         console.print(f"sweep: {error}", markup=False, highlight=False, soft_wrap=True, style="red")
         return 2
-    except KeyboardInterrupt:  # a second Ctrl-C, or one before anything started
+    except ModuleNotFoundError as error:
+        console.print(f"sweep: {error}; `make venv` installs it (--inline trains without Ray and MLflow)", style="red")
+        return 2
+    except KeyboardInterrupt as stop:  # a second signal, or one when nothing was training
         console.print("stopped at once; the same command resumes", highlight=False)
-        return 130
+        return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _run(asked: argparse.Namespace, command: str, console: Console) -> int:
@@ -60,6 +72,7 @@ def _run(asked: argparse.Namespace, command: str, console: Console) -> int:
         raise GridError("--json needs --plan")
     if asked.plan and options.search is not None:
         raise GridError("--plan and --search: give one of them")
+    _check_together(asked)
     grid = chosen_grid(options.grid, options.only, options.overrides, asked.dataset, asked.experiment)
     storage = Storage(options.storage)
     array_size = _array_size(asked, options.resources, grid, storage)
@@ -79,9 +92,36 @@ def _run(asked: argparse.Namespace, command: str, console: Console) -> int:
     return search(options, grid, storage, console, train_parents)
 
 
+def _check_together(asked: argparse.Namespace) -> None:
+    """Raise GridError for options that exclude each other."""
+    excluded = {
+        "inline": ("record", "search", "address", "tracking_uri", "report"),
+        "record": ("search", "plan", "retry_failed", "minutes", "address"),
+        "minutes": ("plan",),
+    }
+    reasons = {
+        "inline": "an inline sweep trains in this process, without Ray and MLflow",
+        "record": "it records what the storage has, and trains nothing",
+        "minutes": "a plan trains nothing",
+    }
+    for option, others in excluded.items():
+        for other in others:
+            if getattr(asked, option) and getattr(asked, other):
+                raise GridError(f"--{option} and --{other.replace('_', '-')}: give one of them; {reasons[option]}")
+    if asked.inline and asked.gpus_per_trial is not None:
+        if asked.gpus_per_trial == AUTO:
+            raise GridError("--gpus-per-trial auto needs Ray; with --inline give a number: 0, 1 or a fraction")
+        if asked.gpus_per_trial > 1:
+            raise GridError(f"--gpus-per-trial {asked.gpus_per_trial:g}: an inline sweep uses one GPU, or a fraction")
+
+
 def _show_plan(options: Options, grid: Grid, array_size: ArraySize, storage: Storage, as_json: bool) -> None:
-    from tune.plan.conflicts import other_settings
     from tune.plan.show_plan import show_plan
+
+    if options.inline:
+        show_plan(make_plan(grid, array_size, (), storage, options.retry_failed), as_json, None)
+        return
+    from tune.plan.conflicts import other_settings
     from tune.record.tracking import finished_without_creating, run_keys
 
     finished = finished_without_creating(options.tracking_uri, grid.name)
@@ -144,6 +184,11 @@ def parser() -> argparse.ArgumentParser:
         "none trains each to the end (default: asha)")  # fmt: skip
     add("--experiment", type=_name, metavar="NAME", help="name of the MLflow experiment (default: the grid's)")
     add("--retry-failed", action="store_true", help="train only the failed runs again, and what starts from them")
+    add("--inline", action="store_true", help="train in this process, one trial after another, without Ray and MLflow; "
+        "the results are on the storage, and --record or the ordinary command records them")  # fmt: skip
+    add("--record", action="store_true", help="record what the storage has, and train nothing")
+    add("--minutes", type=_positive(float), metavar="N", help="end within N minutes, with all trainings saved; the "
+        "same command resumes (default: no limit)")  # fmt: skip
     add("--plan", action="store_true", help="start nothing; print what would run, what is done, and estimated hours")
     add("--json", action="store_true", help="with --plan: print one JSON object")
     return parser
@@ -196,6 +241,9 @@ def options_of(asked: argparse.Namespace, command: str = "") -> Options:
         report=asked.report,
         resources=Resources(asked.address, asked.cpus_per_trial or 1, asked.gpus_per_trial),
         retry_failed=asked.retry_failed,
+        inline=asked.inline,
+        record=asked.record,
+        minutes=asked.minutes,
         search=_search(asked),
         given={f"--{name.replace('_', '-')}": str(value) for name, value in typed.items() if value is not None},
     )

@@ -7,18 +7,21 @@ import math
 import subprocess
 import sys
 import time
-from dataclasses import fields
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench import flops, harness, inference, iwae, models, roofline, steps, table, training
+from bench import flops, growth, harness, inference, iwae, models, roofline, steps, table, training
 from bench.child import Child
 from bench.harness import DifferentError, check_close, compare, timed
 from rme.config import RunSpec
+from tune.cost import hours
 from tune.cost.measure import array_engine
+from tune.plan.grid import load
+from tune.plan.trials import with_parents
 
 CPU = torch.device("cpu")
 MNIST, CIFAR = (1, 28, 28), (3, 32, 32)
@@ -106,14 +109,6 @@ def test_an_invalid_option_exits_with_status_2(argv: list[str], named: str, caps
     assert stop.value.code == 2 and named in capsys.readouterr().err
 
 
-def test_the_stand_in_without_pydantic_has_the_same_defaults() -> None:
-    stand_in = models.PlainSpec("rme", 2, dataset="digits", dim=3, decoder="fc")
-    spec = RunSpec(method="rme", order=2, dataset="digits", dim=3, decoder="fc")
-    found = {f.name: getattr(stand_in, f.name) for f in fields(stand_in)}
-    assert found == {name: getattr(spec, name) for name in found}
-    assert (stand_in.rate, stand_in.method_label) == (spec.rate, spec.method_label)
-
-
 # ---------------------------------------------------------------------- rivals
 def both(method: str, order: int | None, **fields) -> tuple[steps.EngineStep, steps.PlainStep]:
     run = models.spec(method, order, dim=4, batch_size=8, precision="float64", **fields)
@@ -155,6 +150,32 @@ def test_a_rival_in_a_separate_process_computes_the_same() -> None:
     with Child("bench.steps", "plain_step", arguments, keep_freed_memory=False) as child:
         check_close("losses", steps.engine_step(**arguments)()[:, 0], torch.tensor(child.first), rtol=1e-5)
         assert 0 < child() < 60
+
+
+def tiny_settings(rounds: int = 2) -> harness.Settings:
+    return replace(harness.quick_settings(CPU), dim=3, rounds=rounds)
+
+
+def test_an_array_is_timed_against_one_model() -> None:
+    run = models.spec("vae", dim=3, batch_size=8)
+    rows = training.array_rows(run, 3, tiny_settings(), roofline_s=1e-9, plain=True)
+    assert [(row.name, row.rival) for row in rows] == [
+        ("VAE, 3 together", "one at a time, eager"), ("VAE, 3 together", "one at a time, plain eager"),
+    ]  # fmt: skip
+    assert all(row.median_ms > 0 and row.roofline == pytest.approx(1e-6 / row.median_ms) for row in rows)
+
+
+@pytest.mark.parametrize("member", [0, 2])
+def test_a_member_that_differs_from_the_model_alone_is_detected(member: int, monkeypatch) -> None:
+    class Wrong(steps.EngineStep):
+        def __init__(self, *args, **kwargs) -> None:
+            super().__init__(*args, **kwargs)
+            if len(self.engine.members) > 1:
+                self.engine.method.decoder.logvar[member] += 1e-3
+
+    monkeypatch.setattr(training, "EngineStep", Wrong)
+    with pytest.raises(DifferentError, match="losses"):
+        training.array_rows(models.spec("vae", dim=3, batch_size=8), 3, tiny_settings())
 
 
 # ---------------------------------------------------------------------- operations
@@ -200,6 +221,49 @@ def test_memory_traffic_of_a_dense_layer() -> None:
 
 
 # ---------------------------------------------------------------------- commands
+def test_the_hours_of_a_data_set_are_those_of_its_steps(tmp_path, monkeypatch) -> None:
+    """With steps of 10 ms and scores that take no time: all runs x restarts x epochs x batches of 128 of 54,000."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(hours, "step_seconds", named("step", 0.01))
+    monkeypatch.setattr(hours, "image_seconds", named("image", 0.0))
+    runs = [run for run in with_parents(load("paper").runs) if run.dataset == "mnist"]
+    trained = sum(run.restarts * run.training_epochs for run in runs if run.method_class.trains)
+    assert growth.paper_hours(CPU, "mnist") == pytest.approx(trained * 422 * 0.01 / 3600, rel=1e-9)
+
+
+def test_an_interrupted_estimate_keeps_its_measured_times(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    runs = [[RunSpec(method="vae", dataset="mnist", dim=dim, epochs=1)] for dim in (2,)]
+
+    def stop(*_: object) -> float:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(hours, "step_seconds", named("step", 0.25))
+    monkeypatch.setattr(hours, "image_seconds", stop)
+    with pytest.raises(KeyboardInterrupt):
+        hours.hours(runs, CPU)
+    assert set(hours.StepTimes(CPU).costs.values()) == {0.25}
+
+
+def named(name: str, seconds: float):
+    def measure(*_: object) -> float:
+        return seconds
+
+    measure.__name__ = name
+    return measure
+
+
+def test_a_series_is_compared_with_its_first_case(monkeypatch) -> None:
+    run = models.spec("vae", dim=2)
+    seconds = {1: 2.0, 4: 2.0, 5: 20.0}
+    monkeypatch.setattr(growth, "EngineStep", lambda run, shape, device, members: members)
+    monkeypatch.setattr(growth, "timed", lambda members, device: lambda: seconds[members])
+    rows = growth.growth_rows(tiny_settings(), {"one": (run, 1), "four": (run, 4), "five": (run, 5)})
+    assert [(r.name, r.rival, r.median_ms, r.rival_median_ms, r.ratio) for r in rows] == [
+        ("four", "one", 500.0, 2000.0, 4.0), ("five", "one", 4000.0, 2000.0, 0.5),
+    ]  # fmt: skip
+
+
 TINY = ["--device", "cpu", "--dim", "2", "--rounds", "2", "--quick"]
 
 
@@ -257,9 +321,9 @@ def test_a_command_exits_if_rivals_differ(monkeypatch, capsys) -> None:
 ])  # fmt: skip
 @pytest.mark.long(14)
 @pytest.mark.parametrize("bare", [False, True])
-def test_every_command_also_runs_with_only_torch_and_numpy(command, options, bare, tmp_path) -> None:
+def test_every_command_also_runs_without_the_sweeps_packages(command, options, bare, tmp_path) -> None:
     path = tmp_path / "rows.json"
-    missing = ["pydantic", "rich", "safetensors", "yaml", "ray", "mlflow", "pandas", "scipy", "torchvision"]
+    missing = ["rich", "ray", "mlflow", "pandas", "optuna", "torchvision", "matplotlib", "jinja2"]
     start = "import runpy, sys\n"
     start += "".join(f"sys.modules[{name!r}] = None\n" for name in missing if bare)
     start += f"runpy.run_module('bench.{command}', run_name='__main__', alter_sys=True)"
@@ -270,9 +334,3 @@ def test_every_command_also_runs_with_only_torch_and_numpy(command, options, bar
     check_result(result)
     if command == "growth":
         assert all(0 < m["training_mib"] <= m["iwae_mib"] for m in result["memory"])
-
-
-def test_a_file_that_is_not_a_result_is_named(tmp_path) -> None:
-    (tmp_path / "x.json").write_text("{}")
-    with pytest.raises(SystemExit, match=r"x\.json: not a benchmark result"):
-        table.main([str(tmp_path / "x.json")])

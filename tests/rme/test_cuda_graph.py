@@ -166,14 +166,18 @@ def test_a_failed_capture_changes_nothing(monkeypatch, caplog) -> None:
     assert not graphed.possible and "the work cannot be captured: operation not permitted" in caplog.text
 
 
-def test_out_of_memory_in_a_capture_is_raised(monkeypatch) -> None:
+@pytest.mark.parametrize("error", [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    RuntimeError("CUDA error: unspecified launch failure"),
+])  # fmt: skip
+def test_out_of_memory_or_a_lost_gpu_in_a_capture_is_raised(monkeypatch, error) -> None:
     capture = FailingCapture(monkeypatch)
 
     def work(x):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        raise error
 
     graphed = Graphed(work, capture.generators)
-    with pytest.raises(torch.OutOfMemoryError, match="Tried to allocate"):
+    with pytest.raises(type(error), match=r"Tried to allocate|launch failure"):
         graphed._capture(torch.ones(1, 4))
     assert graphed.possible and capture.stream == "main"
 

@@ -135,6 +135,13 @@ def test_a_kernel_that_fails_is_excluded_and_the_others_are_compared(monkeypatch
     kernels.measured(kernels.CONVOLUTIONS, torch.float64, cpu, milliseconds)
     assert timed.count(kernels.in_triton) == 2, "a kernel that fails for one dtype is tried for another"
 
+    def loses_the_gpu(kernel: kernels.Kernel) -> float:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        kernels.measured(kernels.CONVOLUTIONS, torch.bfloat16, cpu, loses_the_gpu)
+    assert not any(dtype is torch.bfloat16 for _, dtype, _ in kernels._excluded), "the GPU failed, not the kernel"
+
     def nothing_runs(kernel: kernels.Kernel) -> float:
         raise RuntimeError(f"no {kernel.__name__}")
 

@@ -54,3 +54,27 @@ def test_scores_are_float32_whatever_the_training(tiny) -> None:
 
     with precision.training("bf16"):
         assert torch.equal(scored(engine), scored(plain))
+
+
+def tf32_allowed() -> tuple[bool, bool]:
+    """Whether matrix products and convolutions on a GPU may use TF32."""
+    return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+
+@pytest.mark.parametrize("name", precision.DTYPES)
+def test_training_uses_tf32_unless_it_is_left_out(name: str) -> None:
+    before = tf32_allowed()
+    with precision.without_tf32():
+        assert tf32_allowed() == before, "only training is affected"
+        with precision.training(name):
+            assert tf32_allowed() == (False, False)
+    with precision.training(name):
+        assert tf32_allowed() == (True, True)
+    assert tf32_allowed() == before
+
+
+def test_tf32_is_allowed_again_after_an_error() -> None:
+    with pytest.raises(ZeroDivisionError), precision.without_tf32(), precision.training("float32"):
+        raise ZeroDivisionError
+    with precision.training("float32"):
+        assert tf32_allowed() == (True, True)

@@ -15,13 +15,14 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 import rme
 from bench.plain import BaseBoundedRegressor, ConvDecoder, ConvEncoder, copy_member
 from rme import checkpoint, data, evaluate, fitting, noise, training
-from rme.checkpoint import CorruptFile
+from rme.checkpoint import Checkpoints, CorruptFile
 from rme.data import Images
-from rme.device import pick_device
+from rme.device import is_lost, pick_device
 from rme.engine import DivergedError, Engine
 from rme.fitting import train_runs
 from rme.result import MARKER, Result
 from rme.selection import KEPT, best_restart, results
+from rme.training import StopTraining
 from tests.tiny import blobs
 
 TEST_IMAGES = 20
@@ -280,6 +281,29 @@ def test_a_resumed_run_equals_the_uninterrupted_one(
 
 
 # ---------------------------------------------------------------------- divergence
+def test_a_training_that_is_stopped_saves_the_epoch_and_resumes(small, tmp_path: Path, monkeypatch) -> None:
+    """Also where no checkpoint is due after that epoch."""
+    monkeypatch.setattr(training, "CHECKPOINT_SHARE", 1e-9)
+    checkpoints = Checkpoints(tmp_path)
+    spec = small.spec(epochs=6)
+
+    def stop(engine: Engine) -> None:
+        if engine.epoch == 4:
+            raise StopTraining
+
+    with pytest.raises(StopTraining):
+        training.train(small.engine(spec), checkpoints, stop)
+    newest = checkpoints.newest()
+    assert newest is not None and int(newest[0]["counters"][0]) == 4
+    resumed, whole = small.engine(spec), small.engine(spec)
+    epochs: list[int] = []
+    training.train(resumed, checkpoints, lambda engine: epochs.append(engine.epoch))
+    training.train(whole)
+    assert epochs == [5, 6]
+    ours, theirs = resumed.method.state_dict(), whole.method.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
 def test_a_diverged_restart_is_not_chosen(tiny, spec) -> None:
     """A run with one finite restart has a result; a run with only diverged ones has none."""
     runs = [spec("vae", seed=s) for s in (1, 2)]
@@ -302,6 +326,18 @@ def test_a_diverged_run_raises_with_its_learning_rate(spec) -> None:
 
 
 # ---------------------------------------------------------------------- devices
+@pytest.mark.parametrize(("error", "lost"), [
+    (RuntimeError("CUDA error: device-side assert triggered\nCompile with ..."), True),
+    (RuntimeError("CUDA error: uncorrectable ECC error encountered"), True),
+    (RuntimeError("CUDA error: unspecified launch failure"), True),
+    (RuntimeError("CUDA error: operation not permitted when stream is capturing"), False),
+    (torch.OutOfMemoryError("CUDA out of memory"), False),
+    (ValueError("device-side assert"), False),
+])  # fmt: skip
+def test_errors_that_lose_the_gpu(error: Exception, lost: bool) -> None:
+    assert is_lost(error) == lost
+
+
 def test_an_unknown_device_is_refused() -> None:
     assert pick_device("cpu").type == "cpu"
     with pytest.raises(ValueError, match="'warp9' is no device"):

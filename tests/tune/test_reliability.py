@@ -135,6 +135,30 @@ def test_a_lost_node_s_trials_resume_on_a_new_one(undisturbed, tmp_path, grid, r
     assert_same(sweep, undisturbed)
 
 
+@pytest.mark.parametrize("to_all", [False, True], ids=["driver", "all"])
+def test_sigterm_stops_cleanly(undisturbed, tmp_path, grid, ray_folder, hold, to_all):
+    """Also if Slurm or systemd sends it to every process."""
+    sweep = Sweep(tmp_path / "stopped", grid, ray_folder, hold=hold)
+    assert stop_in_mid_training(sweep, hold, signal.SIGTERM, ray_folder, to_all) == 143, output(sweep)
+    assert "the same command resumes" in output(sweep)
+    assert second_epoch(sweep), "the epoch that was running was not saved"
+    finish(sweep)
+    assert_same(sweep, undisturbed)
+
+
+def test_the_end_of_the_time_stops_cleanly(undisturbed, tmp_path, grid, ray_folder, hold):
+    """A training that does not end its epoch is left where it is."""
+    sweep = Sweep(tmp_path / "minutes", grid, ray_folder, hold=hold)
+    hold.after(1)
+    driver = sweep.start("--minutes", "0.5")
+    assert driver.wait(timeout=PATIENCE_S) == 124, output(sweep)
+    wait_for(lambda: not processes_of(ray_folder))
+    hold.lift()
+    assert "the time is over: stopping" in output(sweep)
+    finish(sweep)
+    assert_same(sweep, undisturbed)
+
+
 def test_ctrl_c_stops_cleanly_and_a_damaged_checkpoint_is_ignored(undisturbed, tmp_path, grid, ray_folder, hold):
     sweep = Sweep(tmp_path / "stopped", grid, ray_folder, hold=hold)
     assert stop_in_mid_training(sweep, hold, signal.SIGINT, ray_folder) == 130
@@ -287,6 +311,47 @@ def test_a_failed_run_is_tried_again_only_with_retry_failed(tmp_path, dataset, r
     assert mended.info.status == "FINISHED" and "failure" not in mended.data.tags
     assert "traceback.txt" not in {artifact.path for artifact in client.list_artifacts(mended.info.run_id)}
     assert runs["spots d3 BROKEN(2) seed 0"].info.status == "FAILED"
+
+
+GPU_DANGERS = """
+import os
+from pathlib import Path
+import torch
+
+def endanger(engine):
+    method, here = engine.spec.method, Path(os.environ["DANGERS"])
+    with open(here / f"{method}-{os.getpid()}", "a") as note:
+        note.write(f"{len(engine.members)}\\n")
+    if method == "me":
+        raise RuntimeError("CUDA error: device-side assert triggered")
+    if method == "hf" and len(engine.members) > 1:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+"""
+
+
+def test_a_lost_gpu_and_a_full_one_cost_no_other_trial(tmp_path, dataset, ray_folder):
+    """Two trials at a time: each raises what a GPU's driver makes torch raise, at the same places as on a GPU."""
+    (tmp_path / "dangers.py").write_text(GPU_DANGERS)
+    rows = [{"method": "me", "order": 2}, {"method": "hf", "order": 1}, {"method": "vae"}]
+    grid = write_grid(tmp_path / "dangerous.yaml", rows, dataset=str(dataset), seed="0-1")
+    sweep = Sweep(tmp_path / "dangers", grid, ray_folder)
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    sweep.environment |= {"RME_ON_EPOCH": "dangers:endanger", "DANGERS": str(notes)}
+    sweep.environment["PYTHONPATH"] += os.pathsep + str(tmp_path)
+    done = sweep.run()
+    assert done.returncode == 1 and "4 of 6 runs are done" in done.stderr
+    status = {run.info.run_name: run.info.status for run in sweep.runs()}
+    assert {name for name, state in status.items() if state == "FAILED"} == {f"spots d3 ME(2) seed {s}" for s in (0, 1)}
+    assert "device-side assert triggered" in done.stderr
+    pids = [path.name for path in notes.iterdir()]
+    assert sum(name.startswith("me-") for name in pids) == 4, "each attempt has a process of its own"
+    lost = {name.partition("-")[2] for name in pids if name.startswith("me-")}
+    assert lost.isdisjoint(name.partition("-")[2] for name in pids if not name.startswith("me-"))
+    sizes = {int(size) for path in notes.glob("hf-*") for size in path.read_text().split()}
+    assert sizes == {2, 1} and "continuing with 1 of 2 members" in done.stderr
+    sweep.environment["RME_ON_EPOCH"] = ""
+    finish(sweep)  # the machine failed, not the runs
 
 
 # ---------------------------------------------------------------------- disks

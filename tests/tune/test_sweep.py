@@ -8,6 +8,7 @@ import subprocess
 
 import pandas as pd
 import pytest
+import torch
 from mlflow.entities import Run
 
 from rme.result import MARKER, Result
@@ -149,6 +150,31 @@ def test_a_new_database_is_filled_from_the_storage(undisturbed, tmp_path, ray_fo
     assert other.scores() == {
         run.info.run_name: undisturbed.scores()[run.info.run_name] for run in finished(undisturbed)
     }
+
+
+def test_an_inline_sweep_has_the_same_numbers_and_is_recorded_without_training(undisturbed, tmp_path, ray_folder):
+    inline = Sweep(tmp_path / "inline", undisturbed.folder / "spots.yaml", ray_folder)
+    asked = (*GOOD, "--only", "method=vae,rme", "--only", "seed=0-1")
+    done = subprocess.run(
+        [*inline.command[: inline.command.index("--tracking-uri")], *asked, "--inline"],
+        cwd=inline.folder, env=inline.environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    ours, theirs = inline.test_scores(), undisturbed.test_scores()
+    assert len(ours) == 8 and all(torch.equal(scores, theirs[key]) for key, scores in ours.items())
+    recorded = inline.call(*asked, "--record")
+    assert recorded.returncode == 0 and "8 of 8 runs are done" in recorded.stderr, recorded.stderr
+    assert_same(inline, undisturbed, part=8)
+    ordinary = inline.call(*asked)
+    assert ordinary.returncode == 0 and "8 runs are done already" in ordinary.stderr
+    assert "started" not in recorded.stderr + ordinary.stderr
+
+
+def test_record_names_what_is_missing(undisturbed, tmp_path, ray_folder):
+    empty = Sweep(tmp_path / "empty", undisturbed.folder / "spots.yaml", ray_folder)
+    done = empty.call(*GOOD, "--record")
+    assert done.returncode == 1 and "0 of 14 runs are done" in done.stderr
+    assert "the command without --record continues with the other 14" in done.stderr
 
 
 def test_a_killed_driver_costs_nothing(undisturbed, dataset, tmp_path, ray_folder, hold):

@@ -59,7 +59,6 @@ def hours(
         images = len(runs) * test + members * held_out
         seconds = members * steps * step_s + images * image_s * spec.iwae_samples / 100
         total[data.label(spec.dataset), spec.method_label] += seconds / 3600
-    times.save()
     return dict(total)
 
 
@@ -125,6 +124,7 @@ class StepTimes:
         if kind not in self.costs:
             with _as_in_a_trial(self.device):
                 self.costs[kind] = measure(spec, shape, self.device, *members)
+            self.save()  # an interrupted estimate resumes from here
         return self.costs[kind]
 
     def save(self) -> None:

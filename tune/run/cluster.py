@@ -5,8 +5,11 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import signal
 import socket
+import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 # before the import: Ray reads some of these while it is imported
@@ -18,6 +21,7 @@ for _name, _value in {
     "TUNE_MAX_PENDING_TRIALS_PG": "8",  # else a custom searcher's trials start one by one
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # Ray's own state is never read back
     "TUNE_WARN_THRESHOLD_S": "30",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the sweep stops its trials itself (tune.run.stopping)
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # the sweep prints errors itself, and their tracebacks are in MLflow
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # only the last report of a search's sample has a score
 }.items():
@@ -25,10 +29,10 @@ for _name, _value in {
 
 import ray
 import ray.exceptions
-import torch
 from ray._private import services
 
 from rme.errors import first_line
+from tune.run.machine import available
 from tune.store.errors import CommandError
 
 START_S = 180.0
@@ -39,16 +43,20 @@ OBJECT_STORE_BYTES = 128 << 20
 
 
 class ClusterError(CommandError):
-    """Ray cannot be reached or started, or has fewer cores or GPUs than a trial asks for."""
+    """Ray cannot be reached or started, or it is unknown whether it has GPUs."""
 
 
 def connect(address: str | None) -> None:
-    """Start Ray here, or join the cluster at `address`. Raises ClusterError."""
+    """Start Ray here, or join the cluster at `address`. Raises ClusterError.
+
+    The process's handler of SIGTERM stays: Ray's own would end the process in the middle of its C++ code.
+    """
     local: dict[str, Any] = {
         "num_cpus": available()["cpu"], "object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False
     }  # fmt: skip
     logging.getLogger("ray").setLevel(logging.ERROR)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         if address and ":" in address and "://" not in address:
             # checked here, because Ray would try for a minute and then end the process
@@ -61,10 +69,17 @@ def connect(address: str | None) -> None:
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         reason = first_line(error)
         raise ClusterError(f"--address {address}: {reason}" if address else f"Ray does not start: {reason}") from error
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)
 
 
 def _start(**arguments: Any) -> None:
-    """Start Ray here. Raises RuntimeError if it does not start."""
+    """Start Ray here. Raises RuntimeError if it does not start.
+
+    Its processes inherit that SIGTERM is blocked, as Ray blocks Ctrl-C in them: Slurm and systemd send it to every
+    process, and then the trials must still be able to save.
+    """
     get_node = services.get_node
 
     def patient(*arguments: Any) -> Any:
@@ -78,6 +93,7 @@ def _start(**arguments: Any) -> None:
             time.sleep(0.1)
 
     services.get_node = patient  # Ray gives up after 30 s, too short on a busy machine; there is no setting for it
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
         ray.init(**arguments)
     except Exception as error:
@@ -86,6 +102,7 @@ def _start(**arguments: Any) -> None:
         raise
     finally:
         services.get_node = get_node
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 def disconnect() -> None:
@@ -93,10 +110,17 @@ def disconnect() -> None:
     # now: if the recorder's thread, which still runs, freed one of Ray's objects after the shutdown, Ray would end the
     # process
     gc.collect()
+    import psutil  # Ray's own copy, which can be imported only after Ray
+
+    node = ray._private.worker._global_node
+    if node is None:
+        return
+    # killed at once: Ray would wait for each to react to SIGTERM, which is blocked; its agents would notice much later
+    started_here = [psutil.Process(process.pid) for _, process in node.live_processes()]
+    below = [child for process in started_here for child in process.children(recursive=True)]
+    kill_all = node.kill_all_processes
+    node.kill_all_processes = lambda **options: kill_all(**{**options, "allow_graceful": False})
     ray.shutdown()
-
-
-def available() -> dict[str, int]:
-    """The number of this machine's cores and GPUs."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return {"cpu": cores, "gpu": torch.cuda.device_count()}
+    for process in below:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()

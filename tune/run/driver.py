@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -15,52 +17,67 @@ from tune.plan.conflicts import check_settings
 from tune.plan.grid import Grid
 from tune.plan.plan import Plan, make_plan, with_children
 from tune.plan.trials import ArraySize, Trial
-from tune.record.recorder import Recorder
-from tune.record.tracking import Tracker, run_keys
-from tune.record.writer import Writer
+from tune.record.unrecorded import Unrecorded
 from tune.run.display import Display
 from tune.run.options import Options
 from tune.run.schedule import Schedule
+from tune.run.stopping import Stopping, end_of
 from tune.store.failure import Failure
 from tune.store.storage import Storage
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from tune.record.recorder import Recorder
 
-INTERRUPTED = 130
-"""Exit status after Ctrl-C."""
+log = logging.getLogger(__name__)
 
 
 def sweep(options: Options, grid: Grid, array_size: ArraySize, storage: Storage, console: Console) -> int:
     """Train and record the grid's runs.
 
-    Returns the exit status: 0 all runs are recorded, 1 some failed or are not recorded, 130 interrupted. Raises
-    CommandError, DataError or HookError before anything starts.
+    Returns the exit status: 0 all runs are done (and recorded, unless inline), 1 some are not, or one of
+    `tune.run.stopping`'s. Raises CommandError, DataError or HookError before anything starts.
     """
+    ends_at = end_of(options.minutes, time.monotonic())
     hooks.on_epoch()  # a wrong hook is reported here once, not by each worker
     storage.check_writable()
     if not storage.locks.supported:
         console.print(f"--storage {storage.root} has no file locks: let one sweep at a time use it", style="yellow")
-    for name in dict.fromkeys(spec.dataset for spec in grid.runs):
-        data.get(name).prepare(options.data_dir)
-    # two sweeps that create the database at the same time would break it
-    with storage.locks.holding(f"opening {options.tracking_uri}", patience_s=600):
-        tracker = Tracker(options.tracking_uri, grid.name)
-    plan = _checked_plan(options, grid, array_size, tracker, storage)
+    if not options.record:
+        for name in dict.fromkeys(spec.dataset for spec in grid.runs):
+            data.get(name).prepare(options.data_dir)
+    plan = _checked_plan(options, grid, array_size, storage)
     for key in plan.retried or ():
         storage.forget_failure(key)
-    return _carry_out(options, plan, storage, console)
+    return _carry_out(options, plan, storage, console, ends_at)
 
 
-def _checked_plan(options: Options, grid: Grid, array_size: ArraySize, tracker: Tracker, storage: Storage) -> Plan:
+def _checked_plan(options: Options, grid: Grid, array_size: ArraySize, storage: Storage) -> Plan:
     """The plan; raises SettingsError. A function, so that MLflow's large answer is freed before the sweep starts."""
-    finished = tracker.finished()
-    check_settings(grid, finished)
-    return make_plan(grid, array_size, run_keys(finished), storage, options.retry_failed)
+    recorded: set[str] = set()
+    if not options.inline:
+        from tune.record.tracking import Tracker, run_keys  # late: an inline sweep needs no MLflow
+
+        # two sweeps that create the database at the same time would break it
+        with storage.locks.holding(f"opening {options.tracking_uri}", patience_s=600):
+            tracker = Tracker(options.tracking_uri, grid.name)
+        finished = tracker.finished()
+        check_settings(grid, finished)
+        recorded = run_keys(finished)
+    return make_plan(grid, array_size, recorded, storage, options.retry_failed)
 
 
-def _carry_out(options: Options, plan: Plan, storage: Storage, console: Console) -> int:
+def _recorder(options: Options, experiment: str, storage: Storage, display: Display) -> Recorder | Unrecorded:
+    if options.inline:
+        return Unrecorded(storage, display.recorded)
+    from tune.record.recorder import Recorder
+    from tune.record.writer import Writer
+
+    return Recorder(Writer(options.tracking_uri, experiment, options.command, storage), display.recorded)
+
+
+def _carry_out(options: Options, plan: Plan, storage: Storage, console: Console, ends_at: float | None) -> int:
     began = time.monotonic()
-    to_train = plan.to_train
+    to_train = [] if options.record else plan.to_train
     training = {spec.key: spec for trial in to_train for spec in trial.runs}
     schedule = Schedule.of(to_train, plan.on_storage - training.keys())
     done = sum(plan.is_done(spec) for t in plan.trials for spec in t.runs if spec.key not in training)
@@ -83,26 +100,39 @@ def _carry_out(options: Options, plan: Plan, storage: Storage, console: Console)
             if failure.lasting:
                 _keep(failure, key, storage)
 
-    interrupted = False
-    writer = Writer(options.tracking_uri, plan.grid.name, options.command, storage)
-    with display.live(), Recorder(writer, display.recorded) as recorder:
-        for spec in plan.to_record:
-            if spec.key not in training:
-                recorder.result(spec)
+    def say(line: str) -> None:
+        console.print(line, highlight=False)
+
+    stopping = Stopping(say, ends_at=ends_at)
+    with display.live(), _recorder(options, plan.grid.name, storage, display) as recorder:
+        if not options.inline:
+            for spec in plan.to_record:
+                if spec.key not in training:
+                    recorder.result(spec)
         for trial in plan.trials:
             for spec in trial.runs:
                 if spec.key in plan.held_back:
                     recorder.failure(spec, plan.held_back[spec.key])
         if to_train:
-            from tune.run.trials import run_trials  # late: imports Ray, which a sweep that only records does not need
+            where = options.resources, options.data_dir, schedule, storage, display, on_end, stopping, plan.grid.kind
+            if options.inline:
+                from tune.run.inline import run_inline
 
-            interrupted = run_trials(
-                options.resources, options.data_dir, schedule, storage, display, on_end, plan.grid.kind
-            )
-    failed = schedule.failed_runs | recorder.failures
-    if plan.grid.kind.trains and options.search is None:
+                run_inline(*where)
+            else:
+                from tune.run.trials import run_trials  # late: imports Ray, which not every sweep needs
+
+                run_trials(*where)
+    if plan.grid.kind.trains and options.search is None and not options.inline:
         _write_report(options, plan.grid.name, console)
-    return _farewell(plan, storage, console, failed, recorder.left, interrupted, time.monotonic() - began)
+    ending = Ending(
+        failed=schedule.failed_runs | recorder.failures,
+        unfinished=schedule.unfinished,
+        left=recorder.left,
+        status=stopping.status,
+        seconds=time.monotonic() - began,
+    )
+    return _farewell(options, plan, storage, console, ending)
 
 
 def _keep(failure: Failure, key: str, storage: Storage) -> None:
@@ -124,15 +154,26 @@ def _write_report(options: Options, experiment: str, console: Console) -> None:
         console.print(f"no report: {error}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _farewell(
-    plan: Plan,
-    storage: Storage,
-    console: Console,
-    failed: Mapping[str, str],
-    left: list[RunSpec],
-    interrupted: bool,
-    seconds: float,
-) -> int:
+@dataclass(frozen=True)
+class Ending:
+    """How a sweep ended.
+
+    Attributes:
+        failed: reasons of the runs that failed or were skipped, by key.
+        unfinished: keys of the runs that were to be trained and were not.
+        left: runs that are not recorded yet.
+        status: the exit status if it was stopped.
+        seconds: how long it took.
+    """
+
+    failed: Mapping[str, str]
+    unfinished: Collection[str]
+    left: Collection[RunSpec]
+    status: int | None
+    seconds: float
+
+
+def _farewell(options: Options, plan: Plan, storage: Storage, console: Console, ending: Ending) -> int:
     """Print how the sweep ended, and return the exit status."""
 
     def say(text: str, style: str | None = None) -> None:
@@ -141,23 +182,28 @@ def _farewell(
     runs = {spec.key: spec for trial in plan.trials for spec in trial.runs}
     for key, failure in plan.held_back.items():
         say(f"failed before: {runs[key].run_name}: {failure.reason}", "red")
-    for key, reason in failed.items():
+    for key, reason in ending.failed.items():
         say(f"failed: {runs[key].run_name}: {reason}", "red")
-    for spec in left:
+    for spec in ending.left:
         say(f"not recorded yet: {spec.run_name}", "red")
-    if interrupted:
-        say("interrupted; the same command resumes")
-        return INTERRUPTED
-    training = {spec.key for trial in plan.to_train for spec in trial.runs}
-    undone = {key for key, spec in runs.items() if key in failed or not (plan.is_done(spec) or key in training)}
-    say(f"{plan.grid.name}: {len(runs) - len(undone)} of {len(runs)} runs are done, in {seconds:.0f} s")
+    training = set() if options.record else {spec.key for trial in plan.to_train for spec in trial.runs}
+    trained = training - ending.failed.keys() - set(ending.unfinished)
+    undone = {key for key, spec in runs.items() if key not in trained and (key in training or not plan.is_done(spec))}
+    if ending.status is not None and ending.unfinished:
+        say(f"interrupted with {len(runs) - len(undone)} of {len(runs)} runs done; the same command resumes")
+        return ending.status
+    say(f"{plan.grid.name}: {len(runs) - len(undone)} of {len(runs)} runs are done, in {ending.seconds:.0f} s")
     lasting = storage.failures(undone)
     stuck = with_children(lasting, runs.values(), runs.keys() - undone)
     if lasting:
-        say("--retry-failed trains the failed runs again; their tracebacks are in MLflow")
+        tracebacks = storage.failures_folder if options.inline else "MLflow"
+        say(f"--retry-failed trains the failed runs again; their tracebacks are in {tracebacks}")
     if others := len(undone - stuck.keys()):
-        plain = "the same command" if plan.retried is None else "the command without --retry-failed"
+        option = "--retry-failed" if plan.retried is not None else "--record" if options.record else ""
+        plain = f"the command without {option}" if option else "the same command"
         say(f"{plain} continues with the other {others}")
-    if left:
+    if ending.left:
         say("the results are safe on the storage; the same command records them")
-    return 1 if undone or left else 0
+    if options.inline and len(undone) < len(runs):
+        say(f"the results are in {storage.root}; the command with --record instead of --inline records them in MLflow")
+    return 1 if undone or ending.left else 0

@@ -53,6 +53,9 @@ class Options:
         report: the report's folder; None: `report/` and the experiment's name.
         resources: where trials run.
         retry_failed: whether to train only failed runs.
+        inline: whether to train in this process, without Ray and MLflow.
+        record: whether to record only what the storage has, and train nothing.
+        minutes: in how many minutes the command must end; None: no limit.
         search: the search's options; None: a sweep.
         given: the typed ones of the options that say what runs where, by name (`--storage`).
     """
@@ -67,5 +70,8 @@ class Options:
     report: Path | None = None
     resources: Resources = Resources()
     retry_failed: bool = False
+    inline: bool = False
+    record: bool = False
+    minutes: float | None = None
     search: Search | None = None
     given: Mapping[str, str] = field(default_factory=dict)

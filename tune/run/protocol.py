@@ -31,6 +31,7 @@ class Job:
         threads: number of CPU threads; fixed, because rounding may depend on it.
         device: "cpu" or "cuda".
         gpus: number of GPUs; a fraction is a share of one GPU's memory.
+        sweep: name of the sweep or search, for its lock when it is stopping.
     """
 
     key: str
@@ -42,6 +43,7 @@ class Job:
     threads: int
     device: str
     gpus: float
+    sweep: str = ""
 
     def to_config(self) -> dict[str, Any]:
         """The job as a Ray configuration, from which the driver reads key, name, threads and gpus."""
@@ -52,6 +54,7 @@ class Job:
             "folder": str(self.folder),
             "data_dir": str(self.data_dir.resolve()),
             "device": self.device,
+            "sweep": self.sweep,
         }
         return {
             "key": self.key, "name": self.name, "threads": self.threads, "gpus": self.gpus, "job": json.dumps(about)
@@ -72,6 +75,7 @@ class Job:
             threads=config["threads"],
             device=about["device"],
             gpus=config["gpus"],
+            sweep=about["sweep"],
         )
 
 
@@ -88,6 +92,7 @@ class Outcome:
         diverged: at the end of a sample without a score, the reason.
         ended: at the end of a trial, by run key the failure, or None for a run with a result.
         held_elsewhere: whether the job was not done because another process trains one of its runs.
+        stopped: whether the job was left, with a checkpoint, because the sweep is stopping.
         raised: the exception that ended this attempt; Ray starts another one.
         warnings: logged since the last report.
     """
@@ -101,6 +106,7 @@ class Outcome:
     diverged: str | None = None
     ended: Mapping[str, Failure | None] | None = None
     held_elsewhere: bool = False
+    stopped: bool = False
     raised: Failure | None = None
     warnings: tuple[str, ...] = ()
 
@@ -122,8 +128,9 @@ class Outcome:
             result["diverged"] = self.diverged
         if self.ended is not None:
             result["ended"] = json.dumps({key: failure and failure.to_json() for key, failure in self.ended.items()})
-        if self.held_elsewhere:
-            result["held_elsewhere"] = True
+        for name in ("held_elsewhere", "stopped"):
+            if getattr(self, name):
+                result[name] = True
         if self.raised is not None:
             result["raised"] = self.raised.to_json()
         if self.warnings:
@@ -145,6 +152,7 @@ class Outcome:
             diverged=result.get("diverged"),
             ended=None if ended is None else _failures(json.loads(ended)),
             held_elsewhere=bool(result.get("held_elsewhere", False)),
+            stopped=bool(result.get("stopped", False)),
             raised=None if raised is None else Failure.from_json(raised),
             warnings=tuple(json.loads(result.get("warnings", "[]"))),
         )

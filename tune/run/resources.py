@@ -1,4 +1,4 @@
-"""Decides the cores and GPUs of each trial: what was asked for, what exists, and what share of a GPU that makes.
+"""Decides the GPUs of each of Ray's trials: what was asked for, what exists, and what share of a GPU that makes.
 
 A share that is to be measured (`--gpus-per-trial auto`) comes from `tune.cost.gpu_share`.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from tune.run.cluster import ClusterError, available  # sets Ray's environment, so it comes before Ray
+from tune.run.cluster import ClusterError  # sets Ray's environment, so it comes before Ray
 
 # isort: split
 import ray
@@ -16,18 +16,6 @@ from rme.config import RunSpec
 from tune.cost import gpu_share
 from tune.plan.kinds import Kind
 from tune.run.options import AUTO, Resources
-
-
-def check_resources(resources: Resources, kind: Kind) -> None:
-    """Raise ClusterError if a trial asks for more than this machine has, for which Ray would wait forever."""
-    gpus = 0 if resources.gpus in (None, AUTO) else float(resources.gpus)
-    if kind.alone and gpus != int(gpus):
-        raise ClusterError(f"--gpus-per-trial {gpus:g}: a timing needs whole GPUs; sharing would slow it")
-    if resources.address is not None:
-        return  # a cluster may grow
-    for name, wanted in (("cpu", resources.cpus), ("gpu", gpus)):
-        if wanted > available()[name]:
-            raise ClusterError(f"--{name}s-per-trial {wanted:g}: this machine has {available()[name]}")
 
 
 def gpus_of(

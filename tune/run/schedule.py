@@ -203,3 +203,9 @@ class Schedule:
     def count(self, state: State) -> int:
         """Number of runs in trials of this state."""
         return self._runs[state]
+
+    @property
+    def unfinished(self) -> set[str]:
+        """Keys of the runs whose trials have not ended."""
+        open_states = (State.WAITING, State.RUNNING, State.ELSEWHERE)
+        return {run for entry in self.entries.values() if entry.state in open_states for run in entry.runs}

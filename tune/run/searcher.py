@@ -10,9 +10,9 @@ from ray.tune import Callback
 from ray.tune.search import Searcher
 
 from tune.plan.trials import Trial
-from tune.run.other_sweeps import OtherSweeps
+from tune.run.dispatcher import Dispatcher
 from tune.run.protocol import Job, Outcome
-from tune.run.schedule import Schedule
+from tune.run.stopping import Stopping
 from tune.store.failure import Failure
 
 log = logging.getLogger(__name__)
@@ -29,41 +29,31 @@ class GridSearcher(_NotPickled, Searcher):
     """Suggests trials as the schedule lets them start. Needs `num_samples=-1`.
 
     Args:
-        schedule: the trials and their states.
+        dispatcher: of the sweep.
         job: returns a trial's job.
-        others: the other sweeps on the same storage.
-        on_end: called with each trial that ended, and the failures of its runs by key.
-        failed: returns the failures, by run key, of a trial whose retries are used up; its second argument is what the
-            worker raised last, None if it died.
+        stopping: whether to suggest no more trials.
     """
 
-    def __init__(
-        self,
-        schedule: Schedule,
-        job: Callable[[Trial], Job],
-        others: OtherSweeps,
-        on_end: Callable[[Trial, dict[str, Failure]], None],
-        failed: Callable[[Trial, Failure | None], dict[str, Failure]],
-    ) -> None:
+    def __init__(self, dispatcher: Dispatcher, job: Callable[[Trial], Job], stopping: Stopping) -> None:
         super().__init__(metric="epoch", mode="max")
-        self.schedule = schedule
+        self.dispatcher = dispatcher
         self.job = job
-        self.others = others
-        self.on_end = on_end
-        self.failed = failed
+        self.stopping = stopping
         self.running: dict[str, Trial] = {}
+        self.started: set[str] = set()
+        """Keys of the running trials that have a worker."""
         self.raised: dict[str, Failure] = {}
 
     def suggest(self, trial_id: str) -> Any:
-        self.others.look()
-        trial = self.schedule.next()
-        while trial is not None and self.others.have(trial):
-            trial = self.schedule.next()
+        if self.stopping.requested:
+            return Searcher.FINISHED
+        trial = self.dispatcher.next()
         if trial is None:
             # None makes Ray ask again later. It need not if no trial waits; and must not if all that is left is trained
             # by other sweeps, because Ray would not react to Ctrl-C meanwhile
-            left_to_others = not self.running and self.schedule.elsewhere
-            return Searcher.FINISHED if self.schedule.exhausted or left_to_others else None
+            schedule = self.dispatcher.schedule
+            left_to_others = not self.running and schedule.elsewhere
+            return Searcher.FINISHED if schedule.exhausted or left_to_others else None
         self.running[trial_id] = trial
         return self.job(trial).to_config()
 
@@ -75,17 +65,11 @@ class GridSearcher(_NotPickled, Searcher):
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         # error=True comes only after Ray's retries are used up
         trial = self.running.pop(trial_id)
-        raised = self.raised.pop(trial_id, None)
-        outcome = Outcome.from_result(result or {})
-        if outcome.held_elsewhere:
-            self.others.leave(trial)
-            return
-        if error or outcome.ended is None:
-            failures = self.failed(trial, raised)
-        else:
-            failures = {key: failure for key, failure in outcome.ended.items() if failure is not None}
-        self.schedule.finished(trial, {key: failure.reason for key, failure in failures.items()})
-        self.on_end(trial, failures)
+        self.started.discard(trial.key)
+        outcome = Outcome() if error else Outcome.from_result(result or {})
+        self.dispatcher.ended(trial, outcome, self.raised.pop(trial_id, None))
+        if self.stopping.requested and not self.started:
+            self.stopping.hurry()
 
     def save(self, checkpoint_path: str) -> None:
         """Does nothing: a sweep resumes from results and checkpoints, never from Ray's state."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from pickle import UnpicklingError
@@ -19,16 +21,18 @@ import ray.tune
 
 from tune.plan.kinds import TIMING, TRAINING, Kind
 from tune.plan.trials import Trial
+from tune.run.dispatcher import Dispatcher
 from tune.run.display import Display
+from tune.run.machine import check_machine
 from tune.run.options import Resources
-from tune.run.other_sweeps import LOOK_EVERY_S, OtherSweeps
+from tune.run.other_sweeps import LOOK_EVERY_S
 from tune.run.protocol import Job
-from tune.run.resources import check_resources, gpus_of
+from tune.run.ray_worker import StopLock, time_trial, train_trial
+from tune.run.resources import gpus_of
 from tune.run.schedule import Schedule, State
 from tune.run.searcher import GridSearcher, Watcher
-from tune.run.timing_trainable import time_trial
-from tune.run.trainable import train_trial
-from tune.run.worker_failure import failures_of, restarts
+from tune.run.stopping import Stopping
+from tune.run.worker_failure import MAX_FAILURES
 from tune.store.failure import Failure
 from tune.store.storage import Storage
 
@@ -45,29 +49,32 @@ def run_trials(
     storage: Storage,
     display: Display,
     on_end: Callable[[Trial, dict[str, Failure]], None],
+    stopping: Stopping,
     kind: Kind = TRAINING,
     trainable: Callable[[dict[str, Any]], None] | None = None,
-) -> bool:
-    """Run the schedule to its end.
+) -> None:
+    """Run the schedule to its end, or until it is stopped.
 
     Args:
         resources: where trials run, and each trial's cores and GPUs.
         data_dir: the data sets' folder, for the workers.
-        schedule: the trials.
+        schedule: the trials; those that were stopped are left running in it.
         storage: of results, checkpoints and locks.
         display: notified of starts and progress.
         on_end: called with each trial that ended, and the failures of its runs by key.
+        stopping: whether to stop.
         kind: of the trials' grid.
         trainable: the worker's function; None: the kind's.
 
-    Returns whether the sweep was interrupted. Raises ClusterError before anything starts.
+    Raises CommandError before anything starts.
     """
-    check_resources(resources, kind)
+    check_machine(resources, kind)
     cluster.connect(resources.address)
+    name = experiment_name()
     try:
         gpus = gpus_of(resources, kind, [entry.trial.runs for entry in schedule.entries.values()])
         on_gpus = any(gpus(entry.trial.runs) for entry in schedule.entries.values())
-        others = OtherSweeps(schedule, storage, display.left_to_another, on_end)
+        dispatcher = Dispatcher(schedule, storage, display.left_to_another, on_end)
 
         def job(trial: Trial) -> Job:
             return Job(
@@ -80,24 +87,27 @@ def run_trials(
                 threads=resources.cpus,
                 device="cuda" if on_gpus else "cpu",  # not "auto": without a share of a GPU, a trial must not use one
                 gpus=gpus(trial.runs),
+                sweep=name,
             )
-
-        def failed(trial: Trial, raised: Failure | None) -> dict[str, Failure]:
-            return failures_of(trial.runs, raised, storage)
 
         def fit() -> None:
             """Run all trials that may start now, and those that they unblock."""
-            name = experiment_name()
+            searcher = GridSearcher(dispatcher, job, stopping)
+
+            def on_start(key: str) -> None:
+                searcher.started.add(key)
+                display.started(key)
+
             tuner = ray.tune.Tuner(
                 ray.tune.with_resources(trainable or TRAINABLES[kind.name], resources_of),
                 tune_config=ray.tune.TuneConfig(
-                    search_alg=GridSearcher(schedule, job, others, on_end, failed),
+                    search_alg=searcher,
                     num_samples=-1,
                     # saves the second or two that a worker takes to start; but a reused one does not free GPU memory
                     reuse_actors=not on_gpus,
                     trial_dirname_creator=lambda trial: trial.config["key"],
                 ),
-                run_config=run_config(name, storage, Watcher(display.started, display.progressed)),
+                run_config=run_config(name, storage, Watcher(on_start, display.progressed)),
             )
             try:
                 tuner.fit()
@@ -106,20 +116,39 @@ def run_trials(
                 log.warning("Ray Tune: %s: %s", type(error).__name__, error)
             shutil.rmtree(storage.ray_folder / name, ignore_errors=True)
 
-        try:
-            while not schedule.exhausted:
-                others.look()
+        with stopping_ray(stopping, storage, name), suppress(KeyboardInterrupt):
+            while not schedule.exhausted and not stopping.requested:
+                dispatcher.others.look()
                 if schedule.ready:
                     fit()
                     if schedule.ready or schedule.count(State.RUNNING):
-                        break  # Ctrl-C: Ray Tune stopped the trials and returned normally
+                        break  # Ray Tune stopped the trials
                 else:
                     time.sleep(LOOK_EVERY_S)  # other sweeps train all that is left
-        except KeyboardInterrupt:
-            return True
-        return not schedule.exhausted or schedule.count(State.RUNNING) > 0
     finally:
         cluster.disconnect()
+
+
+@contextmanager
+def stopping_ray(stopping: Stopping, storage: Storage, sweep: str) -> Iterator[None]:
+    """`stopping`, for trials in Ray: their workers are told by a lock, and Ray stops what has not ended in time.
+
+    Args:
+        stopping: not entered yet.
+        storage: of the lock.
+        sweep: the jobs' `sweep`.
+    """
+    lock = StopLock(storage.locks, sweep)
+    # Ray Tune kills its trials' workers at this signal; until it says so itself, the signal would end the process
+    before = signal.signal(signal.SIGUSR1, lambda signum, frame: None)
+    stopping.on_request = lock.take
+    stopping.on_expired = lambda: os.kill(os.getpid(), signal.SIGUSR1)
+    try:
+        with stopping:
+            yield
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+        lock.give_back()
 
 
 def experiment_name() -> str:
@@ -132,7 +161,7 @@ def run_config(name: str, storage: Storage, watcher: Watcher) -> ray.tune.RunCon
     return ray.tune.RunConfig(
         name=name,
         storage_path=str(storage.ray_folder),
-        failure_config=restarts(),
+        failure_config=ray.tune.FailureConfig(max_failures=MAX_FAILURES),
         callbacks=[watcher],
         verbose=0,
     )

@@ -1,58 +1,66 @@
-"""What all kinds of workers share: locks, the device's set-up, reports, and forwarded warnings and errors."""
+"""What all workers share, in Ray or in the sweep's own process: locks, the device, a link to the sweep."""
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Callable, Collection
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass
 
-import ray.tune
 import torch
 from torch import Tensor
 
 from rme.checkpoint import CorruptFile
 from rme.config import RunSpec
 from rme.device import pick_device
+from rme.training import StopTraining
 from tune.run.protocol import Job, Outcome
-from tune.store.failure import Failure
-from tune.store.locks import RETRY_S
 from tune.store.storage import Storage
 
+LOCK_PATIENCE_S = 0.3
+"""How long to wait for a lock: a driver that checks whether it is free holds it for a moment."""
 
-def carry_out(config: dict[str, Any], work: Callable[[Job, Storage], Outcome], *, lock: bool = True) -> None:
-    """Do a job and report its outcome.
 
-    An exception is reported and raised again, so that Ray starts another attempt.
+@dataclass(frozen=True)
+class Link:
+    """A worker's link to its sweep.
+
+    Attributes:
+        report: sends the sweep an outcome.
+        stop: whether the sweep is stopping.
+    """
+
+    report: Callable[[Outcome], None]
+    stop: Callable[[], bool]
+
+    def check(self) -> None:
+        """Raise StopTraining if the sweep is stopping."""
+        if self.stop():
+            raise StopTraining
+
+
+Work = Callable[[Job, Storage, Link], Outcome]
+"""Does a job and returns its last outcome. It calls `Link.check` often, and lets StopTraining propagate."""
+
+
+def carry_out(job: Job, work: Work, link: Link, *, lock: bool = True) -> Outcome:
+    """Do a job and return its outcome; what `work` raises propagates, except StopTraining.
 
     Args:
-        config: from `Job.to_config`.
-        work: does the job and returns its outcome.
+        job: the job.
+        work: does it.
+        link: to the sweep.
         lock: whether to hold the runs' locks meanwhile; if another process holds one, the job is not done.
     """
-    warnings.start()
-    job = Job.from_config(config)
     storage = Storage(job.storage)
     keys = [spec.key for spec in job.runs] if lock else []
+    if not storage.locks.take(keys, patience_s=LOCK_PATIENCE_S):
+        return Outcome(held_elsewhere=True)
     try:
-        if not _take(storage, keys):
-            report(Outcome(held_elsewhere=True))
-            return
-        try:
-            outcome = work(job, storage)
-        finally:
-            storage.locks.give_back(keys)  # now: Ray may start another attempt before this process ends
-        report(outcome)
-    except Exception as error:
-        # to the driver rather than the storage, which may itself have failed
-        report(Outcome(raised=Failure.of(error)))
-        raise
-
-
-def report(outcome: Outcome) -> None:
-    """Send the outcome to the driver, with the warnings logged since the last report."""
-    ray.tune.report(replace(outcome, warnings=warnings.taken()).to_result())
+        link.check()
+        return work(job, storage, link)
+    except StopTraining:
+        return Outcome(stopped=True)
+    finally:
+        storage.locks.give_back(keys)  # now: another attempt may start before this process ends
 
 
 def device_of(job: Job) -> torch.device:
@@ -81,37 +89,3 @@ def parent_models(storage: Storage, specs: Collection[RunSpec]) -> list[list[dic
             storage.discard(spec.parent.key)
             raise
     return found
-
-
-class _Warnings(logging.Handler):
-    """Collects a worker's warnings for its reports, so that the driver can show them."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self._texts: list[str] = []
-
-    def start(self) -> None:
-        self._texts.clear()
-        for room in ("rme", "tune"):
-            logging.getLogger(room).addHandler(self)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._texts.append(record.getMessage())
-
-    def taken(self) -> tuple[str, ...]:
-        """The warnings collected since the last call."""
-        texts = tuple(self._texts)
-        self._texts.clear()
-        return texts
-
-
-warnings = _Warnings()
-
-
-def _take(storage: Storage, keys: list[str]) -> bool:
-    """Lock the runs, in up to three tries: a driver that checks whether a lock is free holds it for a moment."""
-    for _ in range(3):
-        if storage.locks.take(keys):
-            return True
-        time.sleep(RETRY_S)
-    return False

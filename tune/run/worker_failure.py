@@ -1,18 +1,13 @@
-"""What happens when a worker raises or dies: Ray restarts its trial, a few times, and then its runs have failed.
+"""What happens when a worker raises or dies: its trial is restarted, a few times, and then its runs have failed.
 
 A restarted trial resumes from its newest checkpoint, on another machine if its own is lost. A run that diverges or does
 not fit into memory would do so again: its worker returns that as the run's failure, without a restart
-(`tune.run.trainable`). Which failures need `--retry-failed` is decided in `tune.store.failure`.
+(`tune.run.training`). Which failures need `--retry-failed` is decided in `tune.store.failure`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-
-from tune.run import cluster  # noqa: F401  # sets Ray's environment, so it comes before Ray
-
-# isort: split
-from ray.tune import FailureConfig
 
 from rme.config import RunSpec
 from tune.store.failure import Failure
@@ -22,11 +17,6 @@ MAX_FAILURES = 3
 """How often a trial whose worker failed is restarted from its newest checkpoint."""
 
 WORKER_DIED = f"its worker died {MAX_FAILURES + 1} times without a message: killed, or out of memory"
-
-
-def restarts() -> FailureConfig:
-    """Ray's setting for the restarts."""
-    return FailureConfig(max_failures=MAX_FAILURES)
 
 
 def failures_of(runs: Iterable[RunSpec], raised: Failure | None, storage: Storage) -> dict[str, Failure]:

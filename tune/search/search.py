@@ -15,6 +15,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -30,11 +31,13 @@ from rme.config import RunSpec
 from rme.errors import first_line
 from tune.plan.grid import Grid, GridError
 from tune.plan.kinds import TRAINING
+from tune.run.machine import check_machine
 from tune.run.options import Options
 from tune.run.protocol import Job
-from tune.run.resources import check_resources, gpus_of
+from tune.run.resources import gpus_of
 from tune.run.searcher import Watcher
-from tune.run.trials import experiment_name, resources_of, run_config
+from tune.run.stopping import Stopping, end_of
+from tune.run.trials import experiment_name, resources_of, run_config, stopping_ray
 from tune.search import space as spaces
 from tune.search.halving import Halving, halving_of
 from tune.search.samples import Sample, Samples, Status
@@ -55,6 +58,7 @@ def search(
     """
     asked = options.search
     assert asked is not None
+    ends_at = end_of(options.minutes, time.monotonic())
     runs = _one_cell(grid)
     space = spaces.load(asked.space, runs[0])
     storage.check_writable()
@@ -74,11 +78,13 @@ def search(
     ended = sum(not sample.missing for sample in samples.all)
     if ended:
         console.print(f"{runs[0].cell}: {ended} samples have ended already", highlight=False)
+    stopping = Stopping(lambda line: console.print(line, highlight=False), ends_at=ends_at)
     with _Recording(tracker, samples) as recording:
         interrupted = False
         if ended < wanted:
-            interrupted = _run(options, samples, wanted, recording, console)
-    return _summary(options, console, samples, recording, interrupted, time.monotonic() - began)
+            interrupted = _run(options, samples, wanted, recording, console, stopping)
+    stopped = stopping.status if interrupted else None
+    return _summary(options, console, samples, recording, stopped, time.monotonic() - began)
 
 
 def _one_cell(grid: Grid) -> list[RunSpec]:
@@ -103,11 +109,14 @@ def _wanted(samples: Samples, asked: int) -> int:
     return len(samples.all)
 
 
-def _run(options: Options, samples: Samples, wanted: int, recording: _Recording, console: Console) -> bool:
+def _run(
+    options: Options, samples: Samples, wanted: int, recording: _Recording, console: Console, stopping: Stopping
+) -> bool:
     """Train samples until `wanted` have ended. Returns whether it was interrupted."""
     resources, runs = options.resources, samples.runs
-    check_resources(resources, TRAINING)
+    check_machine(resources, TRAINING)
     cluster.connect(resources.address)
+    name = experiment_name()
     try:
         gpus = gpus_of(resources, TRAINING, [runs])(runs)
 
@@ -122,6 +131,7 @@ def _run(options: Options, samples: Samples, wanted: int, recording: _Recording,
                 threads=resources.cpus,
                 device="cuda" if gpus else "cpu",
                 gpus=gpus,
+                sweep=name,
             )
 
         def on_end(sample: Sample) -> None:
@@ -134,8 +144,8 @@ def _run(options: Options, samples: Samples, wanted: int, recording: _Recording,
             job,
             was_stopped=lambda trial_id: isinstance(halving, Halving) and trial_id in halving.stopped,
             on_end=on_end,
+            stopping=stopping,
         )
-        name = experiment_name()
         tuner = ray.tune.Tuner(
             ray.tune.with_resources(train_sample, resources_of),
             tune_config=ray.tune.TuneConfig(
@@ -148,13 +158,10 @@ def _run(options: Options, samples: Samples, wanted: int, recording: _Recording,
             ),
             run_config=run_config(name, samples.storage, Watcher()),
         )
-        interrupted = False
-        try:
+        with stopping_ray(stopping, samples.storage, name), suppress(KeyboardInterrupt):
             tuner.fit()
-        except KeyboardInterrupt:
-            interrupted = True
         shutil.rmtree(samples.storage.ray_folder / name, ignore_errors=True)
-        return interrupted or searcher.open > 0
+        return stopping.requested and sum(not sample.missing for sample in samples.all) < wanted
     finally:
         cluster.disconnect()
 
@@ -220,10 +227,10 @@ def _summary(
     console: Console,
     samples: Samples,
     recording: _Recording,
-    interrupted: bool,
+    status: int | None,
     seconds: float,
 ) -> int:
-    """Print how the search ended, and return the exit status."""
+    """Print how the search ended, and return the exit status: `status` if it was stopped."""
 
     def say(text: str, style: str | None = None) -> None:
         console.print(text, markup=False, highlight=False, soft_wrap=True, style=style)
@@ -244,9 +251,9 @@ def _summary(
         print(command_line(options, best.values), flush=True)
     if recording.error:
         say(f"not all samples are recorded: {recording.error}; the same command records them", "red")
-    if interrupted:
+    if status is not None:
         say("interrupted; the same command resumes")
-        return 130
+        return status
     return 1 if counts[Status.FAILED] or recording.error or best is None else 0
 
 

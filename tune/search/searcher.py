@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search.optuna import OptunaSearch
 
 from tune.run.protocol import Job, Outcome
+from tune.run.stopping import Stopping
 from tune.run.worker_failure import WORKER_DIED
 from tune.search.samples import Sample, Samples, Status
 from tune.store.failure import Failure
@@ -53,6 +54,7 @@ class SampleSearcher(OptunaSearch):
         job: returns a sample's configuration for its worker.
         was_stopped: whether the scheduler stopped the Ray trial with this id early.
         on_end: called with each sample when it has ended.
+        stopping: whether to suggest no more samples.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class SampleSearcher(OptunaSearch):
         job: Callable[[Sample], Job],
         was_stopped: Callable[[str], bool],
         on_end: Callable[[Sample], object],
+        stopping: Stopping,
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         # in memory: the samples are on the storage, and a database in a shared folder would not be safe
@@ -79,17 +82,15 @@ class SampleSearcher(OptunaSearch):
         self.job = job
         self.was_stopped = was_stopped
         self.on_end = on_end
+        self.stopping = stopping
         self._waiting = [sample for sample in samples.all if sample.missing]
         self._running: dict[str, Sample] = {}
         self._raised: dict[str, Failure | None] = {}
         """The last failure that a running sample's worker reported, by Ray trial."""
 
-    @property
-    def open(self) -> int:
-        """How many samples have neither ended nor failed."""
-        return sum(sample.outcome is Status.OPEN for sample in self.samples.all)
-
-    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+    def suggest(self, trial_id: str) -> Any:
+        if self.stopping.requested:
+            return self.FINISHED
         values = dict(super().suggest(trial_id) or {})
         sample = self._waiting.pop(0) if self._waiting else self.samples.add(values)
         assert sample.values == values, f"sample {sample.number} has {sample.values}, but Optuna suggests {values}"
@@ -114,6 +115,8 @@ class SampleSearcher(OptunaSearch):
         result = result or {}
         outcome, raised = Outcome.from_result(result), self._raised.pop(trial_id, None)
         sample = self._running.pop(trial_id)
+        if self.stopping.requested and not self._running:
+            self.stopping.hurry()
         sample.ended_at = time.time()
         if error:
             sample.outcome, sample.reason = Status.FAILED, self._reason(sample, raised)

@@ -16,7 +16,8 @@ from rme.engine import DivergedError, Engine, Member, all_members
 from rme.selection import best_restart
 from rme.training import Trained
 from tune.run.protocol import Job, Outcome
-from tune.run.worker import carry_out, device_of, parent_models, report
+from tune.run.ray_worker import carry_out_in_ray
+from tune.run.worker import Link, device_of, parent_models
 from tune.store.storage import Storage
 
 
@@ -26,15 +27,15 @@ def train_sample(config: dict[str, Any]) -> None:
     Reports the validation ELBO of each epoch, as the mean over runs of the best restart, and at the end the validation
     IWAE of each run's best restart. Both are in nats per image.
     """
-    carry_out(config, _train, lock=False)  # the driver holds the whole search's lock
+    carry_out_in_ray(config, _train, lock=False)  # the driver holds the whole search's lock
 
 
-def _train(job: Job, storage: Storage) -> Outcome:
+def _train(job: Job, storage: Storage, link: Link) -> Outcome:
     images = data.get(job.runs[0].dataset).load(job.data_dir).without_test()
     device = device_of(job)
     parents = parent_models(storage, job.runs)
     try:
-        members = train_members(job.runs, images, device, parents, job.folder, _Reporter(job.runs))
+        members = train_members(job.runs, images, device, parents, job.folder, _Reporter(job.runs, link))
     except OutOfMemory as error:  # not raised: another attempt would run out of memory again
         return Outcome(diverged=str(error))
     last = Outcome(epoch=max(each.epoch for each in members), seconds=sum(each.seconds for each in members))
@@ -62,10 +63,11 @@ class _Reporter:
     """Reports an epoch's validation ELBO once all members have one.
 
     It also reports the epochs before an interruption, because a restarted driver's ASHA needs them. If an array is
-    trained in parts, it reports during the last part.
+    trained in parts, it reports during the last part. After each epoch it stops the training if the search is stopping.
     """
 
-    def __init__(self, runs: Sequence[RunSpec]) -> None:
+    def __init__(self, runs: Sequence[RunSpec], link: Link) -> None:
+        self.link = link
         self.runs = runs
         self.members = len(all_members(runs))
         self.reported = 0
@@ -82,4 +84,5 @@ class _Reporter:
                 self.reported = epoch
                 if any(map(math.isfinite, elbo_of.values())):
                     by_run = _best_of_each_run(elbo_of, self.runs)
-                    report(Outcome(epoch=epoch, val_elbo=sum(by_run) / len(by_run)))
+                    self.link.report(Outcome(epoch=epoch, val_elbo=sum(by_run) / len(by_run)))
+        self.link.check()

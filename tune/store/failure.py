@@ -8,10 +8,12 @@ from dataclasses import asdict, dataclass
 
 from rme.checkpoint import CorruptFile
 from rme.data import DataError
+from rme.device import is_lost
 from rme.errors import first_line
 
 _OF_THE_MACHINE = (OSError, CorruptFile, DataError)
-"""A full disk, a damaged or missing file: errors that need not happen again later, or on another machine."""
+"""A full disk, a damaged or missing file: errors that need not happen again later, or on another machine. So is a GPU
+that the process has lost."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Failure:
         name, line = type(error).__name__, first_line(error)
         reason = name if line == name else f"{name}: {line}"
         text = "".join(traceback.format_exception(error))
-        return cls(reason, text, lasting=not isinstance(error, _OF_THE_MACHINE))
+        return cls(reason, text, lasting=not (isinstance(error, _OF_THE_MACHINE) or is_lost(error)))
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2)

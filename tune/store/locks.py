@@ -47,8 +47,16 @@ class Locks:
             return error.errno not in _NO_LOCKS
         return True
 
-    def take(self, names: Collection[str]) -> bool:
-        """Take all of these locks without waiting. Returns False, and takes none, if another process holds one."""
+    def take(self, names: Collection[str], *, patience_s: float = 0.0) -> bool:
+        """Take all of these locks. Returns False, and takes none, if another process holds one for `patience_s` s."""
+        deadline = time.monotonic() + patience_s
+        while not self._take(names):
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(min(RETRY_S, patience_s))
+        return True
+
+    def _take(self, names: Collection[str]) -> bool:
         taken: list[str] = []
         for name in sorted(names):  # all processes use one order, so that one of them always gets all its locks
             if not self._try(name, fcntl.LOCK_EX | fcntl.LOCK_NB):
@@ -72,11 +80,8 @@ class Locks:
     @contextmanager
     def holding(self, *names: str, patience_s: float) -> Iterator[None]:
         """Hold these locks during the block. Raises LockTimeout if they are not free within `patience_s` seconds."""
-        deadline = time.monotonic() + patience_s
-        while not self.take(names):
-            if time.monotonic() >= deadline:
-                raise LockTimeout(f"{' and '.join(names)}: held by another process for {patience_s:g} s")
-            time.sleep(RETRY_S)
+        if not self.take(names, patience_s=patience_s):
+            raise LockTimeout(f"{' and '.join(names)}: held by another process for {patience_s:g} s")
         try:
             yield
         finally:

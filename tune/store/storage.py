@@ -88,8 +88,12 @@ class Storage:
         return Checkpoints(self.trial_folder(trial_key))
 
     # ------------------------------------------------------------------ failures
+    @property
+    def failures_folder(self) -> Path:
+        return self.root / "failures"
+
     def _failure_file(self, key: str) -> Path:
-        return self.root / "failures" / f"{key}.json"
+        return self.failures_folder / f"{key}.json"
 
     def save_failure(self, key: str, failure: Failure) -> None:
         """Save why a run failed because of the run itself. OSError propagates."""
@@ -100,8 +104,9 @@ class Storage:
 
     def failures(self, keys: Collection[str]) -> dict[str, Failure]:
         """Those of these runs that failed because of the run itself, and why; by key."""
-        folder = self.root / "failures"
-        noted = {path.stem for path in folder.glob("*.json")}  # lists the folder once, instead of asking for each run
+        noted = {
+            path.stem for path in self.failures_folder.glob("*.json")
+        }  # listed once, instead of asking for each run
         found = {}
         for key in keys:
             if key in noted:

@@ -12,11 +12,11 @@ from rich.console import Console
 from rme.config import RunSpec
 from tests.tune.plan.test_grid import spec
 from tune.plan.trials import Trial
-from tune.run import trainable
 from tune.run.display import Display
 from tune.run.protocol import Outcome
 from tune.run.schedule import Schedule
-from tune.run.trainable import RESULT_S, epochs_between_reports
+from tune.run.training import RESULT_S, _Reporter, epochs_between_reports
+from tune.run.worker import Link
 
 
 def runs(count: int, **fields) -> list[RunSpec]:
@@ -142,8 +142,8 @@ def test_reports_take_at_most_a_hundredth_of_the_time(epoch_s, report_s):
 
 def test_progress_names_the_newest_elbo_of_the_best_member(monkeypatch):
     nan, reported = float("nan"), []
-    monkeypatch.setattr(trainable, "report", lambda outcome: reported.append(outcome.val_elbo))
-    reporter = trainable._Reporter([spec(restarts=2)])
+    link = Link(lambda outcome: reported.append(outcome.val_elbo), lambda: False)
+    reporter = _Reporter([spec(restarts=2)], link)
     history = SimpleNamespace(val_elbo=[], seconds=[])
     engine = SimpleNamespace(epoch=0, members=[0, 1], history=history)
     for elbo in ([1.0, 2.0], [nan, 5.0], [nan, nan]):

@@ -16,7 +16,8 @@ TIMING = TimingSpec.of({"method": "iaf", "order": 2, "dataset": "digits", "dim":
 
 @pytest.mark.parametrize("runs", [(spec("rme", 2, variant="kl 20"), spec("rme", 2, seed=1)), (TIMING,)])
 def test_a_job_arrives_as_it_was_sent(tmp_path, runs):
-    job = Job("key", "name", runs, tmp_path / "s", tmp_path / "s" / "trials", tmp_path / "d", 2, "cuda", 0.25)
+    folders = tmp_path / "s", tmp_path / "s" / "trials", tmp_path / "d"
+    job = Job("key", "name", runs, *folders, 2, "cuda", 0.25, "a sweep")
     config = job.to_config()
     assert {type(value) for value in config.values()} <= {str, int, float}
     assert (config["key"], config["threads"], config["gpus"]) == ("key", 2, 0.25), "the driver reads these"
@@ -37,6 +38,7 @@ FAILURE = Failure("DivergedError: no loss is finite", "Traceback ...", lasting=T
         Outcome(epoch=2, diverged="no loss is finite"),
         Outcome(ended={"a": None, "b": FAILURE}),
         Outcome(held_elsewhere=True, warnings=("one", 'and "two"')),
+        Outcome(stopped=True),
         Outcome(raised=FAILURE),
     ],
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.tune.plan.test_grid import spec
 from tests.tune.plan.test_plan import finish
-from tune.run.worker_failure import MAX_FAILURES, WORKER_DIED, failures_of, restarts
+from tune.run.worker_failure import WORKER_DIED, failures_of
 from tune.store.failure import Failure
 from tune.store.storage import Storage
 
@@ -17,4 +17,3 @@ def test_a_run_without_a_result_fails_with_what_was_raised_last_or_that_its_work
     died = failures_of(runs, None, storage)
     assert died.keys() == {runs[0].key, runs[2].key}
     assert all(failure.reason == WORKER_DIED and not failure.lasting for failure in died.values())
-    assert restarts().max_failures == MAX_FAILURES

@@ -79,7 +79,7 @@ def searched(tmp_path_factory, ray_folder):
 
 def slots() -> int:
     """All cores, so that one trial runs at a time and every search asks Optuna in the same order."""
-    from tune.run.cluster import available
+    from tune.run.machine import available
 
     return available()["cpu"]
 

@@ -9,6 +9,7 @@ from rme import array_halving, hooks
 from rme.engine import Engine
 from tests.tiny import write_npz
 from tune.run.protocol import Job, Outcome
+from tune.run.worker import Link
 from tune.search import trainable
 from tune.store.storage import Storage
 
@@ -18,7 +19,7 @@ def train(tmp_path, tiny, monkeypatch):
     """Trains a sample of two runs of two restarts; what it reports, and how it ends."""
     npz = str(write_npz(tmp_path / "spots.npz", train=40))
     reported: list[Outcome] = []
-    monkeypatch.setattr(trainable, "report", reported.append)
+    link = Link(reported.append, lambda: False)
 
     def of(folder: str, on_epoch=None, **fields) -> tuple[list[Outcome], Outcome]:
         reported.clear()
@@ -26,7 +27,7 @@ def train(tmp_path, tiny, monkeypatch):
         settings = {"dataset": npz, "restarts": 2, "epochs": 4, "precision": "float64", **fields}
         runs = tuple(tiny.spec("vae", seed=seed, **settings) for seed in (0, 1))
         job = Job("0", "sample 0", runs, tmp_path, tmp_path / folder, tmp_path, 1, "cpu", 0.0)
-        return reported, trainable._train(job, Storage(tmp_path))
+        return reported, trainable._train(job, Storage(tmp_path), link)
 
     return of
 

@@ -14,9 +14,8 @@ from tests.tiny import blobs, write_npz
 from tune.plan import grid
 from tune.plan.grid import GridError
 from tune.plan.kinds import TIMING, TRAINING
-from tune.run.cluster import ClusterError
+from tune.run.machine import ResourceError, check_machine
 from tune.run.options import Resources
-from tune.run.resources import check_resources
 
 CPU = torch.device("cpu")
 
@@ -111,9 +110,9 @@ def test_metrics_are_computed_from_the_repeats(tmp_path):
 
 def test_a_fraction_of_a_gpu_is_refused_for_timings():
     half = Resources(address="auto", gpus=0.5)
-    with pytest.raises(ClusterError, match=r"--gpus-per-trial 0\.5: a timing needs whole GPUs"):
-        check_resources(half, TIMING)
-    check_resources(half, TRAINING)
+    with pytest.raises(ResourceError, match=r"--gpus-per-trial 0\.5: a timing needs whole GPUs"):
+        check_machine(half, TIMING)
+    check_machine(half, TRAINING)
 
 
 def test_a_sweep_of_timings_is_recorded_and_resumed(tmp_path, ray_folder):

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from rme import allocator, data, timing
 from rme.timing import TimingSpec
 from tune.run.protocol import Job, Outcome
-from tune.run.worker import carry_out, device_of, report
+from tune.run.worker import Link, device_of
 from tune.store.storage import Storage
 
 
-def time_trial(config: dict[str, Any]) -> None:
+def time_inference(job: Job, storage: Storage, link: Link) -> Outcome:
     """Measure a trial's timings, and write each one's result to the storage. Repeats are reported as epochs."""
-    carry_out(config, _time)
-
-
-def _time(job: Job, storage: Storage) -> Outcome:
     device = device_of(job)
     if device.type == "cpu":
         allocator.keep_freed_memory()  # as in training and evaluation
@@ -32,7 +27,8 @@ def _time(job: Job, storage: Storage) -> Outcome:
         def tell(repeat: int, repeats: int = spec.repeats, began: float = began) -> None:
             nonlocal last
             last = Outcome(epoch=repeat, epochs=repeats, members=1, seconds=time.monotonic() - began)
-            report(last)
+            link.report(last)
+            link.check()
 
         timing.measure(spec, images, device, tell).save(storage.run_folder(spec.key))
     return Outcome(last.epoch, last.epochs, last.members, last.seconds, ended=dict.fromkeys(s.key for s in job.runs))

@@ -7,7 +7,6 @@ import math
 import shutil
 import time
 from collections.abc import Sequence
-from typing import Any
 
 from rme import data
 from rme.array_halving import OutOfMemory
@@ -16,7 +15,7 @@ from rme.engine import DivergedError, Engine
 from rme.fitting import train_runs
 from tune.plan.trials import Trial
 from tune.run.protocol import Job, Outcome
-from tune.run.worker import carry_out, device_of, parent_models, report
+from tune.run.worker import Link, device_of, parent_models
 from tune.store.failure import Failure
 from tune.store.storage import Storage
 
@@ -32,13 +31,11 @@ REPORT_SHARE = 0.01
 """Largest part of a trial's time that its reports may take, in the worker and the driver."""
 
 
-def train_trial(config: dict[str, Any]) -> None:
-    """Train a trial's runs, from their newest checkpoint if any, and write each run's result to the storage."""
-    carry_out(config, _train)
+def train(job: Job, storage: Storage, link: Link) -> Outcome:
+    """Train a trial's runs that have no result, and write each one's to the storage.
 
-
-def _train(job: Job, storage: Storage) -> Outcome:
-    """Train the runs that have no result. An array that has a checkpoint is resumed with all of its runs."""
+    An array that has a checkpoint is resumed with all of its runs.
+    """
     missing = tuple(spec for spec in job.runs if not storage.has_result(spec.key))
     if not missing:  # another sweep finished them
         return Outcome(ended=dict.fromkeys(spec.key for spec in job.runs))
@@ -49,7 +46,7 @@ def _train(job: Job, storage: Storage) -> Outcome:
         folder = storage.trial_folder(Trial(missing).key)
     images = data.get(specs[0].dataset).load(job.data_dir)
     device = device_of(job)
-    reporter = _Reporter(specs)
+    reporter = _Reporter(specs, link)
     failures: dict[str, Failure | None] = dict.fromkeys(spec.key for spec in specs)
     parents = parent_models(storage, specs)
     try:
@@ -73,10 +70,13 @@ def _train(job: Job, storage: Storage) -> Outcome:
 class _Reporter:
     """Reports a trial's progress every N epochs, where N depends on the measured times of epochs and reports.
 
+    After each epoch it also stops the training if the sweep is stopping.
+
     If a halved array is trained in parts, an epoch of a part counts as the part's share of an epoch.
     """
 
-    def __init__(self, specs: Sequence[RunSpec]) -> None:
+    def __init__(self, specs: Sequence[RunSpec], link: Link) -> None:
+        self.link = link
         self.members = sum(spec.restarts for spec in specs)
         self.epochs = specs[0].training_epochs
         self.training = self.members
@@ -99,11 +99,12 @@ class _Reporter:
         newest = engine.history.val_elbo[-1]
         if newest.isfinite().any():
             self.val_elbo = float(newest[newest.isfinite()].max())
+        self.link.check()
         self.epochs_left -= 1
         if self.epochs_left > 0:
             return
         began = time.perf_counter()
-        report(self.outcome())
+        self.link.report(self.outcome())
         took = time.perf_counter() - began
         self.epochs_left = epochs_between_reports(engine.history.seconds[-1], took)
 

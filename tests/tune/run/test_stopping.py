@@ -1,0 +1,82 @@
+"""Signals and the end of the time request a stop; a second signal interrupts at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from tune.run import stopping
+from tune.run.stopping import INTERRUPTED, OUT_OF_TIME, TERMINATED, Stopping, end_of
+
+PATIENCE_S = 60
+
+
+class Watched:
+    """A `Stopping` and what it has done."""
+
+    def __init__(self, ends_at: float | None = None) -> None:
+        self.lines: list[str] = []
+        self.requested, self.expired = threading.Event(), threading.Event()
+        self.stopping = Stopping(self.lines.append, self.requested.set, self.expired.set, ends_at)
+
+
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, INTERRUPTED), (signal.SIGTERM, TERMINATED)])
+def test_the_first_signal_requests_a_stop_and_the_second_interrupts(signum, status):
+    handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+    watched = Watched()
+    with pytest.raises(KeyboardInterrupt), watched.stopping:
+        assert not watched.stopping.requested
+        os.kill(os.getpid(), signum)
+        assert watched.requested.wait(PATIENCE_S) and watched.stopping.status == status == 128 + signum
+        assert watched.lines == ["stopping: saving checkpoints"]
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(PATIENCE_S)
+    assert watched.stopping.status == status, "the first counts"
+    assert not watched.expired.is_set(), "the block has been left"
+    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+def test_what_has_not_ended_in_time_is_interrupted(monkeypatch):
+    monkeypatch.setattr(stopping, "GRACE_S", 0.05)
+    watched = Watched()
+    with watched.stopping:
+        time.sleep(0.1)
+        assert not watched.expired.is_set()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert watched.expired.wait(PATIENCE_S)
+
+
+def test_nothing_is_waited_for_once_all_has_ended():
+    watched = Watched()
+    with watched.stopping:
+        watched.stopping.request(TERMINATED)
+        watched.stopping.hurry()
+        assert watched.expired.wait(stopping.GRACE_S / 2)
+
+
+def test_the_end_of_the_time_requests_a_stop():
+    watched = Watched(time.monotonic() + 0.05)
+    with watched.stopping:
+        assert watched.requested.wait(PATIENCE_S)
+    assert watched.stopping.status == OUT_OF_TIME == 124
+    assert watched.lines == ["the time is over: stopping: saving checkpoints"]
+
+
+def test_a_stop_that_nobody_requested_never_comes():
+    watched = Watched(time.monotonic() + 3600)
+    with watched.stopping:
+        pass
+    assert watched.stopping._timer is not None
+    watched.stopping._timer.join(PATIENCE_S)
+    assert watched.stopping.status is None and not watched.lines
+
+
+def test_time_is_left_to_save():
+    assert end_of(None, 100.0) is None
+    assert end_of(10, 100.0) == 100 + 600 - 2 * stopping.GRACE_S
+    short = end_of(0.2, 100.0)
+    assert short is not None and 100 < short < 112

@@ -1,0 +1,118 @@
+"""Stops a sweep tidily: after Ctrl-C or SIGTERM, or when the time of `--minutes` is over.
+
+Each running training finishes its epoch, saves a checkpoint and ends. What has not ended after `GRACE_S` is stopped
+where it is, and resumes from its checkpoint before. A second Ctrl-C or SIGTERM stops at once.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+INTERRUPTED, TERMINATED, OUT_OF_TIME = 128 + signal.SIGINT, 128 + signal.SIGTERM, 124
+"""Exit statuses after Ctrl-C (130), after SIGTERM (143), and of `--minutes` (124, that of `timeout`)."""
+
+GRACE_S = 15.0
+"""How long trainings may take to finish their epoch and save: shorter than the half minute that Slurm and Kubernetes
+wait between SIGTERM and SIGKILL."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, where nothing is running that could be stopped tidily."""
+
+
+def terminate(signum: int, frame: FrameType | None) -> None:
+    """A handler of SIGTERM that raises Terminated."""
+    raise Terminated
+
+
+def nothing() -> None:
+    """Do nothing."""
+
+
+class Stopping:
+    """Within its block, Ctrl-C, SIGTERM and the end of the time request a stop; a second signal interrupts at once.
+
+    Enter it in the main thread. The second signal raises KeyboardInterrupt there.
+
+    Args:
+        say: prints a line.
+        on_request: called once when the stop is requested, from a thread.
+        on_expired: called after `GRACE_S`, or by `hurry`, from a thread.
+        ends_at: when the time is over, on the monotonic clock; None: never.
+    """
+
+    def __init__(
+        self,
+        say: Callable[[str], None],
+        on_request: Callable[[], object] = nothing,
+        on_expired: Callable[[], object] = nothing,
+        ends_at: float | None = None,
+    ) -> None:
+        self.say = say
+        self.on_request = on_request
+        self.on_expired = on_expired
+        self.ends_at = ends_at
+        self.status: int | None = None
+        """The exit status once a stop is requested."""
+        self._hurry = threading.Event()
+        self._left = False
+        self._timer: threading.Timer | None = None
+        self._before: dict[int, Any] = {}
+
+    @property
+    def requested(self) -> bool:
+        return self.status is not None
+
+    def request(self, status: int) -> None:
+        """Request the stop; only the first request counts."""
+        if not self.requested:
+            self.status = status
+            # in a thread: a signal may arrive while the main thread is printing, and then it must not print itself
+            threading.Thread(target=self._stop, name="stopping", daemon=True).start()
+
+    def hurry(self) -> None:
+        """Note that all trainings have ended, so nothing has to be waited for."""
+        self._hurry.set()
+
+    def _stop(self) -> None:
+        over = "the time is over: " if self.status == OUT_OF_TIME else ""
+        self.say(f"{over}stopping: saving checkpoints")
+        self.on_request()
+        self._hurry.wait(GRACE_S)
+        if not self._left:
+            self.on_expired()
+
+    def _signalled(self, signum: int, frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.request(128 + signum)
+
+    def __enter__(self) -> Stopping:
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            self._before[signum] = signal.signal(signum, self._signalled)
+        if self.ends_at is not None:
+            left = max(0.0, self.ends_at - time.monotonic())
+            self._timer = threading.Timer(left, self.request, (OUT_OF_TIME,))
+            self._timer.daemon = True
+            self._timer.start()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._left = True
+        self._hurry.set()
+        if self._timer is not None:
+            self._timer.cancel()
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
+
+
+def end_of(minutes: float | None, began: float) -> float | None:
+    """When to stop so that a command that began at `began` ends within `minutes`: with time left to save."""
+    if minutes is None:
+        return None
+    return began + 60 * minutes - min(2 * GRACE_S, 15 * minutes)
