@@ -23,6 +23,8 @@ from mlflow.entities import Metric, Run
 
 from tests import ROOT, standing
 from tests.databases import blank_database
+from tune.run.ray_worker import STOP_EVERY_S, StopLock
+from tune.store.storage import Storage
 
 PATIENCE_S = 1800
 """Time limit of `wait_for`, s; long, because a machine may be busy."""
@@ -241,24 +243,39 @@ class Hold:
         next(path for path in self.folder.iterdir() if " " in path.name and int(path.name.split()[1]) in here).unlink()
 
 
-def stop_in_mid_training(sweep: Sweep, hold: Hold, signum: int, ray_folder: Path, to_all: bool = False) -> int:
+def stop_in_mid_training(
+    sweep: Sweep, hold: Hold, signum: int, ray_folder: Path, *, to_all: bool = False, epochs: int = 1
+) -> int:
     """Send the driver a signal once a training has paused, and wait for its Ray to end. Returns its exit status.
 
-    `to_all`: send it to all processes that the driver has started, too.
+    Args:
+        sweep: to start.
+        hold: its trainings'.
+        signum: the signal.
+        ray_folder: of its Ray.
+        to_all: whether to send it to all processes that the driver has started, too.
+        epochs: after how many the trainings pause.
     """
-    hold.after(1)
+    hold.after(epochs)
     driver = sweep.start()
     wait_for(hold.standing, driver)
     for pid in [driver.pid, *(descendants(driver.pid) if to_all else [])]:
         os.kill(pid, signum)
     if signum != signal.SIGKILL:
-        wait_for(lambda: "stopping: saving checkpoints" in output(sweep), driver)
+        wait_for(lambda: is_stopping(sweep), driver)
+        time.sleep(STOP_EVERY_S)  # then a training asks at its next epoch
         hold.lift()
     status = driver.wait(timeout=PATIENCE_S)
     wait_for(lambda: not processes_of(ray_folder))
     hold.lift()
     assert checkpoints(sweep), "the sweep ended before it was stopped"
     return status
+
+
+def is_stopping(sweep: Sweep) -> bool:
+    """Whether the driver has told its workers to stop."""
+    locks = Storage(sweep.storage).locks
+    return any(StopLock(locks, folder.name).is_held() for folder in (sweep.storage / "ray").iterdir())
 
 
 def wait_for(condition, driver=None, patience_s: float = PATIENCE_S) -> None:
