@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from analysis import published_cells
 from analysis.names import CELL
+from analysis.published_cells import FOLDER
 from analysis.stats import KEY_TYPES, summarise
 from analysis.tables import DECODERS, SCORES, Table, beside_table, fullest, slug, sort_rows, to_entry
 from analysis.time_tables import TIMES, summarise_times
 
-_FOLDER = Path(__file__).parent / "published"
-
 
 @cache
 def _read(name: str) -> pd.DataFrame:
-    frame = pd.read_csv(_FOLDER / name).rename(columns={"std": "sd"})
+    frame = pd.read_csv(FOLDER / name).rename(columns={"std": "sd"})
     names = {column: frame[column].str.lower() for column in ("dataset", "method")}
     # no row of the paper is a variant, so our variants are compared with none
     return frame.assign(**names, variant=None).astype(KEY_TYPES)
@@ -32,7 +31,7 @@ def published_scores() -> pd.DataFrame:
         One row for each cell. Columns: table, dataset, decoder, dim, method, order (NA for the VAE), variant (NA),
         mean and sd in nats per image; NaN where the paper has none or it is illegible. Names are this project's.
     """
-    return _read("log_likelihood.csv").copy()
+    return _read(published_cells.SCORES).copy()
 
 
 def published_times() -> pd.DataFrame:
@@ -42,7 +41,7 @@ def published_times() -> pd.DataFrame:
         One row for each cell. Columns: table, dataset, decoder, dim, method, order, ms for a batch of 128 images, and
         ratio, to the VAE's ms in the same column (NaN where the paper did not time the VAE).
     """
-    frame = _read("inference_time.csv").drop_duplicates(CELL).reset_index(drop=True)
+    frame = _read(published_cells.TIMES).drop_duplicates(CELL).reset_index(drop=True)
     column = ["dataset", "decoder", "dim"]
     vae = frame[frame["method"] == "vae"].set_index(column)["ms"].rename("vae_ms")
     frame = frame.join(vae, on=column)

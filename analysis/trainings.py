@@ -11,6 +11,7 @@ import pandas as pd
 
 from analysis.cells import cell_of
 from analysis.names import BASELINE, CELL, CONTROL, CONTROLS, ROW
+from analysis.rate_text import rate_text
 from analysis.stats import KEY_TYPES, natural
 
 Key = tuple[str, int | None, str | None]
@@ -160,15 +161,6 @@ def _first(method: str, is_equal: Any, known: Mapping[Key, Training]) -> Key | N
 
 
 # ---------------------------------------------------------------------- in words
-def rate_text(rate: float | None) -> str:
-    """A learning rate as text: `5e-4`, `0.05`; empty if there is none."""
-    if rate is None:
-        return ""
-    mantissa, _, exponent = f"{rate:.6e}".partition("e")
-    digits = mantissa.rstrip("0").rstrip(".")
-    return f"{digits}e{int(exponent)}" if rate < 0.01 else f"{rate:g}"
-
-
 HEADER = ["Where", "Row", "Start", "Epochs", "Rate", "Finish", "Kept epoch", "Updates a step", "Parameters"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import shutil
 import tempfile
 from pathlib import Path
@@ -19,6 +20,8 @@ def blank_database(path: Path) -> str:
 @functools.cache
 def _tables() -> bytes:
     folder = Path(tempfile.mkdtemp())
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # else they log each table, to a test's standard error
     try:
         MlflowClient(f"sqlite:///{folder}/blank.db").search_experiments()
         return (folder / "blank.db").read_bytes()

@@ -54,6 +54,8 @@ ELSEWHERE = {
     "tune/plan/yaml_text.py": "tune/plan/test_grid.py tune/search/test_space_properties.py",
     "tune/cost/measure.py": "tune/cost/test_hours.py bench/test_bench.py",
     "tune/cost/timer.py": "bench/test_bench.py",
+    "analysis/published_cells.py": "analysis/test_paper.py",
+    "analysis/rate_text.py": "tune/plan/test_terms.py",
     "analysis/curve_frame.py": "analysis/test_evidence.py",
     "analysis/figure.py": "analysis/figures",
     "analysis/figures": "analysis/figures",

@@ -58,6 +58,8 @@ def test_an_inline_sweep(bare, tmp_path):
     done = bare(*command, "--inline")
     assert done.returncode == 0 and "2 of 2 runs are done" in done.stderr, done.stderr
     assert len(list((tmp_path / "storage" / "runs").iterdir())) == 2
+    plan = bare(*command, "--inline", "--plan", "--json")
+    assert plan.returncode == 0 and json.loads(plan.stdout)["to_train_runs"] == 0, plan.stderr
     ordinary = bare(*command)
     assert ordinary.returncode == 2 and "--inline" in ordinary.stderr and "Traceback" not in ordinary.stderr
 

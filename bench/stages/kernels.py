@@ -131,11 +131,9 @@ def times(layer: Layer, device: torch.device) -> list[Number]:
 def _on_a_cpu(layer: Layer, device: torch.device) -> list[Number]:
     arguments = layer.arguments(device)
     usable = [kernel for kernel in layer.candidates if kernel not in NEED_A_GPU]
-    found: list[Number] = [
+    return [
         Number(kernel.__name__, timed(_work(kernel, arguments), device, SAMPLE_S)() * 1e3, "ms") for kernel in usable
     ]
-    left_out = [kernel.__name__ for kernel in layer.candidates if kernel in NEED_A_GPU]
-    return [*found, Number(f"left out, because Triton needs a GPU: {', '.join(left_out)}", len(left_out), "kernels")]
 
 
 def _on_a_gpu(layer: Layer, device: torch.device) -> list[Number]:

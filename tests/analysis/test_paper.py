@@ -17,6 +17,7 @@ from analysis.paper import (
     published_scores,
     published_times,
 )
+from analysis.published_cells import SCORES, TIMES, published_cells
 from analysis.tables import METHODS, decoder_table
 
 LABELS = {"mnist": "MNIST", "omniglot": "OMNIGLOT", "cifar10": "CIFAR10", "svhn": "SVHN", "celeba": "CelebA"}
@@ -168,3 +169,13 @@ def test_table_5():
     theirs = their_runs()
     partial = theirs[~((theirs.decoder == "conv") & (theirs.seed > 2))]
     assert "563.6 ± 0.0 (n=3/10 685.1 ± 0.0)" in render.to_text(decoder_table(partial))
+
+
+@pytest.mark.parametrize(("name", "numbers"), [(SCORES, published_scores), (TIMES, published_times)])
+def test_the_published_cells_are_those_with_numbers(name, numbers):
+    frame = numbers()
+    cells = {
+        (row["method"], None if pd.isna(row["order"]) else row["order"], row["dataset"], row["dim"], row["decoder"])
+        for row in frame.to_dict("records")
+    }
+    assert len(cells) == len(frame) and published_cells(name) == cells

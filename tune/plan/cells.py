@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from analysis.cells import cell_of
 from analysis.names import CELL
-from analysis.paper import published_scores, published_times
+from analysis.published_cells import SCORES, TIMES, published_cells
 from rme import methods
 from tune.plan.grid import Grid
 
 
 def paper_cells(grid: Grid) -> int:
     """How many of the grid's cells the paper has a number for, whatever their settings. Variants do not count."""
-    names = [name for name in CELL if name != "variant"]
-    published = published_scores() if grid.kind.trains else published_times()
-    known = {cell_of(row, names) for row in published[names].astype(object).to_dict("records")}
+    known = published_cells(SCORES if grid.kind.trains else TIMES)
+    names = ("method", "order", "dataset", "dim", "decoder")
     return sum(cell["variant"] is None and tuple(cell[name] for name in names) in known for cell in _cells(grid))
 
 

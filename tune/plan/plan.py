@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from rme.config import RunSpec
+from tune.plan.cells import control_cells, paper_cells
 from tune.plan.grid import AbsentCell, Grid
 from tune.plan.trials import ArraySize, Trial, trials
 from tune.store.failure import Failure, skipped
@@ -69,8 +70,6 @@ class Plan:
 
         `paper_cells` counts the cells in the paper's tables, `control_cells` those of a control.
         """
-        from tune.plan.cells import control_cells, paper_cells  # imports pandas, which a starting sweep does not need
-
         runs, absent = self.grid.runs, self.grid.absent
         wanted = {spec.key for spec in runs}
         own = [t for t in self.trials if not wanted.isdisjoint(t.run_keys)]

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.table import Table
 
-from analysis.trainings import rate_text
+from analysis.rate_text import rate_text
 from tune.cost import hours as estimate
 from tune.plan import terms
 from tune.plan.plan import Plan

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from analysis.trainings import rate_text
+from analysis.rate_text import rate_text
 from rme import data
 from rme.config import RunSpec
 

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import torch
 
-from analysis.trainings import rate_text
+from analysis.rate_text import rate_text
 from rme.kept import Kept
 from rme.training import is_measured
 from tests.tune.plan.test_grid import spec
