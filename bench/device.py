@@ -246,7 +246,8 @@ def _signal(process: subprocess.Popen[bytes], number: int) -> None:
 
 
 # ---------------------------------------------------------------------- command line
-def _options(argv: Sequence[str] | None, stages: Sequence[Stage]) -> argparse.Namespace:
+def parser(stages: Sequence[Stage] = STAGES) -> argparse.ArgumentParser:
+    """The command line's parser."""
     p = argparse.ArgumentParser(
         prog="python -m bench.device", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -256,7 +257,7 @@ def _options(argv: Sequence[str] | None, stages: Sequence[Stage]) -> argparse.Na
     p.add_argument(
         "--stages", metavar="NAME,...", help="only these (default: all): " + ", ".join(s.name for s in stages)
     )
-    return p.parse_args(argv)
+    return p
 
 
 def _checked(a: argparse.Namespace, stages: Sequence[Stage]) -> tuple[Run, list[Stage]]:
@@ -283,7 +284,7 @@ def _checked(a: argparse.Namespace, stages: Sequence[Stage]) -> tuple[Run, list[
 
 def main(argv: Sequence[str] | None = None, stages: Sequence[Stage] = STAGES, clock: Clock = time.monotonic) -> int:
     """Run the command line. Returns the exit status; `clock` tells the time in seconds."""
-    a = _options(argv, stages)
+    a = parser(stages).parse_args(argv)
     try:
         run, chosen = _checked(a, stages)
     except ValueError as error:

@@ -21,6 +21,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 from analysis import collect, report
+from bench import device
 from rme import RunSpec, data, methods
 from tune import sweep
 
@@ -71,7 +72,7 @@ def _drawn(tex: str) -> str:
 # ---------------------------------------------------------------------- parts
 def command_line() -> str:
     """Each command: how it is called, and its options."""
-    parsers = [sweep.parser(), report.parser(), collect.parser()]
+    parsers = [sweep.parser(), report.parser(), collect.parser(), device.parser()]
     return "\n\n".join(map(_command, parsers))
 
 

@@ -154,20 +154,18 @@ def test_a_new_database_is_filled_from_the_storage(undisturbed, tmp_path, ray_fo
 
 def test_an_inline_sweep_has_the_same_numbers_and_is_recorded_without_training(undisturbed, tmp_path, ray_folder):
     inline = Sweep(tmp_path / "inline", undisturbed.folder / "spots.yaml", ray_folder)
-    asked = (*GOOD, "--only", "method=vae,rme", "--only", "seed=0-1")
+    asked = (*GOOD, "--only", "method=vae,rme", "--only", "seed=1")
     done = subprocess.run(
         [*inline.command[: inline.command.index("--tracking-uri")], *asked, "--inline"],
         cwd=inline.folder, env=inline.environment, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     ours, theirs = inline.test_scores(), undisturbed.test_scores()
-    assert len(ours) == 8 and all(torch.equal(scores, theirs[key]) for key, scores in ours.items())
+    assert len(ours) == 4 and all(torch.equal(scores, theirs[key]) for key, scores in ours.items())
     recorded = inline.call(*asked, "--record")
-    assert recorded.returncode == 0 and "8 of 8 runs are done" in recorded.stderr, recorded.stderr
-    assert_same(inline, undisturbed, part=8)
-    ordinary = inline.call(*asked)
-    assert ordinary.returncode == 0 and "8 runs are done already" in ordinary.stderr
-    assert "started" not in recorded.stderr + ordinary.stderr
+    assert recorded.returncode == 0 and "4 of 4 runs are done" in recorded.stderr, recorded.stderr
+    assert "started" not in recorded.stderr
+    assert_same(inline, undisturbed, part=4)
 
 
 def test_record_names_what_is_missing(undisturbed, tmp_path, ray_folder):

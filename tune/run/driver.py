@@ -123,15 +123,16 @@ def _carry_out(options: Options, plan: Plan, storage: Storage, console: Console,
                 from tune.run.trials import run_trials  # late: imports Ray, which not every sweep needs
 
                 run_trials(*where)
-    if plan.grid.kind.trains and options.search is None and not options.inline:
-        _write_report(options, plan.grid.name, console)
     ending = Ending(
         failed=schedule.failed_runs | recorder.failures,
         unfinished=schedule.unfinished,
         left=recorder.left,
-        status=stopping.status,
+        status=stopping.status if schedule.unfinished else None,
         seconds=time.monotonic() - began,
     )
+    # a stopped sweep has little time left: after SIGTERM comes SIGKILL
+    if plan.grid.kind.trains and options.search is None and not options.inline and ending.status is None:
+        _write_report(options, plan.grid.name, console)
     return _farewell(options, plan, storage, console, ending)
 
 
@@ -162,7 +163,7 @@ class Ending:
         failed: reasons of the runs that failed or were skipped, by key.
         unfinished: keys of the runs that were to be trained and were not.
         left: runs that are not recorded yet.
-        status: the exit status if it was stopped.
+        status: the exit status if it was stopped before all were trained; else None.
         seconds: how long it took.
     """
 
@@ -189,7 +190,7 @@ def _farewell(options: Options, plan: Plan, storage: Storage, console: Console, 
     training = set() if options.record else {spec.key for trial in plan.to_train for spec in trial.runs}
     trained = training - ending.failed.keys() - set(ending.unfinished)
     undone = {key for key, spec in runs.items() if key not in trained and (key in training or not plan.is_done(spec))}
-    if ending.status is not None and ending.unfinished:
+    if ending.status is not None:
         say(f"interrupted with {len(runs) - len(undone)} of {len(runs)} runs done; the same command resumes")
         return ending.status
     say(f"{plan.grid.name}: {len(runs) - len(undone)} of {len(runs)} runs are done, in {ending.seconds:.0f} s")

@@ -22,6 +22,7 @@ from rme.training import build, train, validate
 from tests.sweeping import Hold, Sweep, processes_of, wait_for, write_grid
 from tests.tiny import write_npz
 from tune.run.protocol import Job, Outcome
+from tune.run.stopping import TERMINATED, Stopping
 from tune.search import space as spaces
 from tune.search.halving import halving_of
 from tune.search.samples import Samples, Status
@@ -257,14 +258,14 @@ def samples(tmp_path) -> Samples:
     return Samples(Storage(tmp_path), [cell(seed=0, stage_epochs=9), cell(seed=1, stage_epochs=9)], space)
 
 
-def searcher(samples: Samples, stopped=()) -> SampleSearcher:
+def searcher(samples: Samples, stopped=(), stopping: Stopping | None = None) -> SampleSearcher:
     fresh = Samples(samples.storage, samples.runs, samples.space)
     folder = samples.storage.root
 
     def job(sample) -> Job:
         return Job(str(sample.number), "", tuple(fresh.runs_of(sample)), folder, folder, folder, 1, "cpu", 0.0)
 
-    return SampleSearcher(fresh, job, stopped.__contains__, lambda sample: None)
+    return SampleSearcher(fresh, job, stopped.__contains__, lambda sample: None, stopping or Stopping(print))
 
 
 def values_of(config: dict) -> dict:
@@ -281,6 +282,18 @@ def finish(search: SampleSearcher, trial_id: str, score: float) -> None:
 
 def score_of(job: dict) -> float:
     return -((math.log10(job["stage_learning_rate"]) + 3) ** 2) - (job["eps_max"] - 0.2) ** 2
+
+
+def test_a_search_that_is_stopping_adds_no_sample_and_waits_for_none_that_has_ended(samples):
+    stopping = Stopping(lambda line: None)
+    search = searcher(samples, stopping=stopping)
+    values = values_of(search.suggest("0"))
+    stopping.status = TERMINATED
+    assert search.suggest("1") == search.FINISHED and len(search.samples.all) == 1
+    assert not stopping._hurry.is_set()
+    search.on_trial_complete("0", Outcome(stopped=True).to_result())
+    assert stopping._hurry.is_set()
+    assert values_of(searcher(samples).suggest("0")) == values, "a stopped sample is still missing"
 
 
 def test_a_new_searcher_suggests_the_same_samples(samples):
