@@ -67,7 +67,7 @@ def test_an_inline_sweep(bare, tmp_path):
 
 @pytest.mark.slow
 def test_the_stages_of_a_device(bare, tmp_path):
-    done = bare("-m", "bench.device", "--device", "cpu", "--minutes", "2", "--out", str(tmp_path / "d"))
+    done = bare("-m", "bench.device", "--device", "cpu", "--minutes", "1", "--out", str(tmp_path / "d"))
     assert done.returncode == 0, done.stdout + done.stderr
     right = json.loads((tmp_path / "d" / "right.json").read_text())
     assert right["cases"] and not any(case["error"] for case in right["cases"].values())

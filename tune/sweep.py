@@ -14,7 +14,6 @@ import math
 import shlex
 import signal
 import sys
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,7 +37,7 @@ from tune.plan.grid_options import check_whole, chosen_grid
 from tune.plan.plan import make_plan
 from tune.plan.trials import ArraySize
 from tune.run.options import AUTO, Options, Resources, Search
-from tune.run.stopping import INTERRUPTED, TERMINATED, Terminated, terminate
+from tune.run.stopping import INTERRUPTED, TERMINATED, Terminated, in_main_thread, terminate
 from tune.store.errors import CommandError
 from tune.store.storage import Storage
 
@@ -48,15 +47,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else list(arguments)
     logging.basicConfig(level=logging.WARNING, handlers=[logging.NullHandler()])
     console = Console(stderr=True)
-    in_main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, terminate) if in_main else None
+    before = signal.signal(signal.SIGTERM, terminate) if in_main_thread() else None
     try:
         return _run(parser().parse_args(given), shlex.join(["python", "tune/sweep.py", *given]), console)
     except (CommandError, SpecError, DataError, HookError) as error:
         console.print(f"sweep: {error}", markup=False, highlight=False, soft_wrap=True, style="red")
         return 2
     except ModuleNotFoundError as error:
-        console.print(f"sweep: {error}; `make venv` installs it (--inline trains without Ray and MLflow)", style="red")
+        text = f"sweep: {error}; `make venv` installs it (--inline trains without Ray and MLflow)"
+        console.print(text, markup=False, highlight=False, soft_wrap=True, style="red")
         return 2
     except KeyboardInterrupt as stop:  # a second signal, or one when nothing was training
         console.print("stopped at once; the same command resumes", highlight=False)

@@ -373,14 +373,6 @@ def test_every_stage_has_cases_without_the_sweeps_packages() -> None:
     assert sum(map(bool, cases.values())) >= 11, "on a CPU one stage at most, CUDA graphs, has no cases"
 
 
-@pytest.mark.slow
-def test_on_this_machine_all_is_right(tmp_path) -> None:
-    command = [sys.executable, "-m", "bench.device", "--minutes", "3", "--out", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert {path.stem for path in tmp_path.glob("*.json")} >= {"right", "speed", "roofline", "inference"}
-
-
 # ---------------------------------------------------------------------- paragraph
 def content(**cases: dict[str, Any]) -> dict[str, Any]:
     empty = {"rows": [], "checks": [], "numbers": [], "error": None}

@@ -7,7 +7,6 @@ import logging
 import os
 import signal
 import socket
-import threading
 import time
 from contextlib import suppress
 from typing import Any
@@ -33,6 +32,7 @@ from ray._private import services
 
 from rme.errors import first_line
 from tune.run.machine import available
+from tune.run.stopping import in_main_thread
 from tune.store.errors import CommandError
 
 START_S = 180.0
@@ -70,7 +70,7 @@ def connect(address: str | None) -> None:
         reason = first_line(error)
         raise ClusterError(f"--address {address}: {reason}" if address else f"Ray does not start: {reason}") from error
     finally:
-        if threading.current_thread() is threading.main_thread():
+        if in_main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)
 
 
@@ -93,7 +93,7 @@ def _start(**arguments: Any) -> None:
             time.sleep(0.1)
 
     services.get_node = patient  # Ray gives up after 30 s, too short on a busy machine; there is no setting for it
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
         ray.init(**arguments)
     except Exception as error:
@@ -102,7 +102,7 @@ def _start(**arguments: Any) -> None:
         raise
     finally:
         services.get_node = get_node
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def disconnect() -> None:

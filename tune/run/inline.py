@@ -23,7 +23,7 @@ from tune.run.options import Resources
 from tune.run.other_sweeps import LOOK_EVERY_S
 from tune.run.protocol import Job, Outcome
 from tune.run.schedule import Schedule
-from tune.run.stopping import Stopping
+from tune.run.stopping import Stopping, in_main_thread
 from tune.run.timing import time_inference
 from tune.run.training import train
 from tune.run.worker import Link, Work, carry_out
@@ -71,8 +71,9 @@ def run_inline(
     """
     check_machine(resources, kind)
     dispatcher = Dispatcher(schedule, storage, display.left_to_another, on_end)
-    # as a second Ctrl-C does, in the middle of an epoch
-    stopping.on_expired = partial(signal.pthread_kill, threading.get_ident(), signal.SIGINT)
+    if in_main_thread():
+        # as a second Ctrl-C does, in the middle of an epoch
+        stopping.on_expired = partial(signal.pthread_kill, threading.get_ident(), signal.SIGINT)
     device = pick_device("cpu" if resources.gpus == 0 else "auto")
 
     def job(trial: Trial) -> Job:

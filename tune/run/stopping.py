@@ -30,6 +30,11 @@ def terminate(signum: int, frame: FrameType | None) -> None:
     raise Terminated
 
 
+def in_main_thread() -> bool:
+    """Whether this is the main thread, the only one in which Python lets handlers of signals be set."""
+    return threading.current_thread() is threading.main_thread()
+
+
 def nothing() -> None:
     """Do nothing."""
 
@@ -37,7 +42,7 @@ def nothing() -> None:
 class Stopping:
     """Within its block, Ctrl-C, SIGTERM and the end of the time request a stop; a second signal interrupts at once.
 
-    Enter it in the main thread. The second signal raises KeyboardInterrupt there.
+    The second signal raises KeyboardInterrupt. In another thread than the main one, only the end of the time counts.
 
     Args:
         say: prints a line.
@@ -93,8 +98,9 @@ class Stopping:
         self.request(128 + signum)
 
     def __enter__(self) -> Stopping:
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            self._before[signum] = signal.signal(signum, self._signalled)
+        if in_main_thread():
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                self._before[signum] = signal.signal(signum, self._signalled)
         if self.ends_at is not None:
             left = max(0.0, self.ends_at - time.monotonic())
             self._timer = threading.Timer(left, self.request, (OUT_OF_TIME,))

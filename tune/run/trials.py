@@ -31,7 +31,7 @@ from tune.run.ray_worker import StopLock, time_trial, train_trial
 from tune.run.resources import gpus_of
 from tune.run.schedule import Schedule, State
 from tune.run.searcher import GridSearcher, Watcher
-from tune.run.stopping import Stopping
+from tune.run.stopping import Stopping, in_main_thread
 from tune.run.worker_failure import MAX_FAILURES
 from tune.store.failure import Failure
 from tune.store.storage import Storage
@@ -139,15 +139,18 @@ def stopping_ray(stopping: Stopping, storage: Storage, sweep: str) -> Iterator[N
         sweep: the jobs' `sweep`.
     """
     lock = StopLock(storage.locks, sweep)
-    # Ray Tune kills its trials' workers at this signal; until it says so itself, the signal would end the process
-    before = signal.signal(signal.SIGUSR1, lambda signum, frame: None)
     stopping.on_request = lock.take
-    stopping.on_expired = lambda: os.kill(os.getpid(), signal.SIGUSR1)
+    before = None
+    if in_main_thread():
+        # Ray Tune kills its trials' workers at this signal, which without its handler would end the process
+        before = signal.signal(signal.SIGUSR1, lambda signum, frame: None)
+        stopping.on_expired = lambda: os.kill(os.getpid(), signal.SIGUSR1)
     try:
         with stopping:
             yield
     finally:
-        signal.signal(signal.SIGUSR1, before)
+        if before is not None:
+            signal.signal(signal.SIGUSR1, before)
         lock.give_back()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -199,3 +200,18 @@ def test_options_that_exclude_each_other_are_refused(command, capsys, arguments,
     status = sweep.main(["--grid", str(command.grid), *arguments])
     assert status == 2 and named in capsys.readouterr().err
     assert not list(Path("storage").glob("runs/*"))
+
+
+def test_in_another_thread_a_sweep_runs_and_ends_in_time(command, monkeypatch):
+    """There no handler of signals can be set."""
+    monkeypatch.setattr(stopping, "GRACE_S", 0.05)
+    statuses = []
+
+    def run() -> None:
+        statuses.append(command("--minutes", "0.01", on_epoch=at(1, "vae", lambda engine: time.sleep(1))))
+        statuses.append(command())
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert statuses == [124, 0]

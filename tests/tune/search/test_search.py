@@ -19,9 +19,10 @@ from rme.config import SpecError
 from rme.engine import DivergedError
 from rme.selection import results
 from rme.training import build, train, validate
-from tests.sweeping import Hold, Sweep, processes_of, wait_for, write_grid
+from tests.sweeping import Hold, Sweep, is_stopping, processes_of, wait_for, write_grid
 from tests.tiny import write_npz
 from tune.run.protocol import Job, Outcome
+from tune.run.ray_worker import STOP_EVERY_S
 from tune.run.stopping import TERMINATED, Stopping
 from tune.search import space as spaces
 from tune.search.halving import halving_of
@@ -113,13 +114,13 @@ def test_a_search_prints_and_records_the_best(searched):
 
 
 @pytest.mark.slow
-def test_a_killed_search_resumes_with_the_same_samples(searched, tmp_path, ray_folder):
-    """After kill -9 during a sample, the samples and scores equal those of the uninterrupted search."""
+def test_a_stopped_and_killed_search_resumes_with_the_same_samples(searched, tmp_path, ray_folder):
+    """After SIGTERM, then kill -9, during a sample: samples and scores equal those of the uninterrupted search."""
     arguments = [*asked(5), "--cpus-per-trial", str(slots())]
     with Hold(tmp_path / "hold") as hold:
         sweep = sweep_for(tmp_path / "b", Path(data_of(searched[0])), ray_folder, hold, stage_epochs=6)
         hold.after(1)
-        for wanted in (1, 3):
+        for wanted, signum in ((1, signal.SIGTERM), (3, signal.SIGKILL)):
             driver = sweep.start(*arguments)
             # trials run one at a time, so at most one sample more than wanted ends before this loop stops
             while sum(s["outcome"] != "open" for s in found(sweep)) < wanted:
@@ -129,10 +130,14 @@ def test_a_killed_search_resumes_with_the_same_samples(searched, tmp_path, ray_f
                 time.sleep(0.02)
             wait_for(hold.standing, driver)
             assert list(sweep.storage.glob("search/*/*/epoch-*"))
-            driver.send_signal(signal.SIGKILL)
-            driver.wait()
+            driver.send_signal(signum)
+            if signum == signal.SIGTERM:
+                wait_for(lambda: is_stopping(sweep), driver)
+                time.sleep(STOP_EVERY_S)
+                hold.let_go()
+            assert driver.wait() == (143 if signum == signal.SIGTERM else -signum)
             wait_for(lambda: not processes_of(ray_folder))
-            assert any(sample["outcome"] == "open" for sample in found(sweep)), "not killed during a sample"
+            assert any(sample["outcome"] == "open" for sample in found(sweep)), "not stopped during a sample"
     done = sweep.run(*arguments)
     assert done.returncode == 0, done.stderr
     assert found(sweep) == found(searched[0])
