@@ -60,7 +60,7 @@ def test_an_inline_sweep(bare, tmp_path):
     assert done.returncode == 0 and "1 of 1 runs are done" in done.stderr, done.stderr
     assert len(list((tmp_path / "storage" / "runs").iterdir())) == 1
     plan = bare(*command, "--inline", "--plan", "--json")
-    assert plan.returncode == 0 and json.loads(plan.stdout)["to_train_runs"] == 0, plan.stderr
+    assert plan.returncode == 0 and json.loads(plan.stdout)["done_runs"] == 1, plan.stderr
     ordinary = bare(*command)
     assert ordinary.returncode == 2 and "--inline" in ordinary.stderr and "Traceback" not in ordinary.stderr
 

@@ -80,7 +80,7 @@ class Plan:
             "runs": len(runs) + sum(cell.seeds for cell in absent),
             "trainings": sum(spec.restarts for spec in runs) + sum(cell.seeds * cell.restarts for cell in absent),
             "trials": len(own) + self.absent_trials,
-            "done_runs": len(wanted & self.recorded),
+            "done_runs": len(wanted & (self.recorded | self.on_storage)),
             "to_train_trials": len(self.to_train),
             "to_train_runs": sum(len(t.runs) for t in self.to_train),
             "starting_points": len({key for t in self.trials for key in t.run_keys} - wanted),
