@@ -174,6 +174,8 @@ class Run:
         """
         content = self.content(stage)
         begun = ", ".join(content["interrupted"][-1:]) if content else ""
+        if content is not None and content["complete"] and (status is None or status == 0):
+            return Outcome("done")
         if status is None:
             return Outcome(f"out of time{f' in {begun}' if begun else ''}", out_of_time=True)
         if status:
@@ -215,7 +217,7 @@ class Run:
         print(f"\n{paragraph(contents)}")
         cases = [case for content in contents.values() for case in content["cases"].values()]
         wrong = any(case["error"] or not all(check["right"] for check in case["checks"]) for case in cases)
-        return not wrong and not any(outcome.failed for outcome in self.outcomes.values())
+        return bool(cases) and not wrong and not any(outcome.failed for outcome in self.outcomes.values())
 
 
 def _measured(content: Content | None) -> str:

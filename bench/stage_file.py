@@ -58,9 +58,15 @@ def load(path: Path) -> Content:
     except (OSError, ValueError) as error:
         raise UnusableFileError(f"{path}: cannot be read: {error}") from None
     missing = {"stage", "device", "torch", "code", "planned", "cases"} - set(content if is_stage(content) else ())
-    if missing:
+    if missing or not _has_cases(content):
         raise UnusableFileError(f"{path}: not the file of a stage of bench.device")
     return content
+
+
+def _has_cases(content: Content) -> bool:
+    wanted = {"seconds", "rows", "checks", "numbers", "error"}
+    cases = content["cases"]
+    return isinstance(cases, dict) and all(isinstance(case, dict) and wanted <= case.keys() for case in cases.values())
 
 
 def is_stage(content: Any) -> bool:

@@ -42,6 +42,10 @@ def _right(stages: Mapping[str, Content]) -> str:
         text = f"Correctness: {len(checks) - len(wrong)} of {len(checks)} checks right"
         if wrong:
             text += f", wrong: {'; '.join(wrong)}"
+    for name, content in stages.items():
+        left = len(content.get("planned", ())) - len(content["cases"])
+        if name == "right" and left > 0:
+            text += f"; {left} of {len(content['planned'])} cases not measured"
     return text + (f"; raised an error: {'; '.join(raised)}" if raised else "")
 
 
@@ -76,7 +80,7 @@ def _hours(stages: Mapping[str, Content]) -> str:
     text = "Hours of `--grid paper`"
     if not stages["hours"]["complete"]:
         text += f" for {', '.join(number['what'] for number in numbers)} only"
-    return f"{text}: " + ", ".join(f"{total / n:,.0f} on {n}" for n in DEVICES)
+    return f"{text}: " + ", ".join(f"{total / n:,.0f} on {n}" for n in DEVICES) + " of these devices"
 
 
 def _fell_back(stages: Mapping[str, Content]) -> str:

@@ -14,11 +14,16 @@ import math
 import shlex
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
-if __name__ == "__main__":  # an importing program keeps its own threshold
+_BEGAN = time.monotonic()
+
+if __name__ == "__main__":  # an importing program keeps its own threshold and signals
     gc.set_threshold(100_000)  # imports make a million objects and no garbage; collecting takes a fifth of their time
+    # until `main` handles it; the libraries' threads, which are started by imports, never receive it
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 
 # `python tune/sweep.py` puts this folder, not the project's, on the path
 _ROOT = str(Path(__file__).resolve().parent.parent)
@@ -37,7 +42,7 @@ from tune.plan.grid_options import check_whole, chosen_grid
 from tune.plan.plan import make_plan
 from tune.plan.trials import ArraySize
 from tune.run.options import AUTO, Options, Resources, Search
-from tune.run.stopping import INTERRUPTED, TERMINATED, Terminated, in_main_thread, terminate
+from tune.run.stopping import INTERRUPTED, TERMINATED, Terminated, TimeLimit, in_main_thread, terminate
 from tune.store.errors import CommandError
 from tune.store.storage import Storage
 
@@ -46,15 +51,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     logging.basicConfig(level=logging.WARNING, handlers=[logging.NullHandler()])
-    console = Console(stderr=True)
+    began = _BEGAN if __name__ == "__main__" else time.monotonic()
+    console = Console(stderr=True, emoji=False)
     before = signal.signal(signal.SIGTERM, terminate) if in_main_thread() else None
     try:
-        return _run(parser().parse_args(given), shlex.join(["python", "tune/sweep.py", *given]), console)
+        if __name__ == "__main__":
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        return _run(parser().parse_args(given), shlex.join(["python", "tune/sweep.py", *given]), console, began)
     except (CommandError, SpecError, DataError, HookError) as error:
         console.print(f"sweep: {error}", markup=False, highlight=False, soft_wrap=True, style="red")
         return 2
     except ModuleNotFoundError as error:
-        text = f"sweep: {error}; `make venv` installs it (--inline trains without Ray and MLflow)"
+        text = f"sweep: {error}; `make venv` installs it (only --inline needs neither Ray nor MLflow)"
         console.print(text, markup=False, highlight=False, soft_wrap=True, style="red")
         return 2
     except KeyboardInterrupt as stop:  # a second signal, or one when nothing was training
@@ -65,8 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             signal.signal(signal.SIGTERM, before)
 
 
-def _run(asked: argparse.Namespace, command: str, console: Console) -> int:
-    options = options_of(asked, command)
+def _run(asked: argparse.Namespace, command: str, console: Console, began: float) -> int:
+    options = options_of(asked, command, began)
     if asked.json and not asked.plan:
         raise GridError("--json needs --plan")
     if asked.plan and options.search is not None:
@@ -197,7 +205,7 @@ def _positive(kind: type, zero: bool = False):
     def parse(text: str):
         value = kind(text)
         if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
-            raise argparse.ArgumentTypeError(f"{text} must be {'0 or more' if zero else 'more than 0'}")
+            raise argparse.ArgumentTypeError(f"{text} must be a number, {'0 or more' if zero else 'more than 0'}")
         return value
 
     parse.__name__ = kind.__name__  # argparse names it in its errors
@@ -224,8 +232,11 @@ def _name(text: str) -> str:
     return text
 
 
-def options_of(asked: argparse.Namespace, command: str = "") -> Options:
-    """The parsed options, with defaults filled in. Raises GridError for options that cannot be combined."""
+def options_of(asked: argparse.Namespace, command: str = "", began: float = 0.0) -> Options:
+    """The parsed options, with defaults filled in. Raises GridError for options that cannot be combined.
+
+    `began`: when the command began, on the monotonic clock.
+    """
     places = ("dataset", "data_dir", "storage", "tracking_uri", "experiment", "report", "address")
     sizes = ("cpus_per_trial", "gpus_per_trial", "seeds_per_trial", "members")
     typed = {name: getattr(asked, name) for name in (*places, *sizes)}
@@ -242,7 +253,7 @@ def options_of(asked: argparse.Namespace, command: str = "") -> Options:
         retry_failed=asked.retry_failed,
         inline=asked.inline,
         record=asked.record,
-        minutes=asked.minutes,
+        limit=TimeLimit.of(asked.minutes, began),
         search=_search(asked),
         given={f"--{name.replace('_', '-')}": str(value) for name, value in typed.items() if value is not None},
     )

@@ -151,7 +151,7 @@ def test_the_end_of_the_time_stops_cleanly(undisturbed, tmp_path, grid, ray_fold
     """A training that does not end its epoch is left where it is."""
     sweep = Sweep(tmp_path / "minutes", grid, ray_folder, hold=hold)
     hold.after(1)
-    driver = sweep.start("--minutes", "0.5")
+    driver = sweep.start("--minutes", "0.25")
     assert driver.wait(timeout=PATIENCE_S) == 124, output(sweep)
     wait_for(lambda: not processes_of(ray_folder))
     hold.lift()

@@ -145,7 +145,7 @@ class Recorder:
             return
         written = self.writer.result(spec)
         if written is None:
-            self.failures[spec.key] = "its result on the storage was damaged; the same command trains it again"
+            self.failures[spec.key] = "its result on the storage was damaged, so it must be trained again"
             return
         if written.to_show:
             best = self._to_show.get(spec.cell_key)

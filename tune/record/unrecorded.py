@@ -30,7 +30,7 @@ class Unrecorded:
         result = self.storage.result(spec)
         if result is None:
             self.storage.discard(spec.key)
-            self.failures[spec.key] = "its result on the storage was damaged; the same command trains it again"
+            self.failures[spec.key] = "its result on the storage was damaged, so it must be trained again"
             return
         self.on_finished(spec, result.metrics)
 

@@ -32,7 +32,7 @@ from ray._private import services
 
 from rme.errors import first_line
 from tune.run.machine import available
-from tune.run.stopping import in_main_thread
+from tune.run.stopping import in_main_thread, without_sigterm
 from tune.store.errors import CommandError
 
 START_S = 180.0
@@ -69,6 +69,9 @@ def connect(address: str | None) -> None:
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         reason = first_line(error)
         raise ClusterError(f"--address {address}: {reason}" if address else f"Ray does not start: {reason}") from error
+    except KeyboardInterrupt:
+        disconnect()
+        raise
     finally:
         if in_main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)
@@ -80,7 +83,7 @@ def _start(**arguments: Any) -> None:
     Its processes inherit that SIGTERM is blocked, as Ray blocks Ctrl-C in them: Slurm and systemd send it to every
     process, and then the trials must still be able to save.
     """
-    get_node = services.get_node
+    get_node, set_handler = services.get_node, ray._private.utils.set_sigterm_handler
 
     def patient(*arguments: Any) -> Any:
         deadline = time.monotonic() + START_S
@@ -93,16 +96,17 @@ def _start(**arguments: Any) -> None:
             time.sleep(0.1)
 
     services.get_node = patient  # Ray gives up after 30 s, too short on a busy machine; there is no setting for it
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    ray._private.utils.set_sigterm_handler = lambda handler: None  # the sweep has its own
     try:
-        ray.init(**arguments)
+        with without_sigterm():
+            ray.init(**arguments)
     except Exception as error:
         if "timed out during startup" in str(error):  # Ray raises a plain Exception
             raise RuntimeError(str(error)) from error
         raise
     finally:
         services.get_node = get_node
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        ray._private.utils.set_sigterm_handler = set_handler
 
 
 def disconnect() -> None:

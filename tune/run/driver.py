@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Collection, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +22,7 @@ from tune.record.unrecorded import Unrecorded
 from tune.run.display import Display
 from tune.run.options import Options
 from tune.run.schedule import Schedule
-from tune.run.stopping import Stopping, end_of
+from tune.run.stopping import Stopping, without_sigterm
 from tune.store.failure import Failure
 from tune.store.storage import Storage
 
@@ -37,7 +38,6 @@ def sweep(options: Options, grid: Grid, array_size: ArraySize, storage: Storage,
     Returns the exit status: 0 all runs are done (and recorded, unless inline), 1 some are not, or one of
     `tune.run.stopping`'s. Raises CommandError, DataError or HookError before anything starts.
     """
-    ends_at = end_of(options.minutes, time.monotonic())
     hooks.on_epoch()  # a wrong hook is reported here once, not by each worker
     storage.check_writable()
     if not storage.locks.supported:
@@ -48,7 +48,7 @@ def sweep(options: Options, grid: Grid, array_size: ArraySize, storage: Storage,
     plan = _checked_plan(options, grid, array_size, storage)
     for key in plan.retried or ():
         storage.forget_failure(key)
-    return _carry_out(options, plan, storage, console, ends_at)
+    return _carry_out(options, plan, storage, console)
 
 
 def _checked_plan(options: Options, grid: Grid, array_size: ArraySize, storage: Storage) -> Plan:
@@ -75,14 +75,14 @@ def _recorder(options: Options, experiment: str, storage: Storage, display: Disp
     return Recorder(Writer(options.tracking_uri, experiment, options.command, storage), display.recorded)
 
 
-def _carry_out(options: Options, plan: Plan, storage: Storage, console: Console, ends_at: float | None) -> int:
+def _carry_out(options: Options, plan: Plan, storage: Storage, console: Console) -> int:
     began = time.monotonic()
     to_train = [] if options.record else plan.to_train
     training = {spec.key: spec for trial in to_train for spec in trial.runs}
     schedule = Schedule.of(to_train, plan.on_storage - training.keys())
     done = sum(plan.is_done(spec) for t in plan.trials for spec in t.runs if spec.key not in training)
     display = Display(schedule, done, console)
-    if done:
+    if done and not options.record:
         console.print(f"{plan.grid.name}: {done} runs are done already", highlight=False)
     reported: set[str] = set()
 
@@ -103,8 +103,12 @@ def _carry_out(options: Options, plan: Plan, storage: Storage, console: Console,
     def say(line: str) -> None:
         console.print(line, highlight=False)
 
-    stopping = Stopping(say, ends_at=ends_at)
-    with display.live(), _recorder(options, plan.grid.name, storage, display) as recorder:
+    stopping = Stopping(say, limit=options.limit)
+    with ExitStack() as stack:
+        with without_sigterm():  # their threads
+            stack.enter_context(display.live())
+            recorder = _recorder(options, plan.grid.name, storage, display)
+        stack.enter_context(recorder)
         if not options.inline:
             for spec in plan.to_record:
                 if spec.key not in training:
@@ -190,6 +194,7 @@ def _farewell(options: Options, plan: Plan, storage: Storage, console: Console, 
     training = set() if options.record else {spec.key for trial in plan.to_train for spec in trial.runs}
     trained = training - ending.failed.keys() - set(ending.unfinished)
     undone = {key for key, spec in runs.items() if key not in trained and (key in training or not plan.is_done(spec))}
+    undone |= ending.failed.keys()  # also of a result that was found damaged while it was recorded
     if ending.status is not None:
         say(f"interrupted with {len(runs) - len(undone)} of {len(runs)} runs done; the same command resumes")
         return ending.status

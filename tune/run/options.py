@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from tune.run.stopping import TimeLimit
+
 AUTO: Literal["auto"] = "auto"
 """Value of `--gpus-per-trial` and `--members`: measured on this machine."""
 
@@ -55,7 +57,7 @@ class Options:
         retry_failed: whether to train only failed runs.
         inline: whether to train in this process, without Ray and MLflow.
         record: whether to record only what the storage has, and train nothing.
-        minutes: in how many minutes the command must end; None: no limit.
+        limit: when the command must stop; None: no limit.
         search: the search's options; None: a sweep.
         given: the typed ones of the options that say what runs where, by name (`--storage`).
     """
@@ -72,6 +74,6 @@ class Options:
     retry_failed: bool = False
     inline: bool = False
     record: bool = False
-    minutes: float | None = None
+    limit: TimeLimit | None = None
     search: Search | None = None
     given: Mapping[str, str] = field(default_factory=dict)

@@ -9,7 +9,9 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
@@ -35,8 +37,43 @@ def in_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
+@contextmanager
+def without_sigterm() -> Iterator[None]:
+    """Block SIGTERM in this thread; threads and processes that are started in the block never receive it.
+
+    It is delivered to another thread, or at the end of the block. So it cannot reach a handler that a library's C++
+    code has installed meanwhile, which would end the process at once.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def nothing() -> None:
     """Do nothing."""
+
+
+@dataclass(frozen=True)
+class TimeLimit:
+    """When the time of `--minutes` is over, so that the command ends in time.
+
+    Attributes:
+        stop_at: when to stop, on the monotonic clock.
+        grace_s: how long trainings may then take to save.
+    """
+
+    stop_at: float
+    grace_s: float
+
+    @classmethod
+    def of(cls, minutes: float | None, began: float) -> TimeLimit | None:
+        """The limit of a command that began at `began`; of what is reserved, half is for saving and half for ending."""
+        if minutes is None:
+            return None
+        reserved = min(2 * GRACE_S, 15 * minutes)
+        return cls(began + 60 * minutes - reserved, reserved / 2)
 
 
 class Stopping:
@@ -48,7 +85,7 @@ class Stopping:
         say: prints a line.
         on_request: called once when the stop is requested, from a thread.
         on_expired: called after `GRACE_S`, or by `hurry`, from a thread.
-        ends_at: when the time is over, on the monotonic clock; None: never.
+        limit: when the time is over; None: never.
     """
 
     def __init__(
@@ -56,12 +93,12 @@ class Stopping:
         say: Callable[[str], None],
         on_request: Callable[[], object] = nothing,
         on_expired: Callable[[], object] = nothing,
-        ends_at: float | None = None,
+        limit: TimeLimit | None = None,
     ) -> None:
         self.say = say
         self.on_request = on_request
         self.on_expired = on_expired
-        self.ends_at = ends_at
+        self.limit = limit
         self.status: int | None = None
         """The exit status once a stop is requested."""
         self._hurry = threading.Event()
@@ -88,7 +125,7 @@ class Stopping:
         over = "the time is over: " if self.status == OUT_OF_TIME else ""
         self.say(f"{over}stopping: saving checkpoints")
         self.on_request()
-        self._hurry.wait(GRACE_S)
+        self._hurry.wait(self.limit.grace_s if self.limit is not None and self.status == OUT_OF_TIME else GRACE_S)
         if not self._left:
             self.on_expired()
 
@@ -101,8 +138,8 @@ class Stopping:
         if in_main_thread():
             for signum in (signal.SIGINT, signal.SIGTERM):
                 self._before[signum] = signal.signal(signum, self._signalled)
-        if self.ends_at is not None:
-            left = max(0.0, self.ends_at - time.monotonic())
+        if self.limit is not None:
+            left = max(0.0, self.limit.stop_at - time.monotonic())
             self._timer = threading.Timer(left, self.request, (OUT_OF_TIME,))
             self._timer.daemon = True
             self._timer.start()
@@ -115,10 +152,3 @@ class Stopping:
             self._timer.cancel()
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
-
-
-def end_of(minutes: float | None, began: float) -> float | None:
-    """When to stop so that a command that began at `began` ends within `minutes`: with time left to save."""
-    if minutes is None:
-        return None
-    return began + 60 * minutes - min(2 * GRACE_S, 15 * minutes)

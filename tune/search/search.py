@@ -36,7 +36,7 @@ from tune.run.options import Options
 from tune.run.protocol import Job
 from tune.run.resources import gpus_of
 from tune.run.searcher import Watcher
-from tune.run.stopping import Stopping, end_of
+from tune.run.stopping import Stopping
 from tune.run.trials import experiment_name, resources_of, run_config, stopping_ray
 from tune.search import space as spaces
 from tune.search.halving import Halving, halving_of
@@ -58,7 +58,6 @@ def search(
     """
     asked = options.search
     assert asked is not None
-    ends_at = end_of(options.minutes, time.monotonic())
     runs = _one_cell(grid)
     space = spaces.load(asked.space, runs[0])
     storage.check_writable()
@@ -78,7 +77,7 @@ def search(
     ended = sum(not sample.missing for sample in samples.all)
     if ended:
         console.print(f"{runs[0].cell}: {ended} samples have ended already", highlight=False)
-    stopping = Stopping(lambda line: console.print(line, highlight=False), ends_at=ends_at)
+    stopping = Stopping(lambda line: console.print(line, highlight=False), limit=options.limit)
     with _Recording(tracker, samples) as recording:
         interrupted = False
         if ended < wanted:

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from tune.run import stopping
-from tune.run.stopping import INTERRUPTED, OUT_OF_TIME, TERMINATED, Stopping, end_of
+from tune.run.stopping import INTERRUPTED, OUT_OF_TIME, TERMINATED, Stopping, TimeLimit
 
 PATIENCE_S = 60
 
@@ -18,10 +18,11 @@ PATIENCE_S = 60
 class Watched:
     """A `Stopping` and what it has done."""
 
-    def __init__(self, ends_at: float | None = None) -> None:
+    def __init__(self, stop_at: float | None = None) -> None:
         self.lines: list[str] = []
         self.requested, self.expired = threading.Event(), threading.Event()
-        self.stopping = Stopping(self.lines.append, self.requested.set, self.expired.set, ends_at)
+        limit = None if stop_at is None else TimeLimit(stop_at, 0.05)
+        self.stopping = Stopping(self.lines.append, self.requested.set, self.expired.set, limit)
 
 
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, INTERRUPTED), (signal.SIGTERM, TERMINATED)])
@@ -75,8 +76,14 @@ def test_a_stop_that_nobody_requested_never_comes():
     assert watched.stopping.status is None and not watched.lines
 
 
-def test_time_is_left_to_save():
-    assert end_of(None, 100.0) is None
-    assert end_of(10, 100.0) == 100 + 600 - 2 * stopping.GRACE_S
-    short = end_of(0.2, 100.0)
-    assert short is not None and 100 < short < 112
+def test_time_is_left_to_save_and_to_end():
+    assert TimeLimit.of(None, 100.0) is None
+    assert TimeLimit.of(10, 100.0) == TimeLimit(100 + 600 - 2 * stopping.GRACE_S, stopping.GRACE_S)
+    short = TimeLimit.of(0.2, 100.0)
+    assert short is not None and 100 < short.stop_at < short.stop_at + 2 * short.grace_s <= 112
+
+
+def test_after_the_end_of_the_time_less_is_waited():
+    watched = Watched(time.monotonic())
+    with watched.stopping:
+        assert watched.expired.wait(stopping.GRACE_S / 2)
