@@ -119,12 +119,20 @@ def disconnect() -> None:
     node = ray._private.worker._global_node
     if node is None:
         return
-    # killed at once: Ray would wait for each to react to SIGTERM, which is blocked; its agents would notice much later
-    started_here = [psutil.Process(process.pid) for _, process in node.live_processes()]
-    below = [child for process in started_here for child in process.children(recursive=True)]
     kill_all = node.kill_all_processes
-    node.kill_all_processes = lambda **options: kill_all(**{**options, "allow_graceful": False})
+
+    def kill_at_once(**options: Any) -> None:
+        """Without waiting for each to react to SIGTERM, which is blocked; and with what Ray's processes started."""
+        below = []
+        for _, started_here in node.live_processes():
+            with suppress(psutil.NoSuchProcess):
+                process = psutil.Process(started_here.pid)
+                process.suspend()  # so that it starts no other meanwhile
+                below += process.children(recursive=True)
+        kill_all(**{**options, "allow_graceful": False})
+        for process in below:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+
+    node.kill_all_processes = kill_at_once
     ray.shutdown()
-    for process in below:
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
