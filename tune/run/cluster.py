@@ -8,7 +8,8 @@ import os
 import signal
 import socket
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 # before the import: Ray reads some of these while it is imported
@@ -47,43 +48,58 @@ class ClusterError(CommandError):
 
 
 def connect(address: str | None) -> None:
-    """Start Ray here, or join the cluster at `address`. Raises ClusterError.
-
-    The process's handler of SIGTERM stays: Ray's own would end the process in the middle of its C++ code.
-    """
+    """Start Ray here, or join the cluster at `address`. Raises ClusterError."""
     local: dict[str, Any] = {
         "num_cpus": available()["cpu"], "object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False
     }  # fmt: skip
     logging.getLogger("ray").setLevel(logging.ERROR)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
-        if address and ":" in address and "://" not in address:
-            # checked here, because Ray would try for a minute and then end the process
-            host, _, port = address.rpartition(":")
-            socket.create_connection((host, int(port)), timeout=10).close()
-        if address:
-            ray.init(address=address, **quiet)
-        else:
-            _start(address="local", **quiet, **local)
+        with _own_sigterm():
+            if address and ":" in address and "://" not in address:
+                # checked here, because Ray would try for a minute and then end the process
+                host, _, port = address.rpartition(":")
+                socket.create_connection((host, int(port)), timeout=10).close()
+            if address:
+                ray.init(address=address, **quiet)
+            else:
+                _start(address="local", **quiet, **local)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         reason = first_line(error)
         raise ClusterError(f"--address {address}: {reason}" if address else f"Ray does not start: {reason}") from error
     except KeyboardInterrupt:
         disconnect()
         raise
-    finally:
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """While Ray starts, keep this process's handler of SIGTERM, and let the signal wait until Ray has started.
+
+    Interrupted in the middle, Ray would leave processes. They inherit that the signal is blocked, as Ray blocks Ctrl-C
+    in them: Slurm and systemd send it to every process, and then the trials must still be able to save.
+    """
+    handler, set_handler = signal.getsignal(signal.SIGTERM), ray._private.utils.set_sigterm_handler
+    received: list[int] = []
+    ray._private.utils.set_sigterm_handler = lambda handler: None
+    with without_sigterm():
         if in_main_thread():
-            signal.signal(signal.SIGTERM, on_sigterm)
+            # a library's thread may not block the signal
+            signal.signal(signal.SIGTERM, lambda signum, frame: received.append(signum))
+        try:
+            yield
+        finally:
+            ray._private.utils.set_sigterm_handler = set_handler
+            if in_main_thread():
+                # Ray's C++ code has installed one that ends the process; so before a pending signal is delivered
+                signal.signal(signal.SIGTERM, handler)
+    if received:
+        signal.raise_signal(signal.SIGTERM)
 
 
 def _start(**arguments: Any) -> None:
-    """Start Ray here. Raises RuntimeError if it does not start.
-
-    Its processes inherit that SIGTERM is blocked, as Ray blocks Ctrl-C in them: Slurm and systemd send it to every
-    process, and then the trials must still be able to save.
-    """
-    get_node, set_handler = services.get_node, ray._private.utils.set_sigterm_handler
+    """Start Ray here. Raises RuntimeError if it does not start."""
+    get_node = services.get_node
 
     def patient(*arguments: Any) -> Any:
         deadline = time.monotonic() + START_S
@@ -96,17 +112,14 @@ def _start(**arguments: Any) -> None:
             time.sleep(0.1)
 
     services.get_node = patient  # Ray gives up after 30 s, too short on a busy machine; there is no setting for it
-    ray._private.utils.set_sigterm_handler = lambda handler: None  # the sweep has its own
     try:
-        with without_sigterm():
-            ray.init(**arguments)
+        ray.init(**arguments)
     except Exception as error:
         if "timed out during startup" in str(error):  # Ray raises a plain Exception
             raise RuntimeError(str(error)) from error
         raise
     finally:
         services.get_node = get_node
-        ray._private.utils.set_sigterm_handler = set_handler
 
 
 def disconnect() -> None:
