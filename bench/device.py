@@ -16,7 +16,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -34,6 +33,7 @@ from bench.summary import paragraph
 from bench.table import Table, stage_parts
 from rme.device import pick_device
 from rme.errors import last_line
+from tune.store.storage import check_writable
 
 
 @dataclass(frozen=True)
@@ -272,12 +272,7 @@ def _checked(a: argparse.Namespace, stages: Sequence[Stage]) -> tuple[Run, list[
         if name not in named:
             raise ValueError(f"--stages {name}: valid values are {', '.join(named)}")
     device = pick_device(a.device)
-    try:
-        a.out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=a.out):
-            pass
-    except OSError as error:
-        raise ValueError(f"--out {a.out}: cannot be written: {error.strerror}") from None
+    check_writable(a.out, f"--out {a.out}")
     run = Run(device, a.out.resolve())
     for stage in stages:
         stage_file.load_same(run.file(stage), device)

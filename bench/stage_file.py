@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ import torch
 
 from bench.harness import measured_on
 from rme.checkpoint import write_atomically
+from tune.record.commit import git_commit
 
 ROOT = Path(__file__).resolve().parent.parent
 """The folder with the source files."""
@@ -46,7 +46,7 @@ def origin(device: torch.device) -> dict[str, str]:
 def new(stage: str, device: torch.device) -> Content:
     """The content before anything is measured."""
     return {
-        "stage": stage, **origin(device), "commit": commit(),
+        "stage": stage, **origin(device), "commit": git_commit(),
         "planned": [], "cases": {}, "interrupted": [], "fell_back": [], "complete": False,
     }  # fmt: skip
 
@@ -101,15 +101,3 @@ def code_digest() -> str:
     for path in sorted(path for folder in MEASURED for path in (ROOT / folder).rglob("*.py")):
         digest.update(f"{path.relative_to(ROOT).as_posix()}\n".encode() + path.read_bytes())
     return digest.hexdigest()[:12]
-
-
-def commit() -> str | None:
-    """The git commit, followed by `+` if files have been changed since; None without git or outside a checkout."""
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None

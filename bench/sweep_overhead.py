@@ -35,13 +35,16 @@ from rme.config import RunSpec
 from rme.engine import member_parameters
 from rme.result import Result
 from rme.untrained import untrained
+from tune.plan.kinds import TRAINING
 from tune.plan.trials import Trial, trials
 from tune.record.recorder import Recorder
 from tune.record.tracking import Tracker
 from tune.record.writer import Writer
 from tune.record.writer_process import WriterProcess
+from tune.run.dispatcher import Dispatcher
 from tune.run.display import Display
 from tune.run.options import Resources
+from tune.run.other_sweeps import OtherSweeps
 from tune.run.protocol import Job, Outcome
 from tune.run.ray_worker import carry_out_in_ray
 from tune.run.schedule import Schedule, State
@@ -104,9 +107,8 @@ def measure(count: int, runs_per_trial: int, folder: Path, profile: Path | None 
             for spec in trial.runs:
                 recorder.result(spec)
 
-        run_trials(
-            Resources(gpus=0.0), folder, schedule, storage, display, on_end, Stopping(print), trainable=train_nothing
-        )
+        dispatcher = Dispatcher(OtherSweeps(schedule, storage, display.left_to_another, on_end))
+        run_trials(dispatcher, Resources(gpus=0.0), folder, display, Stopping(print), TRAINING, trainable=train_nothing)
     wall, cpu, own = time.monotonic() - began, time.process_time() - cpu, time.thread_time() - own
     (before,) = first
     recorded = len(tracker.recorded())

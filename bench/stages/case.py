@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bench.harness import Row
+from rme.config import RunSpec
 
 
 @dataclass(frozen=True)
@@ -62,3 +63,8 @@ class Case:
 
     name: str
     measure: Callable[[], Sequence[Entry]]
+
+
+def array_case(run: RunSpec, members: int, measure: Callable[[RunSpec, int], Sequence[Entry]]) -> Case:
+    """The case of an array of `members` models of this run."""
+    return Case(f"{run.method_label}, {members} together", lambda: measure(run, members))

@@ -8,10 +8,10 @@ from functools import cache
 import torch
 
 from bench import models
-from bench.harness import quick_settings
+from bench.harness import Row, quick_settings
 from bench.iwae import iwae_rows
 from bench.roofline import measured_peak
-from bench.stages.case import Case
+from bench.stages.case import Case, array_case
 from rme.config import RunSpec
 
 IMAGES = {"cuda": 512, "cpu": 16}
@@ -23,12 +23,9 @@ def cases(device: torch.device) -> Iterator[Case]:
     settings = quick_settings(device)
     peak = cache(lambda: measured_peak(device, quick=True))
 
-    def case(run: RunSpec, members: int) -> Case:
-        return Case(
-            f"{run.method_label}, {members} together",
-            lambda: iwae_rows(run, members, settings, IMAGES[device.type], SAMPLES, peak()),
-        )
+    def rows(run: RunSpec, members: int) -> list[Row]:
+        return iwae_rows(run, members, settings, IMAGES[device.type], SAMPLES, peak())
 
     for members in (1, 6) if device.type == "cuda" else (1,):
         for run in (models.spec("vae"), models.spec("rme", 5)):
-            yield case(run, members)
+            yield array_case(run, members, rows)

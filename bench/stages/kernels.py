@@ -32,9 +32,6 @@ MEMBERS = {"cpu": (6,), "cuda": (6, 30)}
 BATCH = {"cpu": 16, "cuda": 128}
 """Images per member."""
 
-SAMPLE_S = 0.02
-"""Seconds of a timing."""
-
 NEED_A_GPU = (kernels.in_triton, kernels.transposed_in_triton)
 
 
@@ -131,9 +128,7 @@ def times(layer: Layer, device: torch.device) -> list[Number]:
 def _on_a_cpu(layer: Layer, device: torch.device) -> list[Number]:
     arguments = layer.arguments(device)
     usable = [kernel for kernel in layer.candidates if kernel not in NEED_A_GPU]
-    return [
-        Number(kernel.__name__, timed(_work(kernel, arguments), device, SAMPLE_S)() * 1e3, "ms") for kernel in usable
-    ]
+    return [Number(kernel.__name__, timed(_work(kernel, arguments), device)() * 1e3, "ms") for kernel in usable]
 
 
 def _on_a_gpu(layer: Layer, device: torch.device) -> list[Number]:
@@ -151,7 +146,7 @@ def _on_a_gpu(layer: Layer, device: torch.device) -> list[Number]:
         work = _work(kernel, arguments)
         found += [
             Number(f"{name}, with a head start", head_start_ms, "ms"),
-            Number(f"{name}, without", timed(work, device, SAMPLE_S)() * 1e3, "ms"),
+            Number(f"{name}, without", timed(work, device)() * 1e3, "ms"),
         ]
         replayed = _in_a_graph(work, device)
         if replayed is not None:
@@ -168,7 +163,7 @@ def _in_a_graph(work: Callable[[], object], device: torch.device) -> float | Non
     graphed, unused = Graphed(lambda _: work(), []), torch.zeros(1, device=device)
     for _ in range(WARM_UP + 1):
         graphed(unused)
-    return timed(lambda: graphed(unused), device, SAMPLE_S)() * 1e3 if graphed.graphs else None
+    return timed(lambda: graphed(unused), device)() * 1e3 if graphed.graphs else None
 
 
 def _work(kernel: Kernel, arguments: tuple[Any, ...]) -> Callable[[], object]:

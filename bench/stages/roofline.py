@@ -10,7 +10,7 @@ import torch
 from bench import models
 from bench.harness import quick_settings
 from bench.roofline import measured_peak, peak_meter, roofline_row
-from bench.stages.case import Case, Entry, Number
+from bench.stages.case import Case, Entry, Number, array_case
 from rme.config import RunSpec
 
 SIZES = {"cuda": (30, 1), "cpu": (1, 6)}
@@ -29,14 +29,11 @@ def cases(device: torch.device) -> Iterator[Case]:
             Number("copying memory, bytes read and written", found.bandwidth / 1e9, "GB/s"),
         ]
 
-    def case(run: RunSpec, members: int) -> Case:
-        def measure() -> Sequence[Entry]:
-            row = roofline_row(run, members, settings, meter())
-            return [] if row is None else [row]
-
-        return Case(f"{run.method_label}, {members} together", measure)
+    def rows(run: RunSpec, members: int) -> Sequence[Entry]:
+        row = roofline_row(run, members, settings, meter())
+        return [] if row is None else [row]
 
     yield Case("peak", peak)
     for members in SIZES[device.type]:
         for run in (models.spec("vae"), models.spec("rme", 5)):
-            yield case(run, members)
+            yield array_case(run, members, rows)

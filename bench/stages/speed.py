@@ -8,9 +8,9 @@ from functools import cache
 import torch
 
 from bench import models
-from bench.harness import quick_settings
+from bench.harness import Row, quick_settings
 from bench.roofline import measured_peak, step_seconds_at
-from bench.stages.case import Case
+from bench.stages.case import Case, array_case
 from bench.training import array_rows
 from rme.config import RunSpec
 
@@ -28,11 +28,8 @@ def cases(device: torch.device) -> Iterator[Case]:
     settings = quick_settings(device)
     peak = cache(lambda: measured_peak(device, quick=True))
 
-    def case(run: RunSpec, members: int) -> Case:
-        return Case(
-            f"{run.method_label}, {members} together",
-            lambda: array_rows(run, members, settings, step_seconds_at(peak(), run, settings.image_shape)),
-        )
+    def rows(run: RunSpec, members: int) -> list[Row]:
+        return array_rows(run, members, settings, step_seconds_at(peak(), run, settings.image_shape))
 
     for (method, order), members in ARRAYS[device.type]:
-        yield case(models.spec(method, order), members)
+        yield array_case(models.spec(method, order), members, rows)

@@ -48,7 +48,6 @@ def measured(
         for name in missing:
             chosen[name] = _best(largest[name], seeds[name], times)
             log.info("%s: arrays of %d runs", name, chosen[name])
-        times.save()
         if keep:
             _write(storage, chosen)
     return lambda spec: chosen[kind(spec)]

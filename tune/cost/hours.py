@@ -124,11 +124,8 @@ class StepTimes:
         if kind not in self.costs:
             with _as_in_a_trial(self.device):
                 self.costs[kind] = measure(spec, shape, self.device, *members)
-            self.save()  # an interrupted estimate resumes from here
+            self._cache.save()  # an interrupted estimate resumes from here
         return self.costs[kind]
-
-    def save(self) -> None:
-        self._cache.save()
 
 
 def _vae(spec: RunSpec) -> RunSpec:

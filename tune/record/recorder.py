@@ -12,6 +12,7 @@ from rme.config import RunSpec
 from tune.record.writer import Writer
 from tune.record.writer_process import WriterProcess
 from tune.store.failure import Failure
+from tune.store.storage import DAMAGED
 
 log = logging.getLogger(__name__)
 
@@ -145,7 +146,7 @@ class Recorder:
             return
         written = self.writer.result(spec)
         if written is None:
-            self.failures[spec.key] = "its result on the storage was damaged, so it must be trained again"
+            self.failures[spec.key] = DAMAGED
             return
         if written.to_show:
             best = self._to_show.get(spec.cell_key)

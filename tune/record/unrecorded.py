@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from rme.config import RunSpec
 from tune.store.failure import Failure
-from tune.store.storage import Storage
+from tune.store.storage import DAMAGED, Storage
 
 
 class Unrecorded:
@@ -27,10 +27,9 @@ class Unrecorded:
 
     def result(self, spec: RunSpec) -> None:
         """Check that a run's result can be read; a damaged one is deleted."""
-        result = self.storage.result(spec)
+        result = self.storage.sound_result(spec)
         if result is None:
-            self.storage.discard(spec.key)
-            self.failures[spec.key] = "its result on the storage was damaged, so it must be trained again"
+            self.failures[spec.key] = DAMAGED
             return
         self.on_finished(spec, result.metrics)
 

@@ -49,9 +49,8 @@ class Writer:
     def result(self, spec: RunSpec) -> Written | None:
         """Record a run whose result is on the storage. If the result is damaged, it is deleted; returns None."""
         with self._alone(spec):
-            result = self.storage.result(spec)
+            result = self.storage.sound_result(spec)
             if result is None:
-                self.storage.discard(spec.key)
                 return None
             if isinstance(result, Timing):
                 self.tracker.record_timing(result)

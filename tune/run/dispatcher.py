@@ -2,38 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from tune.plan.trials import Trial
 from tune.run.other_sweeps import OtherSweeps
 from tune.run.protocol import Outcome
-from tune.run.schedule import Schedule
 from tune.run.worker_failure import failures_of
 from tune.store.failure import Failure
-from tune.store.storage import Storage
 
 
 class Dispatcher:
     """The trials of one sweep.
 
     Args:
-        schedule: the trials and their states.
-        storage: of results, failures and locks.
-        on_left: called with each trial that is left to another sweep on the same storage.
-        on_end: called with each trial that ended, here or in another sweep, and the failures of its runs by key.
+        others: the other sweeps on the same storage, with this sweep's schedule.
     """
 
-    def __init__(
-        self,
-        schedule: Schedule,
-        storage: Storage,
-        on_left: Callable[[Trial], None],
-        on_end: Callable[[Trial, dict[str, Failure]], None],
-    ) -> None:
-        self.schedule = schedule
-        self.storage = storage
-        self.others = OtherSweeps(schedule, storage, on_left, on_end)
-        self.on_end = on_end
+    def __init__(self, others: OtherSweeps) -> None:
+        self.others = others
+        self.schedule = others.schedule
+        self.storage = others.storage
 
     def next(self) -> Trial | None:
         """The next trial to start here; None if none may start now."""
@@ -60,5 +46,4 @@ class Dispatcher:
             failures = failures_of(trial.runs, raised, self.storage)
         else:
             failures = {key: failure for key, failure in outcome.ended.items() if failure is not None}
-        self.schedule.finished(trial, {key: failure.reason for key, failure in failures.items()})
-        self.on_end(trial, failures)
+        self.others.finished(trial, failures)

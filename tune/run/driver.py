@@ -19,8 +19,10 @@ from tune.plan.grid import Grid
 from tune.plan.plan import Plan, make_plan, with_children
 from tune.plan.trials import ArraySize, Trial
 from tune.record.unrecorded import Unrecorded
+from tune.run.dispatcher import Dispatcher
 from tune.run.display import Display
 from tune.run.options import Options
+from tune.run.other_sweeps import OtherSweeps
 from tune.run.schedule import Schedule
 from tune.run.stopping import Stopping, without_sigterm
 from tune.store.failure import Failure
@@ -118,15 +120,12 @@ def _carry_out(options: Options, plan: Plan, storage: Storage, console: Console)
                 if spec.key in plan.held_back:
                     recorder.failure(spec, plan.held_back[spec.key])
         if to_train:
-            where = options.resources, options.data_dir, schedule, storage, display, on_end, stopping, plan.grid.kind
+            dispatcher = Dispatcher(OtherSweeps(schedule, storage, display.left_to_another, on_end))
             if options.inline:
-                from tune.run.inline import run_inline
-
-                run_inline(*where)
+                from tune.run.inline import run_inline as run
             else:
-                from tune.run.trials import run_trials  # late: imports Ray, which not every sweep needs
-
-                run_trials(*where)
+                from tune.run.trials import run_trials as run  # late: imports Ray, which not every sweep needs
+            run(dispatcher, options.resources, options.data_dir, display, stopping, plan.grid.kind)
     ending = Ending(
         failed=schedule.failed_runs | recorder.failures,
         unfinished=schedule.unfinished,
@@ -192,9 +191,8 @@ def _farewell(options: Options, plan: Plan, storage: Storage, console: Console, 
     for spec in ending.left:
         say(f"not recorded yet: {spec.run_name}", "red")
     training = set() if options.record else {spec.key for trial in plan.to_train for spec in trial.runs}
-    trained = training - ending.failed.keys() - set(ending.unfinished)
-    undone = {key for key, spec in runs.items() if key not in trained and (key in training or not plan.is_done(spec))}
-    undone |= ending.failed.keys()  # also of a result that was found damaged while it was recorded
+    undone = {*ending.failed, *ending.unfinished}  # failed also: a result found damaged while it was recorded
+    undone |= {key for key, spec in runs.items() if not (key in training or plan.is_done(spec))}
     if ending.status is not None:
         say(f"interrupted with {len(runs) - len(undone)} of {len(runs)} runs done; the same command resumes")
         return ending.status

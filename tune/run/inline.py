@@ -7,7 +7,6 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -15,21 +14,18 @@ import torch
 
 from rme.device import is_lost, pick_device
 from tune.plan.kinds import TIMING, TRAINING, Kind
-from tune.plan.trials import Trial
 from tune.run.dispatcher import Dispatcher
 from tune.run.display import Display
 from tune.run.machine import check_machine
 from tune.run.options import Resources
 from tune.run.other_sweeps import LOOK_EVERY_S
 from tune.run.protocol import Job, Outcome
-from tune.run.schedule import Schedule
 from tune.run.stopping import Stopping, in_main_thread
 from tune.run.timing import time_inference
 from tune.run.training import train
 from tune.run.worker import Link, Work, carry_out
 from tune.run.worker_failure import MAX_FAILURES
 from tune.store.failure import Failure
-from tune.store.storage import Storage
 
 log = logging.getLogger(__name__)
 
@@ -46,49 +42,35 @@ class GPULost(Exception):
 
 
 def run_inline(
-    resources: Resources,
-    data_dir: Path,
-    schedule: Schedule,
-    storage: Storage,
-    display: Display,
-    on_end: Callable[[Trial, dict[str, Failure]], None],
-    stopping: Stopping,
-    kind: Kind = TRAINING,
+    dispatcher: Dispatcher, resources: Resources, data_dir: Path, display: Display, stopping: Stopping, kind: Kind
 ) -> None:
     """Run the schedule to its end, or until it is stopped or the GPU is lost.
 
     Args:
+        dispatcher: of the trials; those that were stopped are left running in its schedule.
         resources: the cores, and the GPU or the share of it, that all trials use.
         data_dir: the data sets' folder.
-        schedule: the trials; those that were stopped are left running in it.
-        storage: of results, checkpoints and locks.
         display: notified of starts and progress.
-        on_end: called with each trial that ended, and the failures of its runs by key.
         stopping: whether to stop.
         kind: of the trials' grid.
 
     Raises ResourceError before anything starts.
     """
     check_machine(resources, kind)
-    dispatcher = Dispatcher(schedule, storage, display.left_to_another, on_end)
+    schedule = dispatcher.schedule
     if in_main_thread():
         # as a second Ctrl-C does, in the middle of an epoch
         stopping.on_expired = partial(signal.pthread_kill, threading.get_ident(), signal.SIGINT)
     device = pick_device("cpu" if resources.gpus == 0 else "auto")
 
-    def job(trial: Trial) -> Job:
-        return Job(
-            key=trial.key,
-            name=trial.name,
-            runs=trial.runs,
-            storage=storage.root,
-            folder=storage.trial_folder(trial.key),
-            data_dir=data_dir,
-            threads=resources.cpus,
-            device=device.type,
-            gpus=float(resources.gpus or 1) if device.type == "cuda" else 0.0,
-        )
-
+    job = partial(
+        Job.of_trial,
+        storage=dispatcher.storage,
+        data_dir=data_dir,
+        threads=resources.cpus,
+        device=device.type,
+        gpus=float(resources.gpus or 1) if device.type == "cuda" else 0.0,
+    )
     try:
         with stopping:
             while not schedule.exhausted and not stopping.requested:

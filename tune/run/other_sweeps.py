@@ -21,7 +21,7 @@ class OtherSweeps:
         schedule: this sweep's trials and their states.
         storage: the results and locks of all the sweeps.
         on_left: called with each trial that is left to another sweep.
-        on_end: called with each trial that another sweep finished, and the failures of its runs by key.
+        on_end: called with each trial that ended, here or elsewhere, and the failures of its runs by key.
     """
 
     def __init__(
@@ -65,10 +65,14 @@ class OtherSweeps:
                 self.schedule.take_back(trial)
         self._due = time.monotonic() + LOOK_EVERY_S
 
+    def finished(self, trial: Trial, failures: dict[str, Failure]) -> None:
+        """Note that a trial ended, here or elsewhere, and the failures of its runs by key."""
+        self.schedule.finished(trial, {key: failure.reason for key, failure in failures.items()})
+        self.on_end(trial, failures)
+
     def _ended(self, trial: Trial) -> bool:
         failures = self.storage.outcome(trial.runs)
         if failures is None:
             return False
-        self.schedule.finished(trial, {key: failure.reason for key, failure in failures.items()})
-        self.on_end(trial, failures)
+        self.finished(trial, failures)
         return True

@@ -14,7 +14,9 @@ from typing import Any
 
 from rme.config import RunSpec
 from tune.plan.kinds import KINDS, kind_of
+from tune.plan.trials import Trial
 from tune.store.failure import Failure
+from tune.store.storage import Storage
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,22 @@ class Job:
     device: str
     gpus: float
     sweep: str = ""
+
+    @classmethod
+    def of_trial(
+        cls,
+        trial: Trial,
+        storage: Storage,
+        data_dir: Path,
+        *,
+        threads: int,
+        device: str,
+        gpus: float,
+        sweep: str = "",
+    ) -> Job:
+        """The job of a trial, whose checkpoints are in its folder of the storage."""
+        folder = storage.trial_folder(trial.key)
+        return cls(trial.key, trial.name, trial.runs, storage.root, folder, data_dir, threads, device, gpus, sweep)
 
     def to_config(self) -> dict[str, Any]:
         """The job as a Ray configuration, from which the driver reads key, name, threads and gpus."""

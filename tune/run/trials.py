@@ -29,11 +29,10 @@ from tune.run.other_sweeps import LOOK_EVERY_S
 from tune.run.protocol import Job
 from tune.run.ray_worker import StopLock, time_trial, train_trial
 from tune.run.resources import gpus_of
-from tune.run.schedule import Schedule, State
+from tune.run.schedule import State
 from tune.run.searcher import GridSearcher, Watcher
 from tune.run.stopping import Stopping, in_main_thread
 from tune.run.worker_failure import MAX_FAILURES
-from tune.store.failure import Failure
 from tune.store.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -43,25 +42,21 @@ TRAINABLES: dict[str, Callable[[dict[str, Any]], None]] = {TRAINING.name: train_
 
 
 def run_trials(
+    dispatcher: Dispatcher,
     resources: Resources,
     data_dir: Path,
-    schedule: Schedule,
-    storage: Storage,
     display: Display,
-    on_end: Callable[[Trial, dict[str, Failure]], None],
     stopping: Stopping,
-    kind: Kind = TRAINING,
+    kind: Kind,
     trainable: Callable[[dict[str, Any]], None] | None = None,
 ) -> None:
     """Run the schedule to its end, or until it is stopped.
 
     Args:
+        dispatcher: of the trials; those that were stopped are left running in its schedule.
         resources: where trials run, and each trial's cores and GPUs.
         data_dir: the data sets' folder, for the workers.
-        schedule: the trials; those that were stopped are left running in it.
-        storage: of results, checkpoints and locks.
         display: notified of starts and progress.
-        on_end: called with each trial that ended, and the failures of its runs by key.
         stopping: whether to stop.
         kind: of the trials' grid.
         trainable: the worker's function; None: the kind's.
@@ -71,24 +66,16 @@ def run_trials(
     check_machine(resources, kind)
     cluster.connect(resources.address)
     name = experiment_name()
+    schedule, storage = dispatcher.schedule, dispatcher.storage
     try:
         gpus = gpus_of(resources, kind, [entry.trial.runs for entry in schedule.entries.values()])
         on_gpus = any(gpus(entry.trial.runs) for entry in schedule.entries.values())
-        dispatcher = Dispatcher(schedule, storage, display.left_to_another, on_end)
 
         def job(trial: Trial) -> Job:
-            return Job(
-                key=trial.key,
-                name=trial.name,
-                runs=trial.runs,
-                storage=storage.root,
-                folder=storage.trial_folder(trial.key),
-                data_dir=data_dir,
-                threads=resources.cpus,
-                device="cuda" if on_gpus else "cpu",  # not "auto": without a share of a GPU, a trial must not use one
-                gpus=gpus(trial.runs),
-                sweep=name,
-            )
+            # not "auto": without a share of a GPU, a trial must not use one
+            device = "cuda" if on_gpus else "cpu"
+            share = gpus(trial.runs)
+            return Job.of_trial(trial, storage, data_dir, threads=resources.cpus, device=device, gpus=share, sweep=name)
 
         def fit() -> None:
             """Run all trials that may start now, and those that they unblock."""

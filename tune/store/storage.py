@@ -29,8 +29,22 @@ from tune.store.locks import Locks
 log = logging.getLogger(__name__)
 
 
+DAMAGED = "its result on the storage was damaged, so it must be trained again"
+"""Why a run that has a result counts as failed."""
+
+
 class StorageError(CommandError):
-    """The storage cannot be used."""
+    """The storage, or another folder for results, cannot be used."""
+
+
+def check_writable(folder: Path, named: str) -> None:
+    """Create the folder if missing. Raises StorageError with `named` and the reason if it cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise StorageError(f"{named}: cannot be written: {error.strerror or error}") from None
 
 
 class Storage:
@@ -44,12 +58,7 @@ class Storage:
 
     def check_writable(self) -> None:
         """Create the folder if missing. Raises StorageError with the reason if it cannot be written."""
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self.root):
-                pass
-        except OSError as error:
-            raise StorageError(f"--storage {self.root}: cannot be written: {error.strerror or error}") from None
+        check_writable(self.root, f"--storage {self.root}")
 
     def run_folder(self, key: str) -> Path:
         return self.root / "runs" / key
@@ -72,6 +81,13 @@ class Storage:
         except CorruptFile as error:
             log.warning("damaged result ignored: %s", error)
             return None
+
+    def sound_result(self, spec: RunSpec) -> Result | Timing | None:
+        """As `result`; a damaged one is also deleted, so that the run is trained again."""
+        result = self.result(spec)
+        if result is None:
+            self.discard(spec.key)
+        return result
 
     def discard(self, key: str) -> None:
         """Delete a run's damaged result, so that the run is trained again."""
