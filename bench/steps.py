@@ -18,8 +18,9 @@ from tune.cost.measure import EngineStep
 
 
 def has_plain(run: RunSpec) -> bool:
-    """Whether `bench.plain` has the step of this run's method (for convolutional decoders only)."""
-    return run.method in ("rme", *plain.MODELS) and run.decoder == "conv"
+    """Whether `bench.plain` has the step of this run's method: with convolutions, for the tables' image shapes."""
+    known = run.method in ("rme", *plain.MODELS) and run.decoder == "conv"
+    return known and models.image_shape(run) in plain.ENCODERS
 
 
 class PlainStep:

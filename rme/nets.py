@@ -185,18 +185,22 @@ def initialise(module: nn.Module, generators: Sequence[torch.Generator]) -> None
 
 # ---------------------------------------------------------------------- Tables 1-3
 def convolutions(image_shape: ImageShape) -> tuple[list[int], list[int], int]:
-    """The sizes in Tables 1-3 for images of shape (C, H, W).
+    """The sizes in Tables 1-3 for images of shape (C, H, W), H = W; other sides follow the same rule.
+
+    Below 64 pixels there are three convolutions, of 32, 32 and 64 channels (Tables 1 and 2); for 64 pixels, and for
+    each doubling after that, one more of 64 channels (Table 3 has four; 128 pixels have five). The width h is 256 below
+    32 pixels, and 512 from there.
 
     Returns:
         the side before each convolution and after the last (28 -> [28, 14, 7, 3]); the encoder's channels; the width
         h of the fully connected layers.
     """
     side = image_shape[1]
-    count = 4 if side >= 64 else 3
+    count = 3 + (side // 64).bit_length()  # 64 -> 4, 128 -> 5
     sides = [side]
     for _ in range(count):
         sides.append(sides[-1] // STRIDE)
-    return sides, [32, 32, 64, 64][:count], 256 if side < 32 else 512
+    return sides, [32, 32, *[64] * (count - 2)], 256 if side < 32 else 512
 
 
 def encoder_trunk(members: int, image_shape: ImageShape) -> tuple[Network, int]:
@@ -304,7 +308,7 @@ def _conv_decoder(members: int, dim: int, image_shape: ImageShape) -> list[nn.Mo
         Linear(members, width, math.prod(small)), ReLU(),
         Unflatten(small),
     ]  # fmt: skip
-    # the encoder's channels in reverse, then the image's: 32, 32, C or 64, 32, 32, C
+    # the encoder's channels in reverse, then the image's: 32, 32, C or 64, 32, 32, C or 64, 64, 32, 32, C
     outputs = [*channels[-2::-1], image_shape[0]]
     inputs = small[0]
     for output, smaller, larger in zip(outputs, sides[:0:-1], sides[-2::-1], strict=True):

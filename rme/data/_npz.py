@@ -11,33 +11,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rme.data._paths import absolute
+from rme.data._sizes import SUPPORTED, count_fault, is_supported
 from rme.data.base import DataError, Dataset, Images
-
-SIZES = ((28, 28, 1), (32, 32, 3), (64, 64, 3))
-"""Image sizes that the networks support: height x width x channels."""
-MIN_TRAIN = 10
-"""Minimum number of training images, so that 10% of them is at least one."""
 
 _hashes: dict[tuple[str, int, int], str] = {}
 
 
 class Npz(Dataset):
-    """The file at `path`, with uint8 arrays `train` and `test`, N x H x W or N x H x W x C, of a size in `SIZES`.
+    """The file at `path`, with uint8 arrays `train` and `test`, N x H x W or N x H x W x C, of a size in `_sizes`.
 
     Its name is its absolute path. The file is opened only for images, shape, counts or identity.
     """
 
     version = 1
     source = (
-        "Write it with numpy.savez(path, train=..., test=...): uint8 arrays, N x H x W or N x H x W x C, "
-        f"of {', '.join('x'.join(map(str, size)) for size in SIZES)} (height x width x channels)."
+        f"Write it with numpy.savez(path, train=..., test=...): uint8 arrays, N x H x W or N x H x W x C, {SUPPORTED}."
     )
+    users_own = True
 
     def __init__(self, path: str | Path) -> None:
-        try:
-            self.path = Path(path).expanduser().resolve()
-        except (OSError, RuntimeError, ValueError) as error:  # an unknown user's ~, a symlink loop, a null byte
-            raise DataError(f"{str(path)!r} is not a valid path: {error}") from None
+        self.path = absolute(path)
         self.name = str(self.path)
         self.label = self.path.stem
 
@@ -59,11 +53,8 @@ class Npz(Dataset):
             if name not in arrays:
                 raise DataError(f"{self.path}: no array {name!r}; expected train and test. {self.source}")
         train, test = (self._channels_first(name, arrays[name]) for name in ("train", "test"))
-        if len(train) < MIN_TRAIN:
-            few = f"train has {len(train)} images, expected at least {MIN_TRAIN}, since 10% are held out for validation"
-            raise DataError(f"{self.path}: {few}")
-        if len(test) == 0:
-            raise DataError(f"{self.path}: test has 0 images, expected at least 1")
+        if fault := count_fault(len(train), len(test)):
+            raise DataError(f"{self.path}: {fault}")
         if train.shape[1:] != test.shape[1:]:
             sizes = f"train has images of {_size(arrays['train'])}, test of {_size(arrays['test'])}"
             raise DataError(f"{self.path}: {sizes}; expected the same size in both")
@@ -118,7 +109,7 @@ class Npz(Dataset):
             found = f"{name} has {array.ndim} axes, shape {array.shape}"
             raise DataError(f"{self.path}: {found}; expected N x H x W or N x H x W x C")
         images = array.reshape(*array.shape, 1) if array.ndim == 3 else array
-        if images.shape[1:] not in SIZES:
+        if not is_supported((images.shape[3], *images.shape[1:3])):
             raise DataError(f"{self.path}: {name} has images of {_size(array)}. {self.source}")
         return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
 

@@ -91,6 +91,8 @@ class Dataset(ABC):
     """Lengths of `Images.train` and `Images.test`; if both are one pool of images, its size twice."""
     source: str
     """One sentence: where to get the files, and where under the data directory to put them."""
+    users_own: bool = False
+    """Whether the images are a user's own, which `rme.data.check` checks before a training."""
 
     @abstractmethod
     def load(self, data_dir: Path) -> Images:

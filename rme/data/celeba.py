@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from rme.data import _files
+from rme.data._bar import bar
 from rme.data._cache import ImageCache
 from rme.data.base import HOLD_OUT, DataError, Dataset, Images, Split, permutation, tenth
 
@@ -59,7 +60,7 @@ class CelebA(Dataset):
             with (
                 self._originals(Path(data_dir) / "celeba") as (names, read),
                 ThreadPoolExecutor(os.cpu_count()) as threads,  # Pillow releases the GIL while it decodes
-                _bar(len(names)) as advance,
+                bar("CelebA: decoding, once", len(names)) as advance,
             ):
 
                 def decode(block: range) -> np.ndarray:
@@ -153,21 +154,6 @@ class CelebA(Dataset):
             wrong = f"{_FOLDER}/{name} has {found} pixels, expected {expected}"
             raise DataError(f"{self.label}: {wrong}. {self.source}")
         return np.asarray(face).transpose(2, 0, 1)
-
-
-@contextmanager
-def _bar(total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar on standard error. Yields a function to call with the number of images done."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("images"),
-        TimeRemainingColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("CelebA: decoding, once", total=total)
-        yield lambda done: bar.update(task, completed=done)
 
 
 def _download(folder: Path, needed: list[str]) -> None:

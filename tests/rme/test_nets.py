@@ -82,6 +82,53 @@ def test_sides_from_layer_to_layer_are_those_of_the_tables(shape: tuple[int, int
     assert h.shape == (MEMBERS, 1, *shape)
 
 
+# ---------------------------------------------------------------------- other sizes
+@pytest.mark.long(seconds=3)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_side_follows_the_tables_rule_and_the_decoder_returns_the_encoders_shape(channels: int) -> None:
+    for side in range(16, 129):
+        widths = [32, 32, 64, 64, 64][: 3 if side < 64 else 4 if side < 128 else 5]
+        with torch.device("meta"):
+            encoder, decoder = nets.Encoder(2, 3, (channels, side, side)), nets.Decoder(2, 3, (channels, side, side))
+            x, h = torch.empty(2, 1, channels, side, side), torch.empty(2, 1, 3)
+        trunk = [layer for layer in encoder.trunk if isinstance(layer, nets.Conv)]
+        assert [layer.weight.shape[1] for layer in trunk] == widths
+        assert encoder.width == (256 if side < 32 else 512)
+        assert encoder(x).mu.shape == (2, 1, 3)
+        assert decoder(h).shape == x.shape
+        mirrored = [layer for layer in decoder.mean if isinstance(layer, nets.TransposedConv)]
+        assert [layer.weight.shape[2] for layer in mirrored] == [*widths[-2::-1], channels]
+        last = side
+        for _ in widths:
+            last //= 2
+        assert decoder.mean[4].shape == (64, last, last)
+
+
+def table_for(channels: int, side: int, p: int) -> tuple[nn.Sequential, nn.Sequential]:
+    """The encoder and the decoder of 37 or 75 pixels, layer by layer as in the tables."""
+    widths, sides = {37: ((32, 32, 64), (37, 18, 9, 4)), 75: ((32, 32, 64, 64), (75, 37, 18, 9, 4))}[side]
+    down: list[nn.Module] = []
+    for inputs, outputs in zip((channels, *widths), widths, strict=False):
+        down += [nn.Conv2d(inputs, outputs, 4, 2, 1), nn.LeakyReLU(0.01)]
+    down += [nn.Flatten(), nn.Linear(64 * 16, 512), nn.LeakyReLU(0.01), nn.Linear(512, 2 * p)]
+    up = [nn.Linear(p, 512), nn.ReLU(), nn.Linear(512, 64 * 16), nn.ReLU(), nn.Unflatten(1, (64, 4, 4))]
+    backwards = [*widths[::-1], channels]
+    for inputs, outputs, small, large in zip(backwards, backwards[1:], sides[:0:-1], sides[-2::-1], strict=False):
+        up += [nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, output_padding=large % 2), nn.ReLU()]
+        assert large == 2 * small + large % 2
+    return nn.Sequential(*down), nn.Sequential(*up[:-1])
+
+
+@pytest.mark.parametrize(("channels", "side"), [(3, 37), (1, 75)])
+def test_odd_sides_equal_the_rule_in_torch_nn(channels: int, side: int) -> None:
+    shape = (channels, side, side)
+    encoder, decoder = filled(nets.Encoder(MEMBERS, 5, shape)), filled(nets.Decoder(MEMBERS, 5, shape))
+    whole = nets.Network(*encoder.trunk, *encoder.head)
+    check_against_plain(whole, by_member, normal(MEMBERS, 2, *shape), lambda: table_for(channels, side, 5)[0])
+    for run in (by_member, batched):
+        check_against_plain(decoder.mean, run, normal(MEMBERS, 2, 5), lambda: table_for(channels, side, 5)[1])
+
+
 # ---------------------------------------------------------------------- the arithmetic
 def batched(network: nets.Network, x: Tensor) -> Tensor:
     """What `Network.forward` does on a GPU: one kernel for all members."""
