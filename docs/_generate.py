@@ -22,7 +22,8 @@ from mkdocs.structure.files import File, Files
 
 from analysis import collect, report
 from bench import device
-from rme import RunSpec, data, methods
+from rme import RunSpec, commands, data, methods
+from rme import __main__ as rme_command
 from tune import sweep
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -72,7 +73,8 @@ def _drawn(tex: str) -> str:
 # ---------------------------------------------------------------------- parts
 def command_line() -> str:
     """Each command: how it is called, and its options."""
-    parsers = [sweep.parser(), report.parser(), collect.parser(), device.parser()]
+    of_models = [commands.parser(name, rme_command.PROG)[0] for name in commands.COMMANDS]
+    parsers = [sweep.parser(), report.parser(), collect.parser(), device.parser(), *of_models]
     return "\n\n".join(map(_command, parsers))
 
 

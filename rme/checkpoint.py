@@ -52,7 +52,7 @@ def save(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> 
     """Write named tensors and JSON metadata to one safetensors file, atomically. Raises OSError if that fails."""
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     text = json.dumps(meta, sort_keys=True)
-    header = {"meta": text, "sha256": _digest(plain, text)}
+    header = {"meta": text, "sha256": digest(plain, text)}
     try:
         write_atomically(path, lambda temporary: save_file(plain, temporary, metadata=header))
     except SafetensorError as error:  # raised by safetensors if the disk is full
@@ -74,18 +74,21 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise CorruptFile(f"{path}: {error}") from error
-    if "meta" not in header or header.get("sha256") != _digest(tensors, header["meta"]):
+    if "meta" not in header or header.get("sha256") != digest(tensors, header["meta"]):
         raise CorruptFile(f"{path}: its content does not match its hash")
     return tensors, json.loads(header["meta"])
 
 
-def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
-    digest = hashlib.sha256(text.encode())
+def digest(tensors: Mapping[str, Tensor], text: str) -> str:
+    """The sha256 of named tensors and a text, in hex."""
+    found = hashlib.sha256(text.encode())
     for name in sorted(tensors):
         value = tensors[name]
-        digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b"")
-    return digest.hexdigest()
+        found.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+        # a single value may have any stride, which a view as bytes does not accept
+        flat = value.reshape(-1).as_strided((value.numel(),), (1,))
+        found.update(flat.view(torch.uint8).numpy().tobytes() if value.numel() else b"")
+    return found.hexdigest()
 
 
 class Checkpoints:

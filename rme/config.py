@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -32,8 +33,20 @@ class SpecError(ValueError):
 class RunSpec(BaseModel):
     """One run: a method at an order, on a data set, with a latent dimension, a decoder and a seed.
 
-    Defaults are the paper's (supplement, sections 1.1, 1.4 and 4). Raises `SpecError` through `RunSpec.of`
-    (and pydantic's ValidationError from the constructor) when a value or a combination is impossible.
+    Defaults are the paper's (supplement, sections 1.1, 1.4 and 4).
+
+    Raises:
+        SpecError: a value or a combination is impossible, or a field does not exist; one readable line per mistake.
+
+    Example:
+        >>> spec = rme.RunSpec(method="rme", order=2, dataset="digits", dim=10)
+        >>> spec
+        RunSpec(method='rme', order=2, dataset='digits', dim=10)
+        >>> spec.parent.method
+        'vae'
+        >>> rme.RunSpec(method="vae", dataset="digits", dim=10, epoch=5)
+        Traceback (most recent call last):
+        rme.config.SpecError: epoch=5: no such field; did you mean epochs?
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
@@ -42,7 +55,7 @@ class RunSpec(BaseModel):
     order: int | None = Field(
         default=None, description="order of the method: number of components, flows, SVI or linearisation steps"
     )
-    dataset: str = Field(description="data set: a name of the registry rme.data, or the path of an .npz file")
+    dataset: str = Field(description="data set: a name of the registry rme.data, or the path of an .npz file or a folder")
     dim: int = Field(description="latent dimension p", ge=1, le=1024)
     decoder: Literal["conv", "fc"] = Field(
         default="conv", description="decoder network: conv (Tables 1-3) or fc (fully connected, Table 5)"
@@ -94,6 +107,14 @@ class RunSpec(BaseModel):
     variant: str | None = Field(
         default=None, description="a name for settings that differ from the row's usual ones; not part of the key"
     )
+
+    if not TYPE_CHECKING:  # type checkers know the fields from pydantic's own constructor
+
+        def __init__(self, **values: Any) -> None:
+            try:
+                super().__init__(**values)
+            except ValidationError as error:
+                raise SpecError(_readable(error, type(self))) from None
 
     # ------------------------------------------------------------------ validation
     @field_validator("*", mode="before")
@@ -167,21 +188,8 @@ class RunSpec(BaseModel):
 
     @classmethod
     def of(cls, values: dict[str, Any]) -> RunSpec:
-        """Build from plain values; `SpecError` in one readable line per mistake."""
-        try:
-            return cls(**values)
-        except ValidationError as error:
-            lines = []
-            for e in error.errors():
-                where = ".".join(map(str, e["loc"]))
-                message = e["msg"].removeprefix("Value error, ")
-                if e["type"] == "extra_forbidden":
-                    message = f"no such field; the fields are {', '.join(cls.model_fields)}"
-                if e["type"] == "missing":
-                    lines.append(f"{where}: missing ({cls.model_fields[where].description})")
-                else:
-                    lines.append(f"{where}={e['input']!r}: {message}" if where else message)
-            raise SpecError("; ".join(lines)) from None
+        """Build from plain values. Raises SpecError as the constructor does."""
+        return cls(**values)
 
     # ------------------------------------------------------------------ what follows from it
     @property
@@ -276,6 +284,19 @@ class RunSpec(BaseModel):
     def __hash__(self) -> int:
         return hash(self.key)
 
+    def __repr__(self) -> str:
+        """As Python code, with the fields that are not at their defaults."""
+        fields = type(self).model_fields
+        given = {name: getattr(self, name) for name in fields if getattr(self, name) != fields[name].default}
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in given.items())})"
+
+    __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        from rme.repr_html import of_spec
+
+        return of_spec(self)
+
     @property
     def method_label(self) -> str:
         """As in the paper's tables: VAE, RME(5); of a variant with its name: RME(2), kl 20."""
@@ -295,6 +316,24 @@ class RunSpec(BaseModel):
     @property
     def run_name(self) -> str:
         return f"{self.cell} seed {self.seed}"
+
+
+def _readable(error: ValidationError, model: type[BaseModel]) -> str:
+    """Pydantic's errors in one line, each with the value and what would be valid."""
+    lines = []
+    for e in error.errors():
+        where = ".".join(map(str, e["loc"]))
+        message = e["msg"].removeprefix("Value error, ")
+        if e["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(where, model.model_fields, n=1)
+            message = "no such field; " + (
+                f"did you mean {near[0]}?" if near else f"the fields are {', '.join(model.model_fields)}"
+            )
+        if e["type"] == "missing":
+            lines.append(f"{where}: missing ({model.model_fields[where].description})")
+        else:
+            lines.append(f"{where}={e['input']!r}: {message}" if where else message)
+    return "; ".join(lines)
 
 
 def _digest(values: dict[str, Any]) -> str:

@@ -12,9 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from rme import data, nets
+from rme import command_line, data, methods, nets
 from rme.config import RunSpec
-from rme.untrained import untrained
 
 Row = tuple[str, str, str, int]
 
@@ -53,27 +52,22 @@ def tables(image_shape: nets.ImageShape, dim: int) -> Iterator[tuple[str, list[R
             yield f"{kind} decoder", list(layers(nets.Decoder(1, dim, image_shape, kind).mean, z))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line. Returns 2, with a line on standard error, for an unknown data set or method."""
-    parser = argparse.ArgumentParser(prog="python -m rme.describe", description="Print networks layer by layer.")
-    parser.add_argument("--dataset", default="mnist", help="data set whose networks to print; default: %(default)s")
-    parser.add_argument("--dim", type=int, default=10, help="latent dimension; default: %(default)s")
-    parser.add_argument("--method", help="also count the parameters of this method")
-    parser.add_argument("--order", type=int)
-    parser.add_argument("--decoder", default="conv")
-    options = parser.parse_args(arguments)
-    try:
-        shape = data.get(options.dataset).shape
-        spec = RunSpec.of(
-            {"method": options.method or "vae", "dataset": options.dataset, "dim": options.dim}
-            | {"order": options.order, "decoder": options.decoder}
-        )
-    except ValueError as error:
-        print(f"describe: {error}", file=sys.stderr)
-        return 2
+def options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--dataset", default="mnist", help="data set whose networks to print; default: %(default)s")
+    add("--dim", type=int, default=10, help="latent dimension; default: %(default)s")
+    add("--method", help="also count the parameters of this method")
+    add("--order", type=int, help="the method's order, if it has one")
+    add("--decoder", help="conv or fc, for --method; default: conv if the method works with it")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print the tables. SpecError, DataError or CommandError for an option's value that is impossible."""
+    spec = _spec(options)
+    shape = data.get(spec.dataset).shape
     console = Console()
-    for title, rows in tables(shape, options.dim):
-        table = Table("layer", "in", "out", "parameters", title=f"{title}, {options.dataset}, dim {options.dim}")
+    for title, rows in tables(shape, spec.dim):
+        table = Table("layer", "in", "out", "parameters", title=f"{title}, {options.dataset}, dim {spec.dim}")
         table.columns[-1].justify = "right"
         for name, before, after, count in rows:
             table.add_row(name, before, after, f"{count:,}" if count else "")
@@ -81,11 +75,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
         table.add_row("all", "", "", f"{sum(row[3] for row in rows):,}")
         console.print(table)
     if options.method:
-        method = untrained([spec], shape)
-        counts = {name: sum(math.prod(p.shape) for p in child.parameters()) for name, child in method.named_children()}
-        parts = ", ".join(f"{name} {count:,}" for name, count in counts.items())
-        console.print(f"{spec.method_label}: {sum(p.numel() for p in method.parameters()):,} parameters: {parts}")
-    return 0
+        console.print(f"{spec.method_label}: {parameters(spec, shape)}")
+
+
+def _spec(options: argparse.Namespace) -> RunSpec:
+    """The run whose networks to print: a VAE's unless a method is named."""
+    if options.method is None:
+        for name, value in (("--order", options.order), ("--decoder", options.decoder)):
+            if value is not None:
+                raise command_line.CommandError(f"{name} {value}: it is of a method; name one with --method")
+    try:
+        method = methods.get(options.method or "vae")
+    except ValueError as error:
+        raise command_line.CommandError(f"--method {options.method}: {error}") from None
+    if method.orders is not None and options.order is None:
+        valid = ", ".join(map(str, method.orders))
+        raise command_line.CommandError(
+            f"--order is missing: {method.label} needs a number of {method.order_means}; valid values are {valid}"
+        )
+    return RunSpec.of(
+        {"method": method.name, "dataset": options.dataset, "dim": options.dim, "order": options.order}
+        | {"decoder": options.decoder or method.decoders[0]}
+    )
+
+
+def parameters(spec: RunSpec, shape: nets.ImageShape) -> str:
+    """How many parameters a method has for images (C, H, W), in all and by its parts."""
+    method = spec.method_class(spec, shape, 1)
+    counts = {name: sum(math.prod(p.shape) for p in child.parameters()) for name, child in method.named_children()}
+    parts = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    return f"{sum(p.numel() for p in method.parameters()):,} parameters: {parts}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line. Returns 2, with a line on standard error, for an impossible value."""
+    parser = argparse.ArgumentParser(prog="python -m rme.describe", description="Print networks layer by layer.")
+    options(parser)
+    given = parser.parse_args(arguments)
+    return command_line.status("describe", lambda: run(given))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,9 @@ from rme.noise import Noise
 
 LOG_2PI = math.log(2 * math.pi)
 
+MOMENT_DRAWS, MOMENT_PART = 4000, 100
+"""Draws from which moments without a closed form are computed, and how many of them at once."""
+
 
 class Posterior(ABC):
     """A method's q(z|x)."""
@@ -35,6 +38,21 @@ class Posterior(ABC):
         """Draws (*, S, N, p) and their log q(z|x), (*, S, N). A flow overrides it, to avoid its slow inverse."""
         z = self.sample(noise, samples)
         return z, self.log_prob(z)
+
+    def moments(self, noise: Noise) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of each latent: (*, N, p) each.
+
+        Here from `MOMENT_DRAWS` draws, for posteriors without a closed form, such as flows. The error of the mean is
+        then about 1.6% of the standard deviation, that of the standard deviation about 1.1% of itself.
+        """
+        total = squares = torch.zeros(())
+        first = self.sample(noise, 1)  # subtracted, so that the squares lose no digits
+        for _ in range(MOMENT_DRAWS // MOMENT_PART):
+            z = (self.sample(noise, MOMENT_PART) - first).double()
+            total, squares = total + z.sum(-3), squares + z.square().sum(-3)
+        mean = total / MOMENT_DRAWS
+        deviation = (squares / MOMENT_DRAWS - mean.square()).clamp_min(0).sqrt()
+        return (mean + first.squeeze(-3)).to(first.dtype), deviation.to(first.dtype)
 
 
 def gaussian_log_prob(squared_distance: Tensor, logvar: Tensor, size: int) -> Tensor:
@@ -68,6 +86,9 @@ class DiagonalGaussian(Posterior):
         q = self.unsqueeze(-3) if z.dim() > self.mu.dim() else self
         scaled = (z - q.mu).square() * torch.exp(-q.logvar)
         return -0.5 * (scaled + q.logvar + LOG_2PI).sum(-1)
+
+    def moments(self, noise: Noise) -> tuple[Tensor, Tensor]:
+        return self.mu, torch.exp(0.5 * self.logvar)
 
     def unsqueeze(self, axis: int) -> DiagonalGaussian:
         """The same distribution with a new batch axis of size 1."""
@@ -112,6 +133,14 @@ class Mixture(Posterior):
         each = self.components.unsqueeze(-4).log_prob(z.unsqueeze(-3))
         return torch.logsumexp(self.log_alpha.unsqueeze(-3) + each, -2)
 
+    def moments(self, noise: Noise) -> tuple[Tensor, Tensor]:
+        """By the law of total variance: E[sigma^2 + mu^2] - E[mu]^2 over the components."""
+        alpha = self.log_alpha.exp().unsqueeze(-1)
+        alpha = alpha / alpha.sum(-3, keepdim=True)
+        mean = (alpha * self.components.mu).sum(-3)
+        spread = (self.components.mu - mean.unsqueeze(-3)).square()
+        return mean, (alpha * (self.components.logvar.exp() + spread)).sum(-3).sqrt()
+
 
 @dataclass(frozen=True)
 class FullGaussian(Posterior):
@@ -139,6 +168,9 @@ class FullGaussian(Posterior):
         squared = (self.precision_cholesky.mT @ columns).square().sum(-2)  # (*, N, 1 or S)
         value = -0.5 * (squared + self.mu.shape[-1] * LOG_2PI - self.log_det_precision().unsqueeze(-1))
         return value.squeeze(-1) if z.dim() == self.mu.dim() else value.movedim(-1, -2)
+
+    def moments(self, noise: Noise) -> tuple[Tensor, Tensor]:
+        return self.mu, self.variance().sqrt()
 
     def log_det_precision(self) -> Tensor:
         """log det L L': (*, N)."""

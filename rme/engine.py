@@ -131,6 +131,7 @@ class Engine:
         self.epoch = 0
         self.iteration = torch.zeros((), dtype=torch.int64, device=self.device)
         self.history = History()
+        self.stopped = False
         self.kept = Kept(self.method.state_dict(), spec.own_keep, spec.own_patience)
         self._graphed = self._new_graph()
 
@@ -241,7 +242,13 @@ class Engine:
     @property
     def goes_on(self) -> bool:
         """Whether any member still trains: one that has neither diverged nor been finished by its patience."""
-        return not (self.diverged | (self.kept.finished > 0)).all()
+        return not self.stopped and not bool((self.diverged | (self.kept.finished > 0)).all())
+
+    def stop(self) -> None:
+        """End the training after this epoch, as if it were the last. A measurement that is missing is made."""
+        if not self.stopped and self.history.val_elbo and self.history.val_elbo[-1].isnan().all():
+            self.validate()
+        self.stopped = True
 
     def keep(self) -> None:
         """Set each member to the parameters that it keeps. Only at the end: training cannot continue afterwards."""

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import logging
-import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from rme import callbacks as calls
 from rme import data
 from rme.array_halving import train_members
+from rme.callbacks import Callback, Epoch
 from rme.config import RunSpec
+from rme.data import DataError, Images
 from rme.device import pick_device
 from rme.engine import DivergedError, Engine
-from rme.result import Result
+from rme.images import as_bytes, as_images
+from rme.model import Model
+from rme.progress import epoch_bar
+from rme.result import STOPPED, Result
 from rme.selection import choose
 
 log = logging.getLogger(__name__)
@@ -25,9 +32,12 @@ log = logging.getLogger(__name__)
 def fit(
     spec: RunSpec,
     *,
+    images: Any = None,
     data_dir: str | Path = "data",
     device: str = "auto",
-    parent: Result | None = None,
+    parent: Result | Model | None = None,
+    fine_tune: bool = False,
+    callbacks: Sequence[Callback] = (),
     checkpoint_dir: str | Path | None = None,
     progress: bool | None = None,
 ) -> Result:
@@ -37,38 +47,89 @@ def fit(
 
     Args:
         spec: the run.
+        images: images at hand, for a spec with `dataset="images"`: training images, or a pair of training and test
+            images; uint8 or floating point in [0, 1] (stored as uint8), in the layouts of `rme.Model`. A tenth of the
+            training images is held out for validation. The result's spec names them by a hash. Without test images the
+            result has no test scores.
         data_dir: the data sets' folder, to which missing ones are downloaded.
         device: 'auto', 'cpu', 'cuda', 'cuda:1', ...
         parent: the finished run that `spec` starts from; None: it is trained first, if the method needs one.
+        fine_tune: let `parent` be any run, or a `Model`, of the method that `spec` starts from, with the same decoder,
+            latents and image size: trained on other images, or with other settings. Only with `images`, whose hash then
+            also covers the parent, so that the run's key differs from that of an ordinary run.
+        callbacks: functions of an `rme.Epoch`, called after each epoch of this run's own training; one may stop it.
         checkpoint_dir: where to keep checkpoints; the training resumes from the newest one. None: no checkpoints.
-        progress: whether to show a progress bar; None: only if standard error is a terminal.
+        progress: whether to show a progress bar; None: only in a terminal or a notebook.
 
     Raises:
-        DataError: the data set is missing or damaged.
-        ValueError: `parent` is not the run that `spec` starts from.
+        DataError: the data set is missing, damaged or cannot be trained on.
+        ImagesError: `images` are of another type, shape or range.
+        ValueError: `parent` is not the run that `spec` starts from; the message names the fields that differ.
+        TypeError: `parent` is no result, or a callback is no function.
         DivergedError: no restart has a finite score.
         OutOfMemory: even one restart at a time does not fit into memory.
+
+    Example:
+        >>> spec = rme.RunSpec(method="vae", dataset="images", dim=2, epochs=3, restarts=1, batch_size=16)
+        >>> pixels = numpy.random.default_rng(0).random((40, 16, 16))
+        >>> def first_epoch_only(epoch):
+        ...     epoch.stop()
+        >>> result = rme.fit(spec, images=pixels, callbacks=[first_epoch_only])
+        >>> result.environment["stopped_after_epoch"], result.model.image_shape
+        ('1', (1, 16, 16))
     """
+    calls.check(callbacks)
+    if parent is not None and not isinstance(parent, (Result, Model)):
+        raise TypeError(f"parent={parent!r} is a {type(parent).__name__}; expected the Result of the run that "
+                        f"{spec.run_name} starts from")  # fmt: skip
+    given = _given(spec, images)
+    if fine_tune:
+        _check_fine_tuning(spec, given, parent)
+    if given is not None:
+        spec = spec.model_copy(update={"dataset": data.name_in_memory(given, _digest(parent) if fine_tune else "")})
     dataset = data.get(spec.dataset)
-    dataset.prepare(Path(data_dir))
-    images = dataset.load(Path(data_dir))
+    if given is None:
+        dataset.prepare(Path(data_dir))
+        given = dataset.load(Path(data_dir))
+    if dataset.users_own:
+        for line in data.check(dataset, given, spec):
+            warnings.warn(line, stacklevel=2)
     chosen_device = pick_device(device)
     folder = Path(checkpoint_dir) if checkpoint_dir is not None else None
     if spec.parent is not None and parent is None:
-        parent = fit(spec.parent, data_dir=data_dir, device=device, progress=progress, checkpoint_dir=folder)
-    if parent is not None and (spec.parent is None or parent.spec.key != spec.parent.key):
-        raise ValueError(
-            f"{spec.run_name} does not start from the run given as parent, {parent.spec.run_name}"
-            + _differences(spec, parent.spec)
-        )
+        parent = _fit(spec.parent, given, chosen_device, None, folder, progress, ())
+    if parent is not None and not fine_tune:
+        _check_parent(spec, parent)
+    return _fit(spec, given, chosen_device, parent, folder, progress, callbacks)
 
-    own_folder = folder / spec.key if folder else None
-    with _progress_bar(spec, progress) as advance:
-        found = train_runs([spec], images, chosen_device, [parent.models] if parent else None, own_folder, advance)
+
+def _fit(
+    spec: RunSpec,
+    images: Images,
+    device: torch.device,
+    parent: Result | Model | None,
+    folder: Path | None,
+    progress: bool | None,
+    callbacks: Sequence[Callback],
+) -> Result:
+    stopped: dict[str, str] = {}
+    models = [_models_of(parent, spec)] if parent is not None else None
+    with epoch_bar(spec, progress) as advance:
+
+        def on_epoch(engine: Engine) -> None:
+            advance(engine)
+            if callbacks:
+                epoch = Epoch.of(engine)
+                for callback in callbacks:
+                    callback(epoch)
+            if engine.stopped:
+                stopped[STOPPED] = str(engine.epoch)
+
+        found = train_runs([spec], images, device, models, folder / spec.key if folder else None, on_epoch)
     result = found[spec.key]
     if isinstance(result, DivergedError):
         raise result
-    return result
+    return replace(result, environment=result.environment | stopped)
 
 
 def train_runs(
@@ -82,13 +143,61 @@ def train_runs(
 ) -> dict[str, Result | DivergedError]:
     """Train runs of one cell as one array, choose each one's best restart, and score it on the test set; by run key.
 
-    A run has a DivergedError instead of a result if none of its restarts has a finite validation score. Arguments and
-    errors are those of `rme.array_halving.train_members`.
+    A run has a DivergedError instead of a result if none of its restarts has a finite validation score. Without test
+    images, results have no test scores. Arguments and errors are those of `rme.array_halving.train_members`.
     """
     members = train_members(specs, images, device, parents, folder, on_epoch, on_smaller)
     dataset = data.get(specs[0].dataset)
-    tests = {spec.key: dataset.split(images, spec.seed).test.to(device) for spec in specs}
-    return choose(members, images.test.to(device), tests)
+    splits = {spec.key: dataset.split(images, spec.seed) for spec in specs}
+    tests = {key: split.test.to(device) for key, split in splits.items()}
+    instead = None
+    if not len(images.test):
+        instead = {key: images.train[split.validation].to(device) for key, split in splits.items()}
+    return choose(members, images.test.to(device), tests, instead)
+
+
+# ---------------------------------------------------------------------- images at hand
+def _given(spec: RunSpec, images: Any) -> Images | None:
+    """The images that were passed, as training and test images; None if the spec names its data set."""
+    named = not data.is_in_memory(spec.dataset)
+    if images is None:
+        if not named:
+            raise DataError(f"dataset={spec.dataset!r} stands for images at hand: pass images=train or (train, test)")
+        return None
+    if named:
+        raise DataError(f"images= and dataset={spec.dataset!r}: give one of them; with images=, dataset='images'")
+    pair = images if isinstance(images, (tuple, list)) else (images,)
+    if len(pair) not in (1, 2):
+        raise DataError(f"images= has {len(pair)} parts; expected training images, or (training, test) images")
+    train = as_bytes(as_images(pair[0], name="training images"))
+    shape = (train.shape[1], train.shape[2], train.shape[3])
+    if not data.is_supported(shape):
+        raise DataError(f"training images have the shape {shape}; expected {data.SUPPORTED}")
+    if len(pair) == 1:
+        return Images(train, train.new_empty(0, *shape))
+    return Images(train, as_bytes(as_images(pair[1], shape, name="test images")))
+
+
+# ---------------------------------------------------------------------- parents
+def _models_of(parent: Result | Model, spec: RunSpec) -> list[dict[str, Tensor]]:
+    """For each restart the model that it starts from: a single model serves all of them."""
+    models = parent.models if isinstance(parent, Result) else [parent.parameters]
+    if len(models) == spec.restarts:
+        return models
+    one = models[parent.chosen] if isinstance(parent, Result) else models[0]
+    return [one] * spec.restarts
+
+
+def _check_parent(spec: RunSpec, parent: Result | Model) -> None:
+    wanted = spec.parent
+    if wanted is None or parent.spec.key != wanted.key:
+        raise ValueError(
+            f"{spec.run_name} does not start from the run given as parent, {parent.spec.run_name}"
+            + _differences(spec, parent.spec)
+        )
+    if isinstance(parent, Model) and spec.restarts > 1:
+        raise ValueError(f"parent is one model, but {spec.run_name} has {spec.restarts} restarts, each of which starts "
+                         "from its own: give the Result, set restarts=1, or fine_tune=True")  # fmt: skip
 
 
 def _differences(spec: RunSpec, parent: RunSpec) -> str:
@@ -100,10 +209,23 @@ def _differences(spec: RunSpec, parent: RunSpec) -> str:
     return ": " + ", ".join(f"{name} is {given.get(name)}, not {wanted.get(name)}" for name in names)
 
 
-def _progress_bar(spec: RunSpec, wanted: bool | None):
-    """A context manager whose value is a function to call with the engine after each epoch."""
-    if wanted is False or (wanted is None and not sys.stderr.isatty()):
-        return nullcontext(lambda engine: None)
-    from rme.progress import epoch_bar
+def _check_fine_tuning(spec: RunSpec, images: Images | None, parent: Result | Model | None) -> None:
+    if images is None or parent is None:
+        raise ValueError("fine_tune=True needs images= and parent=")
+    starts_from = spec.method_class.starts_from
+    own = {"method": parent.spec.method, "dim": parent.spec.dim, "decoder": parent.spec.decoder,
+           "image shape": tuple(_models_of(parent, spec)[0]["pixel_mean"].shape)}  # fmt: skip
+    wanted = {"method": starts_from, "dim": spec.dim, "decoder": spec.decoder, "image shape": images.shape}
+    wrong = [f"{name} is {own[name]}, not {wanted[name]}" for name in own if own[name] != wanted[name]]
+    if starts_from is None:
+        raise ValueError(f"fine_tune=True: {spec.method_label} starts from scratch; vae-more continues a VAE")
+    if wrong:
+        raise ValueError(f"{spec.run_name} cannot start from {parent.spec.run_name}: {', '.join(wrong)}")
 
-    return epoch_bar(spec)
+
+def _digest(parent: Result | Model | None) -> str:
+    from rme.checkpoint import digest
+
+    assert parent is not None
+    models = parent.models if isinstance(parent, Result) else [parent.parameters]
+    return " ".join(digest(model, "") for model in models)

@@ -1,13 +1,14 @@
-"""The file of a trained model, in safetensors: its parameters, its scores on the test images, and its run.
+"""The file of a trained model, in safetensors: its parameters, its run, its scores, and what a summary of it shows.
 
-MLflow has such a file for each run. Results on the storage contain the models of all restarts, named as by `named`.
+MLflow has such a file for each run, and `rme.Model.save` writes one. Results on the storage contain the models of all
+restarts, named as by `named`.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from rme.checkpoint import CorruptFile
+from rme import methods
+from rme.checkpoint import CorruptFile, digest, write_atomically
 from rme.config import RunSpec, SpecError
 from rme.errors import first_line
 from rme.methods.base import Method
@@ -27,14 +29,26 @@ if TYPE_CHECKING:
 NAME = "model.safetensors"
 """The file's name."""
 
-VERSION = 1
-"""To be incremented when the format changes. Files without a version have version 1."""
+VERSION = 2
+"""To be incremented when the format changes. Files without a version have version 1, which is still read."""
 
-_SCORES = ("test.iwae", "test.elbo")
+SHOWN = 8
+"""How many test images a file has, for showing reconstructions without the data set."""
+
+_LONGEST_REASON = 300
+
+_EXTRA = {
+    "test.iwae": "test_iwae", "test.elbo": "test_elbo", "shown.images": "images", "shown.val_elbo": "val_elbo",
+}  # fmt: skip
+"""The tensors that are not parameters, and the fields that they are. The first version had only those of the test."""
 
 
 class ModelFileError(ValueError):
     """The file's model cannot be built by this version of the code."""
+
+
+def _nothing() -> Tensor:
+    return torch.empty(0)
 
 
 @dataclass(frozen=True)
@@ -45,36 +59,64 @@ class ModelFile:
         spec: the run.
         restart: index of the restart.
         parameters: parameters and buffers, name -> tensor.
-        test_iwae, test_elbo: for each test image, (n,) nats.
+        test_iwae, test_elbo: for each test image, (n,) nats; empty without a test set.
+        images: uint8 (m, C, H, W), the first of its run's test images; empty if unknown.
+        val_elbo: (E,), nats per image by epoch; NaN where it was not measured; empty if unknown.
+        metrics: the run's metrics by their names in MLflow; empty if unknown.
+        key: the run's key; empty: `spec.key`, which needs a user's own data set to exist.
     """
 
     spec: RunSpec
     restart: int
     parameters: dict[str, Tensor]
-    test_iwae: Tensor
-    test_elbo: Tensor
+    test_iwae: Tensor = field(default_factory=_nothing)
+    test_elbo: Tensor = field(default_factory=_nothing)
+    images: Tensor = field(default_factory=_nothing)
+    val_elbo: Tensor = field(default_factory=_nothing)
+    metrics: dict[str, float] = field(default_factory=dict)
+    key: str = ""
 
     @classmethod
     def of(cls, result: Result) -> ModelFile:
         """The chosen model of a run."""
-        return cls(result.spec, result.chosen, result.models[result.chosen], result.test_iwae, result.test_elbo)
+        return cls(
+            result.spec,
+            result.chosen,
+            result.models[result.chosen],
+            result.test_iwae,
+            result.test_elbo,
+            result.test_images[:SHOWN],
+            result.history_elbo[:, result.chosen],
+            result.metrics,
+        )
 
     @property
     def method(self) -> Method:
         """The model, an array of one member. Raises ModelFileError if its parameters do not fit the run's method."""
         try:
             return as_method(self.spec, self.parameters)
-        except (KeyError, RuntimeError) as error:  # load_state_dict raises the latter
-            raise ModelFileError(f"{NAME} is not a model of this version: {first_line(error)}") from error
+        except (KeyError, RuntimeError) as error:  # load_state_dict raises the latter, in many lines
+            reason = " ".join(str(error).split())[:_LONGEST_REASON]
+            raise ModelFileError(f"{NAME} is not a model of this version: {reason}") from error
+
+    @property
+    def run_key(self) -> str:
+        """The run's key."""
+        return self.key or self.spec.key
 
     def write(self, path: Path) -> None:
-        """Write the file. OSError propagates."""
-        tensors = {**self.parameters, "test.iwae": self.test_iwae, "test.elbo": self.test_elbo}
+        """Write the file, atomically. OSError propagates."""
+        extra = {name: getattr(self, field) for name, field in _EXTRA.items()}
+        tensors = {name: value.detach().cpu().contiguous() for name, value in {**self.parameters, **extra}.items()}
         about = {
-            "version": str(VERSION), "spec": self.spec.model_dump_json(), "key": self.spec.key,
-            "restart": str(self.restart),
+            "version": str(VERSION), "spec": self.spec.model_dump_json(), "key": self.run_key,
+            "restart": str(self.restart), "metrics": json.dumps(self.metrics),
         }  # fmt: skip
-        save_file({name: value.contiguous() for name, value in tensors.items()}, path, about)
+        about["sha256"] = digest(tensors, _text(about))
+        try:
+            write_atomically(path, lambda temporary: save_file(tensors, temporary, about))
+        except SafetensorError as error:  # raised by safetensors if the disk is full
+            raise OSError(f"{path}: {error}") from error
 
     @classmethod
     def read(cls, path: Path) -> ModelFile:
@@ -83,7 +125,8 @@ class ModelFile:
         Raises:
             FileNotFoundError: the file does not exist.
             CorruptFile: the file is damaged.
-            ModelFileError: the file has another version, or its run is invalid in this version of the code.
+            ModelFileError: the file is of something else or has another version, or its run is invalid in this version
+                of the code: its method is not installed.
         """
         if not path.exists():
             raise FileNotFoundError(path)
@@ -93,13 +136,38 @@ class ModelFile:
                 tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError, ValueError) as error:
             raise CorruptFile(f"{path} is damaged: {error}") from error
-        if about.get("version", "1") != str(VERSION):
-            raise ModelFileError(f"{path.name} has version {about['version']}; this code reads version {VERSION}")
+        if "spec" not in about:
+            raise ModelFileError(f"{path} is not a model's file: it names no run")
+        version = about.get("version", "1")
+        if version not in ("1", str(VERSION)):
+            raise ModelFileError(f"{path} has version {version}; this code reads versions 1 and {VERSION}")
+        if version != "1" and about.pop("sha256", None) != digest(tensors, _text(about)):
+            raise CorruptFile(f"{path} is damaged: its content does not match its hash")
         try:
-            scores = [tensors.pop(name) for name in _SCORES]
-            return cls(RunSpec.of(json.loads(about["spec"])), int(about.get("restart", 0)), tensors, *scores)
-        except (KeyError, ValueError, SpecError) as error:
-            raise ModelFileError(f"{path.name} is not a model of this version: {first_line(error)}") from error
+            values = json.loads(about["spec"])
+            _require_method(values)
+            extra = {field: tensors.pop(name) for name, field in _EXTRA.items() if version != "1" or "test" in name}
+            return cls(
+                RunSpec.of(values),
+                int(about.get("restart", 0)),
+                tensors,
+                **extra,
+                metrics=json.loads(about.get("metrics", "{}")),
+                key=about.get("key", ""),
+            )
+        except (KeyError, TypeError, ValueError, SpecError) as error:
+            raise ModelFileError(f"{path} is not a model of this version: {first_line(error)}") from error
+
+
+def _text(about: Mapping[str, str]) -> str:
+    return json.dumps(about, sort_keys=True)
+
+
+def _require_method(values: Mapping[str, Any]) -> None:
+    name = values["method"]
+    if name not in methods.names():
+        known = ", ".join(methods.names())
+        raise ModelFileError(f"its method {name!r} is not installed (rme/methods has {known})")
 
 
 # ---------------------------------------------------------------------- parameters of models

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-INIT, ORDER, TRAIN, EVALUATE, PICTURES, GAPS = range(1, 7)
+INIT, ORDER, TRAIN, EVALUATE, PICTURES, GAPS, DRAWS = range(1, 8)
 """Purposes of streams. Streams of different purposes are independent."""
 
 

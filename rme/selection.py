@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from rme import evaluate, noise
+from rme.config import RunSpec
 from rme.device import environment
 from rme.engine import DivergedError, Engine
+from rme.methods.base import Method
 from rme.model_file import as_method
 from rme.result import Result
 from rme.training import Trained, trained
@@ -32,7 +34,10 @@ def results(engine: Engine) -> dict[str, Result | DivergedError]:
 
 
 def choose(
-    members: Sequence[Trained], test_pixels: Tensor, tests: Mapping[str, Tensor]
+    members: Sequence[Trained],
+    test_pixels: Tensor,
+    tests: Mapping[str, Tensor],
+    instead: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Result | DivergedError]:
     """As `results`, for trained members. Only here are test images used.
 
@@ -40,6 +45,8 @@ def choose(
         members: run by run, restart by restart.
         test_pixels: uint8 images, on the device on which to score.
         tests: by run key, the indices of the run's test set in `test_pixels`.
+        instead: without a test set, by run key other uint8 images to reconstruct and to time inference with; then there
+            are no test scores.
     """
     found: dict[str, Result | DivergedError] = {}
     device = test_pixels.device
@@ -54,14 +61,12 @@ def choose(
             found[key] = DivergedError(reason)
             continue
         model = as_method(spec, own[chosen].model).to(device)
-        test = evaluate.scores(
-            model,
-            test_pixels,
-            index.unsqueeze(0),
-            samples=spec.iwae_samples,
-            generators=[noise.generator(spec.seed, chosen, noise.EVALUATE, device)],
-        )
-        pixels = test_pixels[index]
+        if instead is None:
+            test_iwae, test_elbo = _test_scores(spec, chosen, model, test_pixels, index)
+            pixels = test_pixels[index]
+        else:
+            test_iwae = test_elbo = torch.empty(0, dtype=torch.float64)
+            pixels = instead[key]
         pictures = noise.generator(spec.seed, chosen, noise.PICTURES, device)
         found[key] = Result(
             spec=spec,
@@ -70,8 +75,8 @@ def choose(
             val_iwae=val_iwae,
             val_elbo=torch.stack([each.val_elbo for each in own]),
             kept_epochs=torch.stack([each.kept_epoch for each in own]),
-            test_iwae=test.iwae[0].cpu(),
-            test_elbo=test.elbo[0].cpu(),
+            test_iwae=test_iwae,
+            test_elbo=test_elbo,
             inference_ms=evaluate.inference_ms(model, pixels, pictures),
             train_s=sum(each.seconds for each in own),
             updates=own[0].updates,
@@ -85,6 +90,18 @@ def choose(
             environment=environment(device) | {"members": str(own[chosen].array)},
         )
     return found
+
+
+def _test_scores(spec: RunSpec, restart: int, model: Method, pixels: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """IWAE and ELBO of each test image, (n,) nats each, on the CPU."""
+    found = evaluate.scores(
+        model,
+        pixels,
+        index.unsqueeze(0),
+        samples=spec.iwae_samples,
+        generators=[noise.generator(spec.seed, restart, noise.EVALUATE, pixels.device)],
+    )
+    return found.iwae[0].cpu(), found.elbo[0].cpu()
 
 
 def _stacked(restarts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

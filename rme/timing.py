@@ -96,7 +96,7 @@ class Timing:
     @classmethod
     def load(cls, folder: Path, key: str | None = None) -> Timing:
         """Read a timing that `save` wrote. `key`: the run that it must be of, if given. Errors as in `Result.load`."""
-        tensors, about = read(folder, key)
+        tensors, about = read(folder / MARKER, key)
         spec = TimingSpec(**about["spec"])
         return cls(spec, tensors["ms"], tensors["vae_ms"], about["environment"])
 

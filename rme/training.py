@@ -66,10 +66,11 @@ def train(
 ) -> None:
     """Train to the end, resuming from the newest undamaged checkpoint if any; then set each member to what it keeps.
 
-    The end is the last epoch, or the epoch at which all members have diverged or been finished by their patience. A
-    resumed training equals the uninterrupted one; on the CPU, bit for bit. Checkpoints are as frequent as
-    `CHECKPOINT_SHARE` of the time allows. After each epoch, `hooks.on_epoch` and then `on_epoch` are called, if given;
-    if one raises StopTraining, a checkpoint of this epoch is saved first, and the exception propagates.
+    The end is the last epoch, or the epoch at which all members have diverged or been finished by their patience, or
+    after which `Engine.stop` was called. A resumed training equals the uninterrupted one; on the CPU, bit for bit.
+    Checkpoints are as frequent as `CHECKPOINT_SHARE` of the time allows. After each epoch, `hooks.on_epoch` and then
+    `on_epoch` are called, if given; if one raises StopTraining, a checkpoint of this epoch is saved first, and the
+    exception propagates.
     """
     after_epoch = [call for call in (hooks.on_epoch(), on_epoch) if call is not None]
     if engine.device.type == "cpu":

@@ -13,13 +13,17 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("rme", "tune", "analysis", "bench")
 
 ELSEWHERE = {
+    "rme/__main__.py": "rme/test_main.py",
     "rme/allocator.py": "rme/test_training.py",
+    "rme/commands": "rme/commands",
+    "rme/callbacks.py": "rme/test_fitting.py",
     "rme/data": "rme/data",
     "rme/device.py": "rme/test_training.py",
     "rme/evaluate.py": "rme/test_posterior_grid.py rme/test_diagnostics.py",
     "rme/memory.py": "rme/test_array_halving.py",
     "rme/noise.py": "rme/test_engine.py rme/methods/test_contract.py",
-    "rme/fitting.py": "rme/test_training.py rme/test_array_halving.py",
+    "rme/fitting.py": "rme/test_training.py rme/test_array_halving.py rme/test_examples.py",
+    "rme/posterior.py": "rme/test_model.py",
     "rme/selection.py": "rme/test_training.py rme/test_kept.py",
     "rme/untrained.py": "tune/cost/test_hours.py tune/cost/test_gpu_share.py bench/test_bench.py",
     "rme/step.py": "rme/test_engine.py rme/methods/test_contract.py",
@@ -71,6 +75,7 @@ ELSEWHERE = {
     "analysis/tracking_uri.py": "analysis/test_report.py",
     "analysis/trainings.py": "analysis/test_report.py",
     "bench": "bench/test_bench.py",
+    "bench/pythae_models.py": "bench/test_peers.py bench/test_pythae_likelihood.py",
     "bench/stage.py": "bench/test_device.py",
     "bench/stage_file.py": "bench/test_device.py",
     "bench/stages": "bench/test_stages.py bench/test_device.py",

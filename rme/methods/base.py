@@ -84,8 +84,11 @@ class Method(nn.Module, ABC):
         return self.spec.order
 
     def centred(self, pixels: Tensor) -> Tensor:
-        """uint8 images (B, N, C, H, W) scaled to [0, 1], minus the training set's per-pixel mean."""
-        return pixels.to(self.pixel_mean.dtype).div_(255).sub_(self.pixel_mean.unsqueeze(1))
+        """Images (B, N, C, H, W), uint8 or floating point in [0, 1], minus the training set's per-pixel mean."""
+        mean = self.pixel_mean.unsqueeze(1)
+        if pixels.is_floating_point():
+            return pixels.to(mean.dtype) - mean
+        return pixels.to(mean.dtype).div_(255).sub_(mean)
 
     @abstractmethod
     def posterior(self, x: Tensor, noise: Noise) -> Posterior:

@@ -267,7 +267,7 @@ def test_storage_and_mlflow_give_the_same_runs(swept, tmp_path):
     run = b.set_index("method_label").loc["RME(2), kl 5"]
     assert run["test_iwae"] == mixture.metrics["test/iwae"] and run["kept_epoch"] == mixture.kept_epochs[mixture.chosen]
     assert (run["starts_from"], run["updates"]) == ("vae", 4)  # q_0, q_1, its impact, the decoder
-    assert run["parameters"] == sum(parameter.numel() for parameter in mixture.model.parameters())
+    assert run["parameters"] == sum(parameter.numel() for parameter in mixture.method.parameters())
     svi = b.set_index("method_label").loc["SVI(10)"]
     assert (svi["updates"], svi["kept_epoch"]) == (0, 0) and pd.isna(svi["stage_epochs"])
     both = collected(tmp_path / "both.csv", "--storage", storage.root, "--experiment", "swept", "--tracking-uri", uri)

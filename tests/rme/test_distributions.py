@@ -22,6 +22,7 @@ from torch.distributions import (
 )
 
 from rme.distributions import (
+    MOMENT_DRAWS,
     DiagonalGaussian,
     FullGaussian,
     Mixture,
@@ -362,3 +363,31 @@ def test_stacking_keeps_each_component() -> None:
     for k, q in enumerate(parts):
         wanted = Normal(q.mu, (q.logvar / 2).exp()).log_prob(z).sum(-1)
         torch.testing.assert_close(found[:, k], wanted, rtol=1e-12, atol=1e-12)
+
+
+# ---------------------------------------------------------------------- moments
+def full_covariance() -> tuple[FullGaussian, MultivariateNormal]:
+    root = torch.tril(0.5 * normal(B, N, P, P, seed=80), -1) + torch.diag_embed(normal(B, N, P, seed=81).exp())
+    q = FullGaussian(normal(B, N, P, seed=82), root)
+    return q, MultivariateNormal(q.mu, precision_matrix=root @ root.mT)
+
+
+def test_moments_in_closed_form_are_torchs() -> None:
+    full, plain_full = full_covariance()
+    single, several = gaussian(B, N, P), mixture(4)
+    for q, plain in [
+        (single, Normal(single.mu, (single.logvar / 2).exp())), (several, plain_mixture(several)), (full, plain_full)
+    ]:  # fmt: skip
+        mean, stddev = q.moments(noise())
+        torch.testing.assert_close(mean, plain.mean, rtol=1e-11, atol=1e-11)
+        torch.testing.assert_close(stddev, plain.variance.sqrt(), rtol=1e-11, atol=1e-11)
+
+
+def test_moments_without_a_closed_form_are_estimated() -> None:
+    """Of a log-normal, whose moments are known: exp(m + s^2 / 2), times sqrt(exp(s^2) - 1)."""
+    base = DiagonalGaussian(normal(B, N, P), torch.full((B, N, P), math.log(0.09), dtype=torch.float64))
+    mean, stddev = PushForward(base, [Elementwise(ExpTransform())]).moments(noise())
+    wanted = torch.exp(base.mu + 0.045)
+    spread = wanted * math.sqrt(math.exp(0.09) - 1)
+    assert ((mean - wanted).abs() < 6 * spread / math.sqrt(MOMENT_DRAWS)).all()
+    torch.testing.assert_close(stddev, spread, rtol=0.1, atol=0)

@@ -111,7 +111,7 @@ def test_a_results_curves_are_the_training_history(small) -> None:
 
 def plain_posterior(result: Result, x: Tensor):
     """q(z|x) of the chosen model, with only torch.nn and torch.distributions; batch shape (N,)."""
-    model, spec = result.model.double(), result.spec
+    model, spec = result.method.double(), result.spec
     encoders = [model.encoder] if spec.method == "vae" else list(model.components)
     gaussians = []
     for encoder in encoders:
@@ -131,7 +131,7 @@ def plain_posterior(result: Result, x: Tensor):
 def test_the_test_score_is_eq_1(finished: dict[str, Result], method: str, npz: str) -> None:
     """Computed again from the saved parameters with torch.nn, torch.distributions, a loop over draws, other noise."""
     result = finished[method]
-    model = result.model.double()
+    model = result.method.double()
     with np.load(npz) as file:
         train, test = (torch.from_numpy(file[name]).double().unsqueeze(1) / 255 for name in ("train", "test"))
     own = data.get(npz).split(Images(blobs(40, (1, 28, 28), 1), blobs(TEST_IMAGES, (1, 28, 28), 2)), 5).train
@@ -164,7 +164,7 @@ def test_the_test_score_is_eq_1(finished: dict[str, Result], method: str, npz: s
 def test_scores_are_reproduced_exactly_from_the_saved_model(finished: dict[str, Result], method: str) -> None:
     result = finished[method]
     found = evaluate.scores(
-        result.model, blobs(TEST_IMAGES, (1, 28, 28), 2), torch.arange(TEST_IMAGES).unsqueeze(0), samples=20,
+        result.method, blobs(TEST_IMAGES, (1, 28, 28), 2), torch.arange(TEST_IMAGES).unsqueeze(0), samples=20,
         generators=[noise.generator(5, result.chosen, noise.EVALUATE)],
     )  # fmt: skip
     torch.testing.assert_close(found.iwae[0], result.test_iwae, rtol=1e-6, atol=0)
@@ -267,7 +267,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(
     monkeypatch.setattr(Engine, "train_epoch", counting)
     monkeypatch.setattr(training, "CHECKPOINT_SHARE", 1e9)  # after every epoch
     with monkeypatch.context() as patch:
-        patch.setattr(fitting, "_progress_bar", interrupting)
+        patch.setattr(fitting, "epoch_bar", interrupting)
         with pytest.raises(Interrupted):
             rme.fit(run, progress=False, device="cpu", checkpoint_dir=tmp_path)
     assert trained[-1] == (method, 2)

@@ -38,7 +38,7 @@ def lines(spec: RunSpec, storage: Storage, data_dir: Path) -> list[list[str]]:
     result = storage.result(spec)
     if result is None:
         return []
-    model = result.model
+    model = result.method
     pixels = data.get(spec.dataset).load(data_dir).test[:IMAGES]
     stream = Noise([noise.generator(spec.seed, result.chosen, noise.EVALUATE)], model.pixel_mean.dtype)
     found = []

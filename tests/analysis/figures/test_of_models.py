@@ -75,7 +75,7 @@ def test_each_cell_shows_its_best_run(recorded, runs) -> None:
     assert (vae.seed, vae.run_key) == (1, runs.loc[runs["seed"] == 1, "run_key"].item())
     assert torch.equal(vae.images, results[1].test_images)
     assert torch.equal(models.shown[2].reconstructions, results[2].reconstructions[1])
-    model, wanted = models.shown[2].load(), results[2].model
+    model, wanted = models.shown[2].load(), results[2].model.method
     assert all(torch.equal(value, wanted.state_dict()[name]) for name, value in model.state_dict().items())
 
 
@@ -136,7 +136,7 @@ def test_what_is_missing_is_left_out_with_a_reason(recorded, runs, tmp_path) -> 
     tracker, _ = recorded
     of = {label: runs[runs["method_label"] == label].iloc[0] for label in ("RME(2)", "IAF(1)")}
     images = artifact(tracker, of["IAF(1)"]["mlflow_parent_id"], IMAGES)
-    model = artifact(tracker, of["RME(2)"]["mlflow_run_id"], MODEL)
+    model = artifact(tracker, of["RME(2)"]["mlflow_run_id"], f"model/{MODEL}")
     kept = images.read_bytes(), model.read_bytes()
     images.unlink()
     model.write_bytes(b"no model")
