@@ -42,6 +42,7 @@ __all__ = [
     "CollectError",
     "collect",
     "curves",
+    "experiments",
     "failures",
 ]
 
@@ -134,7 +135,7 @@ def curves(
         CollectError: as for `collect`.
     """
     chosen = collect(tracking_uri, experiment, where) if runs is None else runs
-    _check_reachable(tracking_uri)
+    check_reachable(tracking_uri)
     wanted = set(metrics)
     rows: list[dict[str, Any]] = []
     try:
@@ -156,16 +157,25 @@ def curves(
 # ---------------------------------------------------------------------- reading the store
 def _read(tracking_uri: str, experiment: str, status: str) -> list[Run]:
     """All runs of this status that have a run_key; parent runs of cells have none."""
-    _check_reachable(tracking_uri)
+    check_reachable(tracking_uri)
     try:
         client = _client(tracking_uri)
         found = client.get_experiment_by_name(experiment)
         if found is not None and found.lifecycle_stage == "active":
             return list(_pages(client, found.experiment_id, f"attributes.status = '{status}' and tags.{RUN_KEY} != ''"))
-        names = sorted(e.name for e in client.search_experiments())
     except Exception as error:  # each of MLflow's stores raises errors of its own
         raise CollectError(f"cannot read the MLflow store {tracking_uri!r}: {first_line(error)}") from error
-    raise CollectError(f"no experiment {experiment!r} in {tracking_uri}; it has {', '.join(names) or 'none'}")
+    names = ", ".join(experiments(tracking_uri)) or "none"
+    raise CollectError(f"no experiment {experiment!r} in {tracking_uri}; it has {names}")
+
+
+def experiments(tracking_uri: str) -> list[str]:
+    """The names of a store's experiments, sorted. Raises CollectError: the store does not exist."""
+    check_reachable(tracking_uri)
+    try:
+        return sorted(e.name for e in _client(tracking_uri).search_experiments())
+    except Exception as error:  # each of MLflow's stores raises errors of its own
+        raise CollectError(f"cannot read the MLflow store {tracking_uri!r}: {first_line(error)}") from error
 
 
 def _client(tracking_uri: str) -> MlflowClient:
@@ -184,7 +194,7 @@ def _pages(client: MlflowClient, experiment_id: str, query: str) -> Iterator[Run
             return
 
 
-def _check_reachable(tracking_uri: str) -> None:
+def check_reachable(tracking_uri: str) -> None:
     """Raise CollectError if the store cannot be read, where MLflow would create or alter a database, or retry long."""
     if tracking_uri.startswith("sqlite"):
         path = sqlite_path(tracking_uri)

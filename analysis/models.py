@@ -6,33 +6,24 @@ read; nothing is unpickled.
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # else two lines for each file
-
 import pandas as pd
-from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from analysis.cells import runs_of
 from analysis.names import CELL, IMAGES
+from analysis.recorded_model import ModelError, download, load_model, model_file
 from analysis.tables import Column, Row, sort_rows, to_column, to_row
-from rme import model_file
-from rme.checkpoint import CorruptFile
-from rme.errors import first_line
 from rme.methods import Method
-from rme.model_file import ModelFile, ModelFileError
 
-
-class ModelError(ValueError):
-    """An artifact is missing or invalid; the message says which, in a few words."""
+__all__ = ["ModelError", "Models", "Note", "Shown", "load_model", "model_file", "shown_models"]
 
 
 @dataclass(frozen=True)
@@ -127,32 +118,13 @@ def _shown(client: MlflowClient, column: Column, row: Row, cell: pd.DataFrame) -
     )
 
 
-def load_model(client: MlflowClient, mlflow_run_id: str) -> Method:
-    """The model of a run, an array of one member. Raises ModelError if it is missing, damaged or of another version."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = _download(client, mlflow_run_id, model_file.NAME, Path(folder))
-        try:
-            return ModelFile.read(path).method
-        except CorruptFile as error:
-            raise ModelError(f"{model_file.NAME} is damaged: {first_line(error)}") from error
-        except ModelFileError as error:
-            raise ModelError(str(error)) from error
-
-
 def _read(client: MlflowClient, mlflow_run_id: str, name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a safetensors artifact."""
     with tempfile.TemporaryDirectory() as folder:
-        path = _download(client, mlflow_run_id, name, Path(folder))
+        path = download(client, mlflow_run_id, name, Path(folder))
         try:
             with safe_open(path, framework="pt") as file:
                 # copies, because the file is deleted
                 return {key: file.get_tensor(key).clone() for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
         except SafetensorError as error:
             raise ModelError(f"{name} is damaged: {error}") from error
-
-
-def _download(client: MlflowClient, mlflow_run_id: str, name: str, folder: Path) -> Path:
-    try:
-        return Path(client.download_artifacts(mlflow_run_id, name, str(folder)))
-    except (MlflowException, OSError) as error:
-        raise ModelError(f"no {name} was recorded") from error

@@ -46,5 +46,8 @@ FAILURE = "failure"
 TRACEBACK = "traceback.txt"
 """Artifact of a failed run."""
 
+MODEL = "model"
+"""Artifact folder of a run: its model, as MLflow knows models (`tune.record.mlmodel`)."""
+
 IMAGES = "images.safetensors"
 """Artifact of a cell: test images, reconstructions and samples of the run that its metadata `run_key` names."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,12 @@ from rme.timing import Timing
 log = logging.getLogger(__name__)
 
 
-def stored(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+def stored(folder: Path, keys: Collection[str] | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The finished runs of a storage, and the points of their training curves.
 
     Args:
         folder: the storage (`--storage` of a sweep), with results in `runs/KEY/`.
+        keys: read the runs with these keys only; None: all.
 
     Returns:
         the runs as from `analysis.collect.collect`, but without commit and command, and without a check of their
@@ -36,16 +37,18 @@ def stored(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         CollectError: the folder does not exist, or a result is damaged or of another version.
     """
     rows, points = [], []
-    for result in _results(folder):
+    for result in _results(folder, keys):
         rows.append(_row(result))
         points += _points(result)
     return frame_of(newest(rows)), points_of(points)
 
 
-def _results(folder: Path) -> Iterator[Result | Timing]:
+def _results(folder: Path, keys: Collection[str] | None) -> Iterator[Result | Timing]:
     if not (folder / "runs").is_dir():
         raise CollectError(f"{folder} is no storage of a sweep: it has no folder runs")
     for path in sorted((folder / "runs").glob(f"*/{MARKER}")):
+        if keys is not None and path.parent.name not in keys:
+            continue
         try:
             result = _kind(path).load(path.parent)
             if result.spec.key == path.parent.name:

@@ -30,7 +30,7 @@ PATIENCE_S = 1800
 """Time limit of `wait_for`, s; long, because a machine may be busy."""
 
 SMALL = {
-    "dim": 3, "restarts": 1, "epochs": 2, "batch_size": 16, "iwae_samples": 4, "learning_rate": 0.001,
+    "dim": 3, "restarts": 1, "epochs": 2, "batch_size": 11, "iwae_samples": 4, "learning_rate": 0.001,
     "stage_learning_rate": 0.001, "kl_max": 5.0,
 }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The sweep's command line: `python tune/sweep.py --grid demo`.
+"""The sweep's command line: `python tune/sweep.py --grid demo`, or `rme-sweep --grid demo` where rme is installed.
 
 The same command again resumes an interrupted sweep and skips finished runs. Exit status: 0 all runs are recorded (with
 --inline: trained), 1 some failed or are not recorded, 2 the command cannot be carried out, 130 interrupted by Ctrl-C,
@@ -20,16 +20,30 @@ from pathlib import Path
 
 _BEGAN = time.monotonic()
 
-if __name__ == "__main__":  # an importing program keeps its own threshold and signals
+INSTALLED = "rme-sweep"
+"""Name of the installed script, which calls `command`."""
+
+# the installed script imports this file first, and what follows has to come before the other imports
+_IS_SCRIPT = bool(sys.argv) and Path(sys.argv[0]).stem == INSTALLED
+_IS_PROGRAM = __name__ == "__main__" or _IS_SCRIPT
+
+if _IS_PROGRAM:  # an importing program keeps its own threshold and signals
     gc.set_threshold(100_000)  # imports make a million objects and no garbage; collecting takes a fifth of their time
     # until `main` handles it; the libraries' threads, which are started by imports, never receive it
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 
-# `python tune/sweep.py` puts this folder, not the project's, on the path
-_ROOT = str(Path(__file__).resolve().parent.parent)
-if _ROOT not in sys.path:
-    sys.path.insert(0, _ROOT)
-sys.path[:] = [entry for entry in sys.path if entry != str(Path(__file__).resolve().parent)]
+if not __package__:  # `python tune/sweep.py` puts this folder, not the project's, on the path
+    _ROOT = str(Path(__file__).resolve().parent.parent)
+    if _ROOT not in sys.path:
+        sys.path.insert(0, _ROOT)
+    sys.path[:] = [entry for entry in sys.path if entry != str(Path(__file__).resolve().parent)]
+
+if _IS_SCRIPT:
+    PROGRAM: tuple[str, ...] = (INSTALLED,)
+elif __name__ == "__main__" and __package__:
+    PROGRAM = ("python", "-m", "tune.sweep")
+else:
+    PROGRAM = ("python", "tune/sweep.py")
 
 from rich.console import Console
 
@@ -51,18 +65,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     logging.basicConfig(level=logging.WARNING, handlers=[logging.NullHandler()])
-    began = _BEGAN if __name__ == "__main__" else time.monotonic()
+    began = _BEGAN if _IS_PROGRAM else time.monotonic()
     console = Console(stderr=True, emoji=False)
     before = signal.signal(signal.SIGTERM, terminate) if in_main_thread() else None
     try:
-        if __name__ == "__main__":
+        if _IS_PROGRAM:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-        return _run(parser().parse_args(given), shlex.join(["python", "tune/sweep.py", *given]), console, began)
+        return _run(parser().parse_args(given), shlex.join([*PROGRAM, *given]), console, began)
     except (CommandError, SpecError, DataError, HookError) as error:
         console.print(f"sweep: {error}", markup=False, highlight=False, soft_wrap=True, style="red")
         return 2
     except ModuleNotFoundError as error:
-        text = f"sweep: {error}; `make venv` installs it (only --inline needs neither Ray nor MLflow)"
+        how = f"pip install {error.name}" if _IS_SCRIPT else "make venv"
+        text = f"sweep: {error}; `{how}` installs it (only --inline needs neither Ray nor MLflow)"
         console.print(text, markup=False, highlight=False, soft_wrap=True, style="red")
         return 2
     except KeyboardInterrupt as stop:  # a second signal, or one when nothing was training
@@ -73,16 +88,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
             signal.signal(signal.SIGTERM, before)
 
 
+def command() -> int:
+    """Run the command as a program that ends with it: the installed script's entry point."""
+    status = main()
+    gc.freeze()  # skips the collection at exit, which takes a second
+    return status
+
+
 def _run(asked: argparse.Namespace, command: str, console: Console, began: float) -> int:
     options = options_of(asked, command, began)
     if asked.json and not asked.plan:
         raise GridError("--json needs --plan")
     if asked.plan and options.search is not None:
         raise GridError("--plan and --search: give one of them")
-    _check_together(asked)
+    check_together(asked)
     grid = chosen_grid(options.grid, options.only, options.overrides, asked.dataset, asked.experiment)
     storage = Storage(options.storage)
-    array_size = _array_size(asked, options.resources, grid, storage)
+    array_size = array_size_of(asked, options.resources, grid, storage)
     if asked.plan:
         _show_plan(options, grid, array_size, storage, asked.json)
         return 0
@@ -90,26 +112,28 @@ def _run(asked: argparse.Namespace, command: str, console: Console, began: float
     from tune.run.driver import sweep
 
     if options.search is None:
-        return sweep(options, grid, array_size, storage, console)
+        return sweep(options, grid, array_size, storage, console).status
     from tune.search.search import search
 
     def train_parents(parents: Grid) -> int:
-        return sweep(options, parents, array_size, storage, console)
+        return sweep(options, parents, array_size, storage, console).status
 
     return search(options, grid, storage, console, train_parents)
 
 
-def _check_together(asked: argparse.Namespace) -> None:
+def check_together(asked: argparse.Namespace) -> None:
     """Raise GridError for options that exclude each other."""
     excluded = {
         "inline": ("record", "search", "address", "tracking_uri", "report"),
         "record": ("search", "plan", "retry_failed", "minutes", "address"),
         "minutes": ("plan",),
+        "register": ("inline", "search", "plan"),
     }
     reasons = {
         "inline": "an inline sweep trains in this process, without Ray and MLflow",
         "record": "it records what the storage has, and trains nothing",
         "minutes": "a plan trains nothing",
+        "register": "it registers what a sweep has recorded in MLflow",
     }
     for option, others in excluded.items():
         for other in others:
@@ -136,7 +160,7 @@ def _show_plan(options: Options, grid: Grid, array_size: ArraySize, storage: Sto
     show_plan(plan, as_json, other_settings(grid, finished))
 
 
-def _array_size(asked: argparse.Namespace, resources: Resources, grid: Grid, storage: Storage) -> ArraySize:
+def array_size_of(asked: argparse.Namespace, resources: Resources, grid: Grid, storage: Storage) -> ArraySize:
     """How many runs are trained as one array: a number, or a function of the run."""
     if asked.members is not None and asked.seeds_per_trial is not None:
         raise GridError("--members and --seeds-per-trial both say how large an array is: give one of them")
@@ -158,13 +182,18 @@ def _array_size(asked: argparse.Namespace, resources: Resources, grid: Grid, sto
 # ---------------------------------------------------------------------- options
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="tune/sweep.py", description="Train a grid of runs and record them in MLflow."
+        prog=" ".join(PROGRAM), description="Train a grid of runs and record them in MLflow."
     )
     add = parser.add_argument
     add("--grid", required=True, metavar="NAME|FILE.yaml", help="a grid of tune/grids/ by name, or a file")
     add("--only", action="append", default=[], metavar="FIELD=A,B", help="keep the runs whose FIELD is A or B")
     add("--set", action="append", default=[], metavar="FIELD=VALUE", help="set a field of every run")
-    add("--dataset", metavar="NAME|FILE.npz", help="short for --set dataset=...")
+    add(
+        "--dataset",
+        metavar="NAME|FILE.npz|FOLDER",
+        help="short for --set dataset=...; your own images: an .npz file, "
+        "or a folder of images, FOLDER@48 to resize them",
+    )
     add("--data-dir", type=Path, metavar="DIR", help="folder of the data sets (default: data)")
     add("--storage", metavar="DIR", help="folder of results and checkpoints; on a cluster, one that "
         "all nodes share (default: storage)")  # fmt: skip
@@ -194,6 +223,8 @@ def parser() -> argparse.ArgumentParser:
     add("--inline", action="store_true", help="train in this process, one trial after another, without Ray and MLflow; "
         "the results are on the storage, and --record or the ordinary command records them")  # fmt: skip
     add("--record", action="store_true", help="record what the storage has, and train nothing")
+    add("--register", type=_model_name, metavar="NAME", help="then make the model of the best run, by validation, a "
+        "version of the registered model NAME in MLflow; the grid must have one cell")  # fmt: skip
     add("--minutes", type=_positive(float), metavar="N", help="end within N minutes, with all trainings saved; the "
         "same command resumes (default: no limit)")  # fmt: skip
     add("--plan", action="store_true", help="start nothing; print what would run, what is done, and estimated hours")
@@ -232,6 +263,12 @@ def _name(text: str) -> str:
     return text
 
 
+def _model_name(text: str) -> str:
+    if not is_plain_name(text) or set(text) & set(":@'\"`"):
+        raise argparse.ArgumentTypeError(f"{text!r} must be a plain name, without / : @ and quotes")
+    return text
+
+
 def options_of(asked: argparse.Namespace, command: str = "", began: float = 0.0) -> Options:
     """The parsed options, with defaults filled in. Raises GridError for options that cannot be combined.
 
@@ -242,6 +279,7 @@ def options_of(asked: argparse.Namespace, command: str = "", began: float = 0.0)
     typed = {name: getattr(asked, name) for name in (*places, *sizes)}
     return Options(
         command=command,
+        program=PROGRAM,
         grid=asked.grid,
         only=tuple(asked.only),
         overrides=tuple(asked.set),
@@ -249,10 +287,12 @@ def options_of(asked: argparse.Namespace, command: str = "", began: float = 0.0)
         data_dir=asked.data_dir or Path("data"),
         tracking_uri=asked.tracking_uri or default_tracking_uri(),
         report=asked.report,
+        reports=not (asked.inline or asked.search),
         resources=Resources(asked.address, asked.cpus_per_trial or 1, asked.gpus_per_trial),
         retry_failed=asked.retry_failed,
         inline=asked.inline,
         record=asked.record,
+        register=asked.register,
         limit=TimeLimit.of(asked.minutes, began),
         search=_search(asked),
         given={f"--{name.replace('_', '-')}": str(value) for name, value in typed.items() if value is not None},
@@ -271,6 +311,4 @@ def _search(asked: argparse.Namespace) -> Search | None:
 
 
 if __name__ == "__main__":
-    status = main()
-    gc.freeze()  # skips the collection at exit, which takes a second
-    sys.exit(status)
+    sys.exit(command())

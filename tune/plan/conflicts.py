@@ -10,7 +10,7 @@ from analysis.names import CELL, RUN_KEY
 from rme import data
 from rme.config import SCHEMA, RunSpec
 from tune.plan.grid import Grid
-from tune.record.commit import git_commit
+from tune.record.commit import git_commit, short
 from tune.store.errors import CommandError
 
 if TYPE_CHECKING:
@@ -97,11 +97,11 @@ def _message(experiment: str, found: list[tuple[Run, dict[str, tuple[str, str]]]
             changes[name].add(f"{theirs} -> {ours}")
     listed = [f"{name} {' or '.join(sorted(values))}" for name, values in changes.items()]
     more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
-    commits = sorted({run.data.tags.get("git_commit", "unknown")[:8] for run, _ in found})
+    commits = sorted({short(run.data.tags.get("git_commit", "unknown")) for run, _ in found})
     count = "1 finished run" if len(found) == 1 else f"{len(found)} finished runs"
     return (
         f"the experiment {experiment} holds {count} of these cells with other settings: {', '.join(listed[:_SHOWN])}"
-        f"{more} (recorded by code {' and '.join(commits)}, this is {git_commit()[:8]}). One table cannot hold both: "
-        "record these runs in another experiment with --experiment NAME, restore the settings, or give the grid's row "
-        "a `variant`, a name that makes it a cell of its own"
+        f"{more} (recorded by code {' and '.join(commits)}, this is {short(git_commit())}). One table cannot hold "
+        "both: record these runs in another experiment with --experiment NAME, restore the settings, or give the "
+        "grid's row a `variant`, a name that makes it a cell of its own"
     )

@@ -30,17 +30,17 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 
 from analysis.cells import cell_of
 from analysis.collect import AmbiguousRuns, collect
-from analysis.names import CELL, CELL_KEY, CURVE, FAILURE, RUN_KEY, TRACEBACK
+from analysis.names import CELL, CELL_KEY, CURVE, FAILURE, MODEL, RUN_KEY, TRACEBACK
 from analysis.stats import compare_column
 from analysis.tracking_uri import check_server, sqlite_path
-from rme import data, model_file
+from rme import data
 from rme.config import SCHEMA, RunSpec
 from rme.errors import first_line
-from rme.model_file import ModelFile
 from rme.result import Result
 from rme.timing import Timing
 from tune.record.artifacts import save_pictures
 from tune.record.commit import git_commit
+from tune.record.mlmodel import save_model
 from tune.store.errors import CommandError
 from tune.store.failure import Failure
 
@@ -166,17 +166,17 @@ class Tracker:
         # always the same time, because recording a metric again with another one would add a second point
         ended = finished_at[-1] if finished_at else run.info.start_time
         metrics = [Metric(name, value, ended, epochs) for name, value in result.metrics.items()]
-        self._log(run, spec, [*metrics, *_history(result)], result.tags)
-        self._add_files(run, result)
+        self._log(run, spec, [*metrics, *_history(result)], result.tags | self._add_files(run, result))
         self.client.set_terminated(run.info.run_id, RunStatus.to_string(RunStatus.FINISHED), ended)
 
-    def _add_files(self, run: Run, result: Result) -> None:
+    def _add_files(self, run: Run, result: Result) -> dict[str, str]:
+        """Add a run's model, and the pictures of its cell's first run. Returns the tags that name the files."""
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / model_file.NAME
-            ModelFile.of(result).write(path)
-            self._artifacts(run).log_artifact(str(path))
+            tags = save_model(result, run.info.run_id, Path(folder))
+            self._artifacts(run).log_artifacts(folder, MODEL)
         if SHOWN not in self._cell(result.spec).data.tags:
             self.show(result)
+        return tags
 
     def record_timing(self, timing: Timing) -> None:
         """As `record`, for a timing. Its repeats become a curve with a point for each pass over the test set."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from rme import data, hooks
+from rme import hooks
 from rme.config import RunSpec
 from tune.plan.conflicts import check_settings
 from tune.plan.grid import Grid
@@ -21,10 +21,12 @@ from tune.plan.trials import ArraySize, Trial
 from tune.record.unrecorded import Unrecorded
 from tune.run.dispatcher import Dispatcher
 from tune.run.display import Display
+from tune.run.images import prepare_images
 from tune.run.options import Options
 from tune.run.other_sweeps import OtherSweeps
 from tune.run.schedule import Schedule
 from tune.run.stopping import Stopping, without_sigterm
+from tune.store.errors import CommandError
 from tune.store.failure import Failure
 from tune.store.storage import Storage
 
@@ -34,19 +36,32 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def sweep(options: Options, grid: Grid, array_size: ArraySize, storage: Storage, console: Console) -> int:
-    """Train and record the grid's runs.
+@dataclass(frozen=True)
+class Swept:
+    """What a sweep has done.
 
-    Returns the exit status: 0 all runs are done (and recorded, unless inline), 1 some are not, or one of
-    `tune.run.stopping`'s. Raises CommandError, DataError or HookError before anything starts.
+    Attributes:
+        status: the exit status: 0 all runs are done (and recorded, unless inline), 1 some are not, or one of
+            `tune.run.stopping`'s.
+        failed: why runs failed, were skipped or are not recorded yet, by key, of runs that others start from, too.
     """
+
+    status: int
+    failed: Mapping[str, str]
+
+
+def sweep(options: Options, grid: Grid, array_size: ArraySize, storage: Storage, console: Console) -> Swept:
+    """Train and record the grid's runs. Raises CommandError, DataError or HookError before anything starts."""
     hooks.on_epoch()  # a wrong hook is reported here once, not by each worker
+    if options.register is not None:
+        from tune.record.register import check_one_cell  # late, as the tracker
+
+        check_one_cell(options.register, grid.runs)
     storage.check_writable()
     if not storage.locks.supported:
         console.print(f"--storage {storage.root} has no file locks: let one sweep at a time use it", style="yellow")
     if not options.record:
-        for name in dict.fromkeys(spec.dataset for spec in grid.runs):
-            data.get(name).prepare(options.data_dir)
+        prepare_images(grid, options.data_dir, console)
     plan = _checked_plan(options, grid, array_size, storage)
     for key in plan.retried or ():
         storage.forget_failure(key)
@@ -77,7 +92,7 @@ def _recorder(options: Options, experiment: str, storage: Storage, display: Disp
     return Recorder(Writer(options.tracking_uri, experiment, options.command, storage), display.recorded)
 
 
-def _carry_out(options: Options, plan: Plan, storage: Storage, console: Console) -> int:
+def _carry_out(options: Options, plan: Plan, storage: Storage, console: Console) -> Swept:
     began = time.monotonic()
     to_train = [] if options.record else plan.to_train
     training = {spec.key: spec for trial in to_train for spec in trial.runs}
@@ -134,9 +149,14 @@ def _carry_out(options: Options, plan: Plan, storage: Storage, console: Console)
         seconds=time.monotonic() - began,
     )
     # a stopped sweep has little time left: after SIGTERM comes SIGKILL
-    if plan.grid.kind.trains and options.search is None and not options.inline and ending.status is None:
+    if plan.grid.kind.trains and options.reports and ending.status is None:
         _write_report(options, plan.grid.name, console)
-    return _farewell(options, plan, storage, console, ending)
+    failed = {key: failure.reason for key, failure in plan.held_back.items()} | dict(ending.failed)
+    failed |= {spec.key: "not recorded yet" for spec in ending.left if spec.key not in failed}
+    status = _farewell(options, plan, storage, console, ending)
+    if options.register is not None and ending.status is None:
+        status = _register(options, options.register, plan.grid, storage, console) or status
+    return Swept(status, failed)
 
 
 def _keep(failure: Failure, key: str, storage: Storage) -> None:
@@ -156,6 +176,31 @@ def _write_report(options: Options, experiment: str, console: Console) -> None:
         console.print(f"report: {report.index}", markup=False, highlight=False, soft_wrap=True)
     except (CollectError, OSError) as error:
         console.print(f"no report: {error}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _register(options: Options, name: str, grid: Grid, storage: Storage, console: Console) -> int:
+    """Register the best recorded run's model, and say which. Returns the exit status: 1 if none is registered."""
+    from tune.record.register import register_best
+
+    def say(text: str, style: str | None = None) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True, style=style)
+
+    try:
+        # two sweeps that register the same run at once would create two versions
+        with storage.locks.holding(f"registering {name}", patience_s=600):
+            found = register_best(options.tracking_uri, grid.name, grid.runs, name)
+    except CommandError as error:
+        say(f"not registered: {error}", "red")
+        return 1
+    total = len(grid.runs)
+    if found is None:
+        say(f"not registered: --register {name}: none of the {total} runs of {grid.runs[0].cell} is recorded", "red")
+        return 1
+    done = f"registered {found.uri}" if found.new else f"{found.uri} is registered already"
+    left = total - found.recorded
+    missing = f"; {left} of the cell's {total} runs are not recorded" if left else ""
+    say(f"{done}: {found.run_name}, the best of {found.recorded} by validation{missing}")
+    return 0
 
 
 @dataclass(frozen=True)

@@ -48,16 +48,18 @@ class Options:
     """All options of one command.
 
     Attributes:
-        command: the command as typed.
+        command: the command as typed; program: its first words, before the options.
         grid: the grid's name or file; only, overrides: the texts of `--only` and `--set`.
         storage: the storage's folder; data_dir: the data sets' folder.
         tracking_uri: of MLflow.
         report: the report's folder; None: `report/` and the experiment's name.
+        reports: whether a sweep that has ended writes the report.
         resources: where trials run.
         retry_failed: whether to train only failed runs.
         inline: whether to train in this process, without Ray and MLflow.
         record: whether to record only what the storage has, and train nothing.
         limit: when the command must stop; None: no limit.
+        register: the registered model of which the best run becomes a version; None: nothing is registered.
         search: the search's options; None: a sweep.
         given: the typed ones of the options that say what runs where, by name (`--storage`).
     """
@@ -70,10 +72,13 @@ class Options:
     only: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
     report: Path | None = None
+    reports: bool = True
+    program: tuple[str, ...] = ("python", "tune/sweep.py")
     resources: Resources = Resources()
     retry_failed: bool = False
     inline: bool = False
     record: bool = False
     limit: TimeLimit | None = None
+    register: str | None = None
     search: Search | None = None
     given: Mapping[str, str] = field(default_factory=dict)

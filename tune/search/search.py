@@ -26,11 +26,11 @@ import ray
 import ray.tune
 from rich.console import Console
 
-from rme import data
 from rme.config import RunSpec
 from rme.errors import first_line
 from tune.plan.grid import Grid, GridError
 from tune.plan.kinds import TRAINING
+from tune.run.images import prepare_images
 from tune.run.machine import check_machine
 from tune.run.options import Options
 from tune.run.protocol import Job
@@ -61,7 +61,7 @@ def search(
     runs = _one_cell(grid)
     space = spaces.load(asked.space, runs[0])
     storage.check_writable()
-    data.get(runs[0].dataset).prepare(options.data_dir)
+    prepare_images(grid, options.data_dir, console)
     tracker = SearchTracker(options.tracking_uri, f"{grid.name}-search")
     of_parents = {spec.parent.key for spec in runs if spec.parent is not None}
     parents = tuple(spec for spec in grid.with_parents() if spec.key in of_parents)
@@ -261,7 +261,7 @@ def command_line(options: Options, values: Mapping[str, Any]) -> str:
 
     It repeats the other `--only` and `--set`, and each typed option that says what runs where.
     """
-    words = ["python", "tune/sweep.py", "--grid", options.grid]
+    words = [*options.program, "--grid", options.grid]
     for only in options.only:
         if not only.startswith("seed="):
             words += ["--only", only]

@@ -47,7 +47,7 @@ def test_other_settings_of_the_same_cell_are_named():
 
 
 def test_the_settings_of_a_starting_point_are_compared_too():
-    assert "batch_size 16 -> 8" in str(message([spec("rme", 2, batch_size=8)], [recorded(spec())]))
+    assert "batch_size 11 -> 8" in str(message([spec("rme", 2, batch_size=8)], [recorded(spec())]))
 
 
 def test_another_version_of_the_code_is_named():

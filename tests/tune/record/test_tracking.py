@@ -92,10 +92,13 @@ def test_a_run_is_recorded_as_documented(results, database):
     assert [m.value for m in curve] == pytest.approx(result.losses[:, result.updates.index("q_1"), chosen].tolist())
     assert curve[0].timestamp < curve[1].timestamp
 
-    path = download(tracker, run, "model.safetensors")
+    path = download(tracker, run, "model/model.safetensors")
     model = load_file(path)
     assert torch.equal(model.pop("test.iwae"), result.test_iwae)
     assert torch.equal(model.pop("test.elbo"), result.test_elbo)
+    shown = model.pop("shown.images")
+    assert len(shown) and torch.equal(shown, result.test_images[: len(shown)])
+    assert model.pop("shown.val_elbo").tolist() == result.history_elbo[:, chosen].tolist()
     assert model.keys() == result.models[chosen].keys()
     assert all(torch.equal(value, result.models[chosen][name]) for name, value in model.items())
     with safe_open(path, framework="pt") as file:
@@ -271,7 +274,7 @@ def test_a_failed_run_that_ends_well_later_is_finished_without_its_old_reason(re
     (run,) = children(tracker)
     assert run.info.status == "FINISHED" and "failure" not in run.data.tags
     artifacts = {artifact.path for artifact in tracker.client.list_artifacts(run.info.run_id)}
-    assert "traceback.txt" not in artifacts and "model.safetensors" in artifacts
+    assert "traceback.txt" not in artifacts and "model" in artifacts
     tracker.record_failure(spec, Failure("too late"))
     assert children(tracker)[0].info.status == "FINISHED"
 
