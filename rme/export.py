@@ -55,7 +55,7 @@ def export(model: Model | Method, folder: str | Path, format: str = "onnx", part
 
     Args:
         model: a model, or an array of one member.
-        folder: created if missing. Files of the same names are replaced.
+        folder: created if missing; one for each format. Files of the same names are replaced.
         format: 'onnx' (`encoder.onnx`, for any ONNX runtime), or 'torch' (`encoder.pt2`, for `torch.export.load`).
         parts: 'encoder', 'decoder' or both.
 

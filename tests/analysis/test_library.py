@@ -22,12 +22,12 @@ def store(tmp_path_factory) -> Store:
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory, small):
+def results(tmp_path_factory, tiny):
     """A storage of two runs of a cell and one of other settings; its folder and the results."""
     folder = tmp_path_factory.mktemp("storage")
-    pair = (small.images.train, small.images.test)
+    pair = (tiny.images.train, tiny.images.test)
     settings = [{"seed": 0, "epochs": 1}, {"seed": 1, "epochs": 1}, {"seed": 2, "epochs": 2}]
-    specs = [small.spec(dataset="images", **each) for each in settings]
+    specs = [tiny.spec(dataset="images", **each) for each in settings]
     found = [fit(spec, images=pair, device="cpu", progress=False) for spec in specs]
     for result in found:
         result.save(folder / "runs" / result.spec.key)
