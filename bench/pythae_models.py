@@ -6,6 +6,7 @@ runs the epochs.
 
 from __future__ import annotations
 
+import copy
 import logging
 import tempfile
 from typing import Any, cast
@@ -16,6 +17,7 @@ from pythae.data.datasets import BaseDataset
 from pythae.models import VAE, VAE_IAF, VAE_IAF_Config, VAEConfig
 from pythae.models.base.base_utils import ModelOutput
 from pythae.models.nn import BaseDecoder, BaseEncoder
+from pythae.samplers import NormalSampler
 from pythae.trainers import BaseTrainer, BaseTrainerConfig
 from pythae.trainers.training_callbacks import ProgressBarCallback
 from torch import Tensor, nn
@@ -67,6 +69,26 @@ def peer(method: Method, member: int = 0) -> Any:
         flows = {"n_made_blocks": len(method.mades), "n_hidden_in_made": 1, "hidden_size": hidden_units(method)}
         return VAE_IAF(VAE_IAF_Config(**sizes, **flows), encoder, decoder).to(device)
     return VAE(VAEConfig(**sizes), encoder, decoder).to(device)
+
+
+@torch.no_grad()
+def in_units(model: Any, size: float) -> Any:
+    """A copy of pythae's VAE for images in units of `size`: x / size instead of x, decoded to g(z) / size.
+
+    Its decoder's fixed variance of one is one square unit, so size^2 of the original pixels, and its log p(x / size)
+    is the log p(x) of N(g(z), size^2 I) plus D log size.
+    """
+    model = copy.deepcopy(model)
+    model.encoder.layers[0].weight.mul_(size)
+    last = model.decoder.layers[-1]
+    last.weight.div_(size)
+    last.bias.div_(size)
+    return model
+
+
+def samples(model: Any, count: int) -> Tensor:
+    """Decoder means at `count` draws of the prior, by pythae's sampler: (count, C, H, W)."""
+    return NormalSampler(model).sample(num_samples=count)
 
 
 def hidden_units(method: IAF) -> int:
