@@ -9,11 +9,14 @@ JOBS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 # not --quiet: with it, --strict counts no warnings
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+EXTRAS := dev cluster datasets docs export notebooks
+NOTEBOOKS := $(patsubst %,build/%,$(wildcard notebooks/*.ipynb))
+CODE := $(shell find rme tune analysis -name '*.py')
 FILES ?= rme/objective.py
 MINUTES ?= 8
 BENCH_OUT ?= build/bench
 
-.PHONY: help venv demo test slow mutants bench lint format docs mlflow report lock clean
+.PHONY: help venv demo test slow mutants bench lint format docs notebooks mlflow report lock clean
 
 help:  ## list these commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
@@ -56,7 +59,14 @@ format: venv  ## put the code into the formatter's shape
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-docs: venv  ## build the documentation's site
+notebooks: venv $(NOTEBOOKS)  ## run the notebooks that changed, or whose code did; into build/notebooks
+
+# a thread each: make -j2 runs two at once
+build/notebooks/%.ipynb: notebooks/%.ipynb $(CODE) | venv
+	OMP_NUM_THREADS=1 $(BIN)/python -m nbconvert --to notebook --execute --log-level WARN --KernelManager.transport_encryption auto \
+		--output-dir $(@D) $<
+
+docs: venv notebooks  ## build the documentation's site, with the notebooks' output
 	@$(MKDOCS)
 	@echo "documentation: build/site/index.html"
 
@@ -67,7 +77,7 @@ report: venv  ## tables and page of EXPERIMENT (default: demo) in OUT (default: 
 	@$(BIN)/python -m analysis.report --experiment $(EXPERIMENT) --tracking-uri $(TRACKING) --out $(OUT)
 
 lock: venv  ## resolve pyproject.toml's ranges anew (needs uv)
-	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --extra dev --extra cluster --extra docs --upgrade \
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header $(addprefix --extra ,$(EXTRAS)) --upgrade \
 		pyproject.toml --output-file requirements.lock
 
 clean:  ## remove what can be made again; not the runs

@@ -55,7 +55,7 @@ class RunSpec(BaseModel):
     order: int | None = Field(
         default=None, description="order of the method: number of components, flows, SVI or linearisation steps"
     )
-    dataset: str = Field(description="data set: a name of the registry rme.data, or the path of an .npz file or a folder")
+    dataset: str = Field(description="data set: a name of the registry rme.data, or the path of an .npz file or folder")
     dim: int = Field(description="latent dimension p", ge=1, le=1024)
     decoder: Literal["conv", "fc"] = Field(
         default="conv", description="decoder network: conv (Tables 1-3) or fc (fully connected, Table 5)"

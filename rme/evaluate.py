@@ -32,7 +32,7 @@ GPU_CHUNK_BYTES = 1 << 30
 
 @dataclass(frozen=True)
 class Scores:
-    """Per-image estimates of log p(x) in nats, each (B, n), of one model (n,): elbo <= iwae <= log p(x) in expectation."""
+    """Estimates of log p(x) per image in nats, (B, n), or (n,) of one model: elbo <= iwae <= log p(x) on average."""
 
     iwae: Tensor
     elbo: Tensor

@@ -119,7 +119,7 @@ class _NotebookBar:
     def __init__(self, description: str, total: int, unit: str) -> None:
         self.description, self.total, self.unit = description, total, unit
         self._began = self._shown = time.monotonic()
-        self._done, self._note = 0, ""
+        self._done, self._note, self._closed = 0, "", False
         from IPython.display import HTML, display
 
         self._html = HTML
@@ -131,6 +131,7 @@ class _NotebookBar:
             self._show()
 
     def close(self) -> None:
+        self._closed = True
         self._show()
 
     def _show(self) -> None:
@@ -139,7 +140,9 @@ class _NotebookBar:
 
     def _text(self) -> str:
         passed = time.monotonic() - self._began
-        left = f", {passed / self._done * (self.total - self._done):.0f} s to go" if 0 < self._done < self.total else ""
+        left = ""
+        if 0 < self._done < self.total and not self._closed:
+            left = f", {passed / self._done * (self.total - self._done):.0f} s to go"
         return (
             f'<progress value="{self._done}" max="{self.total}"></progress> {escape(self.description)}: '
             f"{self._done} of {self.total} {self.unit}, {passed:.0f} s{left} {escape(self._note)}"

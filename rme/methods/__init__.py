@@ -1,14 +1,21 @@
-"""The registry of methods: every `Method` subclass with a name, in any file of this folder not starting with `_`."""
+"""The registry of methods: every `Method` subclass with a name, in any file of this folder not starting with `_`.
+
+`register` adds a class that is defined elsewhere, in a notebook for instance.
+"""
 
 from __future__ import annotations
 
 import importlib
 import inspect
 import pkgutil
+from collections.abc import Mapping
+from typing import TypeVar
 
 from rme.methods.base import Method, Update
 
-__all__ = ["Method", "Update", "get", "names", "registry"]
+__all__ = ["Method", "Update", "get", "names", "register", "registry"]
+
+M = TypeVar("M", bound=type[Method])
 
 _registry: dict[str, type[Method]] | None = None
 
@@ -32,18 +39,58 @@ def registry() -> dict[str, type[Method]]:
             if not items:
                 raise ImportError(f"{where}: no Method subclass with a name; start a helper file's name with _")
             for item in items:
-                missing = [] if hasattr(item, "label") else ["label"]
-                if inspect.isabstract(item):
-                    missing += sorted(item.__abstractmethods__)
-                if missing:
-                    raise ImportError(f"{where}: {item.__name__} does not declare {', '.join(missing)}")
-                if item.name != item.name.lower():
-                    raise ImportError(f"{where}: name={item.name!r} must be lower case")
-                if item.name in found:
-                    raise ImportError(f"{where}: name={item.name!r} is already used by {found[item.name].__module__}")
+                if fault := _fault(item, found):
+                    raise ImportError(f"{where}: {fault}")
                 found[item.name] = item
         _registry = dict(sorted(found.items()))
     return _registry
+
+
+def register(method: M) -> M:
+    """Add a class that is in no file of this folder to the registry of this process; returns it, as a decorator does.
+
+    The same class defined again, as by running a notebook's cell again, replaces the former one. Other processes do
+    not know it: a sweep's workers and `rme.load` elsewhere need the file in `rme/methods/`.
+
+    Raises:
+        TypeError: it is no subclass of `Method`.
+        ValueError: the class is incomplete, or its name is not lower case or already used.
+
+    Example:
+        >>> @rme.methods.register
+        ... class Mine(rme.methods.get("vae")):
+        ...     name, label = "mine", "Mine"
+        >>> rme.RunSpec(method="mine", dataset="digits", dim=10).method_label
+        'Mine'
+    """
+    global _registry
+    if not (isinstance(method, type) and issubclass(method, Method)):
+        raise TypeError(f"register({method!r}): expected a subclass of rme.methods.Method")
+    others = {name: each for name, each in registry().items() if _identity(each) != _identity(method)}
+    if fault := _fault(method, others):
+        raise ValueError(f"{method.__module__}: {fault}")
+    others[method.name] = method
+    _registry = dict(sorted(others.items()))
+    return method
+
+
+def _identity(method: type[Method]) -> tuple[str, str, str | None]:
+    """Equal for a class and the same class defined again."""
+    return method.__module__, method.__qualname__, getattr(method, "name", None)
+
+
+def _fault(item: type[Method], found: Mapping[str, type[Method]]) -> str | None:
+    """Why a class cannot be registered beside those already found, or None."""
+    missing = [attribute for attribute in ("name", "label") if not hasattr(item, attribute)]
+    if inspect.isabstract(item):
+        missing += sorted(item.__abstractmethods__)
+    if missing:
+        return f"{item.__name__} does not declare {', '.join(missing)}"
+    if item.name != item.name.lower():
+        return f"name={item.name!r} must be lower case"
+    if item.name in found:
+        return f"name={item.name!r} is already used by {found[item.name].__module__}"
+    return None
 
 
 def names() -> list[str]:

@@ -80,7 +80,12 @@ def test_torch_programs_return_the_model_s_numbers(tmp_path, method, order, deco
 @pytest.mark.long(seconds=12)
 @pytest.mark.parametrize(
     ("method", "order", "shape"),
-    [("vae", None, (1, 28, 28)), ("rme", 2, SMALL), ("iaf", 2, SMALL), ("hf", 2, SMALL)],
+    [
+        ("vae", None, (1, 28, 28)),
+        ("rme", 2, SMALL),
+        pytest.param("iaf", 2, SMALL, marks=pytest.mark.slow),
+        pytest.param("hf", 2, SMALL, marks=pytest.mark.slow),
+    ],
 )
 def test_onnx_files_return_the_model_s_numbers(tmp_path, method, order, shape):
     model = model_of(method, order, shape=shape)

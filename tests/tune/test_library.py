@@ -83,7 +83,7 @@ def script(tmp_path_factory, ray_folder) -> Script:
     return Script(tmp_path_factory.mktemp("script"), ray_folder)
 
 
-@pytest.mark.long(seconds=20)
+@pytest.mark.slow
 def test_the_frame_has_the_runs_of_the_grid_and_mlflow_those_that_they_start_from_too(script):
     assert [run.data.params["method"] for run in script.runs.values()].count("vae") == 2 and len(script.runs) == 4
     assert script.frame["method_label"].tolist() == ["RME(2)", "RME(2)"] and script.frame["seed"].tolist() == [0, 1]
@@ -95,6 +95,7 @@ def test_the_frame_has_the_runs_of_the_grid_and_mlflow_those_that_they_start_fro
         assert row["test_iwae"] == pytest.approx(scores.numpy().mean(), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_the_same_call_again_skips_finished_runs_and_returns_the_same(script):
     first, again = script.done.stderr.split("again\n")
     assert first.count("started") == 2 and "started" not in again
@@ -102,17 +103,20 @@ def test_the_same_call_again_skips_finished_runs_and_returns_the_same(script):
     assert json.loads((script.folder / "state.json").read_text())[2]
 
 
+@pytest.mark.slow
 def test_the_program_keeps_its_signals_collector_path_and_threads(script):
     before, after, _ = json.loads((script.folder / "state.json").read_text())
     assert before == after
 
 
+@pytest.mark.slow
 def test_nothing_of_ray_is_left_and_no_traceback_is_printed(script):
     assert not processes_of(script.ray_folder) and not list((script.folder / "storage" / "ray").glob("*"))
     assert "Traceback" not in script.done.stderr and script.done.stdout == ""
     assert not (script.folder / "report").exists()
 
 
+@pytest.mark.slow
 def test_the_recorded_command_is_the_call(script):
     (command,) = {run.data.tags["command"] for run in script.runs.values()}
     call = ast.parse(command, mode="eval").body
@@ -154,6 +158,7 @@ def fail(engine) -> None:
         raise ZeroDivisionError("a new idea")  # after each epoch: fewer attempts than epochs
 
 
+@pytest.mark.slow
 def test_inline_rows_are_of_the_storage(inline, script):
     threads = torch.get_num_threads()
     torch.set_num_threads(2)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 import rme
-from rme import RunSpec, methods
+from rme import methods
 from rme.methods._template import Template
 from rme.methods.base import Method
 from rme.methods.vae import VAE
@@ -50,9 +50,7 @@ def test_one_class_body_may_define_several_methods() -> None:
     assert (methods.get("one"), methods.get("two")) == (first, second)
 
 
-class NoLabel(Method):
-    name = "no-label"
-
+class Nameless(Method):
     def posterior(self, x, noise):
         raise NotImplementedError
 
@@ -60,11 +58,8 @@ class NoLabel(Method):
         raise NotImplementedError
 
 
-class NoName(NoLabel):
-    label = "No name"
-
-
-del NoLabel.name
+class NoLabel(Nameless):
+    name = "no-label"
 
 
 class Half(Method):
@@ -78,8 +73,8 @@ class Half(Method):
     (lambda: define("vae"), r"tests\.rme\.methods\.test_register: name='vae' is already used by rme\.methods\.vae"),
     (lambda: define("Mine"), "name='Mine' must be lower case"),
     (lambda: type("Again", (VAE,), {}), "name='vae' is already used by"),
-    (lambda: NoLabel, "NoLabel does not declare name, label"),
-    (lambda: NoName, "NoName does not declare name$"),
+    (lambda: Nameless, "Nameless does not declare name, label$"),
+    (lambda: NoLabel, "NoLabel does not declare label$"),
     (lambda: Half, "Half does not declare updates"),
 ])  # fmt: skip
 def test_a_refused_class_leaves_the_registry_as_it_was(make: Callable[[], type], message: str) -> None:

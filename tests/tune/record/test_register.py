@@ -147,7 +147,7 @@ def carry_out(sweep: Sweep) -> tuple[int, str]:
     return done.status, said.getvalue()
 
 
-@pytest.mark.long(seconds=8)
+@pytest.mark.slow
 def test_the_command_registers_what_it_has_recorded(sweep, results):
     """The best of those that are recorded, when others failed; with all of them, the best of all, once."""
     store(sweep, results, 1)
