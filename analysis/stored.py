@@ -51,7 +51,7 @@ def _results(folder: Path, keys: Collection[str] | None) -> Iterator[Result | Ti
             continue
         try:
             result = _kind(path).load(path.parent)
-            if result.spec.key == path.parent.name:
+            if result.key == path.parent.name:
                 yield result
             else:  # its settings mean something else now
                 log.warning("result passed over: %s is of an earlier version of this code, or of other images", path)

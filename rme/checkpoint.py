@@ -27,8 +27,13 @@ class CorruptFile(RuntimeError):
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` write a temporary file next to `path`, then rename it to `path`.
 
-    A crash or a full disk leaves either the old file or the new one, never a part. OSError propagates.
+    A crash or a full disk leaves either the old file or the new one, never a part. A link stays a link, to the new
+    content; what is no file, such as a pipe or /dev/null, is written into. OSError propagates.
     """
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        _write_into(path, write)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
@@ -46,6 +51,12 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         os.fsync(folder)  # so that the rename, too, survives a power cut
     finally:
         os.close(folder)
+
+
+def _write_into(path: Path, write: Callable[[Path], object]) -> None:
+    with tempfile.NamedTemporaryFile() as temporary:
+        write(Path(temporary.name))
+        path.write_bytes(Path(temporary.name).read_bytes())
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:

@@ -56,13 +56,16 @@ def whole(low: int) -> Callable[[str], int]:
     return convert
 
 
-def check_out(out: Path, folder: bool = False) -> None:
+def check_out(out: Path, folder: bool = False, suffix: str = "") -> None:
     """CommandError if `--out` cannot be written, for a command to find out before its work; creates nothing.
 
     Args:
         out: the file, or the folder to write files into.
         folder: whether it is a folder.
+        suffix: that the file's name must have; empty: any.
     """
+    if suffix and out.suffix.lower() != suffix:
+        raise CommandError(f"--out {out}: the file's name must end in {suffix}")
     if out.is_dir() and not folder:
         raise CommandError(f"--out {out}: a folder; expected a file's path")
     existing = out if folder else out.absolute().parent

@@ -16,6 +16,7 @@ from rme import callbacks as calls
 from rme import data
 from rme.array_halving import train_members
 from rme.callbacks import Callback, Epoch
+from rme.checkpoint import digest
 from rme.config import RunSpec
 from rme.data import DataError, Images
 from rme.device import pick_device
@@ -37,7 +38,7 @@ def fit(
     device: str = "auto",
     parent: Result | Model | None = None,
     fine_tune: bool = False,
-    callbacks: Sequence[Callback] = (),
+    callbacks: Sequence[Callback] | Callback | None = (),
     checkpoint_dir: str | Path | None = None,
     progress: bool | None = None,
 ) -> Result:
@@ -57,7 +58,8 @@ def fit(
         fine_tune: let `parent` be any run, or a `Model`, of the method that `spec` starts from, with the same decoder,
             latents and image size: trained on other images, or with other settings. Only with `images`, whose hash then
             also covers the parent, so that the run's key differs from that of an ordinary run.
-        callbacks: functions of an `rme.Epoch`, called after each epoch of this run's own training; one may stop it.
+        callbacks: functions of an `rme.Epoch`, called after each epoch of this run's own training; one may stop it. Not
+            called for epochs that a checkpoint has.
         checkpoint_dir: where to keep checkpoints; the training resumes from the newest one. None: no checkpoints.
         progress: whether to show a progress bar; None: only in a terminal or a notebook.
 
@@ -78,6 +80,9 @@ def fit(
         >>> result.environment["stopped_after_epoch"], result.model.image_shape
         ('1', (1, 16, 16))
     """
+    if not isinstance(spec, RunSpec):
+        raise TypeError(f"spec={spec!r} is a {type(spec).__name__}; expected an rme.RunSpec")
+    callbacks = [callbacks] if callable(callbacks) else list(callbacks or ())
     calls.check(callbacks)
     if parent is not None and not isinstance(parent, (Result, Model)):
         raise TypeError(f"parent={parent!r} is a {type(parent).__name__}; expected the Result of the run that "
@@ -86,7 +91,7 @@ def fit(
     if fine_tune:
         _check_fine_tuning(spec, given, parent)
     if given is not None:
-        spec = spec.model_copy(update={"dataset": data.name_in_memory(given, _digest(parent) if fine_tune else "")})
+        spec = _named(spec, given, parent if fine_tune else None)
     dataset = data.get(spec.dataset)
     if given is None:
         dataset.prepare(Path(data_dir))
@@ -114,7 +119,8 @@ def _fit(
 ) -> Result:
     stopped: dict[str, str] = {}
     models = [_models_of(parent, spec)] if parent is not None else None
-    with epoch_bar(spec, progress) as advance:
+    # also where the caller has switched gradients off
+    with torch.inference_mode(False), torch.enable_grad(), epoch_bar(spec, progress) as advance:
 
         def on_epoch(engine: Engine) -> None:
             advance(engine)
@@ -178,6 +184,16 @@ def _given(spec: RunSpec, images: Any) -> Images | None:
     return Images(train, as_bytes(as_images(pair[1], shape, name="test images")))
 
 
+def _named(spec: RunSpec, images: Images, fine_tuned: Result | Model | None) -> RunSpec:
+    """The spec with the name of these images. DataError if it has the name of others."""
+    name = data.name_in_memory(images, "" if fine_tuned is None else _digest(fine_tuned))
+    if spec.dataset not in (data.IN_MEMORY, name):
+        raise DataError(
+            f"dataset={spec.dataset!r}, but images= are {name}: dataset={data.IN_MEMORY!r} takes any images"
+        )
+    return spec.model_copy(update={"dataset": name})
+
+
 # ---------------------------------------------------------------------- parents
 def _models_of(parent: Result | Model, spec: RunSpec) -> list[dict[str, Tensor]]:
     """For each restart the model that it starts from: a single model serves all of them."""
@@ -195,6 +211,10 @@ def _check_parent(spec: RunSpec, parent: Result | Model) -> None:
             f"{spec.run_name} does not start from the run given as parent, {parent.spec.run_name}"
             + _differences(spec, parent.spec)
         )
+    if parent.stopped is not None:
+        name, epoch = parent.spec.run_name, parent.stopped
+        raise ValueError(f"parent is not the finished run {name}: it was stopped by a callback after epoch {epoch}; "
+                         "fine_tune=True continues it all the same")  # fmt: skip
     if isinstance(parent, Model) and spec.restarts > 1:
         raise ValueError(f"parent is one model, but {spec.run_name} has {spec.restarts} restarts, each of which starts "
                          "from its own: give the Result, set restarts=1, or fine_tune=True")  # fmt: skip
@@ -223,9 +243,6 @@ def _check_fine_tuning(spec: RunSpec, images: Images | None, parent: Result | Mo
         raise ValueError(f"{spec.run_name} cannot start from {parent.spec.run_name}: {', '.join(wrong)}")
 
 
-def _digest(parent: Result | Model | None) -> str:
-    from rme.checkpoint import digest
-
-    assert parent is not None
+def _digest(parent: Result | Model) -> str:
     models = parent.models if isinstance(parent, Result) else [parent.parameters]
     return " ".join(digest(model, "") for model in models)

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from rme.nets import ImageShape
 
+ROUNDING = 1e-5
+"""How far floating point pixels may be outside [0, 1], by rounding; they are moved to the nearer end."""
+
 
 class ImagesError(ValueError):
     """Images that cannot be used; the message says what was found and what would be valid."""
@@ -42,10 +45,16 @@ def as_bytes(images: Tensor) -> Tensor:
 
 def _as_tensor(images: Any, name: str) -> Tensor:
     if isinstance(images, Tensor):
+        if images.layout != torch.strided:
+            raise ImagesError(f"{name}: a tensor of layout {images.layout}; expected a dense one: images.to_dense()")
         tensor = images.detach().cpu()
+    elif np.ma.isMaskedArray(images):
+        raise ImagesError(f"{name}: a masked array; fill its missing pixels first: images.filled(0)")
     else:
         try:
             array = np.asarray(images)
+            if not array.dtype.isnative:
+                array = array.astype(array.dtype.newbyteorder("="))
             if not array.flags.writeable or any(stride < 0 for stride in array.strides):
                 array = array.copy()  # torch shares no such memory
             tensor = torch.from_numpy(array)
@@ -100,8 +109,11 @@ def _checked_floats(tensor: Tensor, name: str) -> Tensor:
         if not (np.isfinite(low) and np.isfinite(high)):
             count = int((~tensor.isfinite()).flatten(1).any(1).sum())
             raise ImagesError(f"{name}: {count} of {len(tensor)} images have pixels that are NaN or infinite")
-        if low < 0 or high > 1:
+        if low < -ROUNDING or high > 1 + ROUNDING:
             raise ImagesError(
-                f"{name}: pixels from {low:g} to {high:g}; floating point images are in [0, 1], uint8 ones in 0..255"
+                f"{name}: pixels from {low:.7g} to {high:.7g}; floating point images are in [0, 1], uint8 in 0..255"
             )
-    return tensor.to(torch.float32).contiguous()
+        if 0 < high <= 1 / 255:
+            raise ImagesError(f"{name}: the largest pixel is {high:.3g}; floating point images are in [0, 1], and "
+                              "these look as if divided by 255 twice")  # fmt: skip
+    return tensor.to(torch.float32).clamp(0, 1).contiguous()

@@ -68,6 +68,8 @@ def load(
         return Model(_file(source, Path(storage), tracking_uri), chosen)
     except (CorruptFile, ModelFileError) as error:
         raise LoadError(first_line(error)) from error
+    except OSError as error:  # no permission, a name that is too long
+        raise LoadError(f"{str(source)[:100]}: cannot be read: {error.strerror or first_line(error)}") from error
 
 
 def _file(source: str | Path | RunSpec, storage: Path, tracking_uri: str | None) -> ModelFile:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rme import evaluate, inference_gaps, noise, precision
 from rme.device import pick_device
+from rme.engine import member_parameters
 from rme.evaluate import BLOCK, Scores
 from rme.images import ImagesError, as_images
 from rme.inference_gaps import Gaps
@@ -19,6 +20,7 @@ from rme.methods.base import Method
 from rme.model_file import ModelFile
 from rme.nets import ImageShape
 from rme.noise import Noise
+from rme.numbers_given import whole
 from rme.posterior import Posterior
 from rme.progress import steps
 
@@ -54,7 +56,7 @@ class Model:
     """
 
     def __init__(self, file: ModelFile, device: torch.device | str = "cpu") -> None:
-        self._file = file
+        self._file = replace(file, parameters={})  # which the method has
         self.method: Method = file.method.to(torch.device(device))
         self.method.eval()
 
@@ -85,7 +87,7 @@ class Model:
             >>> rme.load(folder / "model.safetensors").spec == model.spec
             True
         """
-        self._file.write(Path(file))
+        replace(self._file, parameters=self.parameters).write(Path(file))
 
     # ------------------------------------------------------------------ what it is
     @property
@@ -104,6 +106,11 @@ class Model:
         return self._file.restart
 
     @property
+    def stopped(self) -> int | None:
+        """After which epoch a callback stopped its training; None if it came to its end."""
+        return self._file.stopped
+
+    @property
     def image_shape(self) -> ImageShape:
         """(C, H, W) of its images."""
         return self.method.decoder.image_shape
@@ -114,8 +121,8 @@ class Model:
 
     @property
     def parameters(self) -> dict[str, Tensor]:
-        """Parameters and buffers, name -> tensor on the CPU, without a member axis."""
-        return self._file.parameters
+        """A copy of parameters and buffers, name -> tensor on the CPU, without a member axis."""
+        return member_parameters(self.method, 0)
 
     @property
     def variance(self) -> float:
@@ -154,6 +161,8 @@ class Model:
             f"Model {self.spec.run_name}, restart {self.restart}, on {self.device}",
             f"images {shape}, {self.spec.dim} latents, {count:,} parameters",
         ]
+        if self.stopped is not None:
+            lines.append(f"its training was stopped by a callback after epoch {self.stopped}")
         if len(self.test_iwae):
             scores = f"test IWAE {self.test_iwae.mean():.2f}, ELBO {self.test_elbo.mean():.2f} nats per image"
             lines.append(f"{scores} ({len(self.test_iwae):,} images)")
@@ -176,7 +185,7 @@ class Model:
         stream = self._noise(noise.EVALUATE, seed)
         found, sizes = [], []
         with torch.no_grad(), precision.scoring():
-            for block in self._blocks(images):
+            for block in steps(self._blocks(images), "encoding"):
                 found.append(self.method.posterior(self._centred(block), stream))
                 sizes.append(block.shape[1])
         return Posterior(found, sizes, self.spec.dim, partial(self._noise, noise.DRAWS))
@@ -201,6 +210,8 @@ class Model:
             raise ValueError(
                 f"z has shape {tuple(z.shape)}; expected (N, {p}) or (S, N, {p}), the model has {p} latents"
             )
+        if not z.numel():
+            raise ValueError(f"z has shape {tuple(z.shape)}: no latents to decode")
         flat = z.reshape(-1, self.spec.dim).to(self.method.pixel_mean)
         with torch.no_grad(), precision.scoring():
             parts = flat.split(max(1, evaluate.images_at_once(self.method)))
@@ -224,9 +235,7 @@ class Model:
             >>> model.sample(4, seed=1).shape
             torch.Size([4, 1, 28, 28])
         """
-        if n < 1:
-            raise ValueError(f"n={n}: expected at least 1")
-        return self.decode(self._noise(noise.DRAWS, seed).normal((1, n, self.spec.dim))[0])
+        return self.decode(self._noise(noise.DRAWS, seed).normal((1, whole("n", n, 1), self.spec.dim))[0])
 
     def interpolate(self, a: Any, b: Any, n: int = 10) -> Tensor:
         """From each image of `a` to that of `b`: decoder means along the line between their posterior means.
@@ -237,8 +246,7 @@ class Model:
             >>> model.interpolate(images[:2], images[2:4], 6).shape
             torch.Size([2, 6, 1, 28, 28])
         """
-        if n < 2:
-            raise ValueError(f"n={n}: expected at least 2, the two ends")
+        n = whole("n", n, 2)  # the two ends
         first, last = self.encode(a).mean, self.encode(b).mean
         if len(first) != len(last):
             raise ImagesError(f"a has {len(first)} images, b has {len(last)}; expected as many")
@@ -268,8 +276,9 @@ class Model:
     ) -> Tensor | Gaps:
         """log p(x) of each image in nats, estimated by IWAE with k draws of q(z|x) (eq. 1): (N,) float64.
 
-        It is a lower bound in expectation, which k tightens. A density of pixels in [0, 1]: usually above 0. With k the
-        spec's `iwae_samples` and the run's test images, it is the recorded `test_iwae`.
+        It is a lower bound in expectation, which k tightens. A density of pixels in [0, 1]: usually above 0. An image's
+        draws depend on its place among the images: with k the spec's `iwae_samples`, all of the run's test images in
+        their order have the recorded `test_iwae`.
 
         Args:
             images: as for all methods.
@@ -294,8 +303,7 @@ class Model:
             >>> torch.equal(found.elbo, model.elbo(images, k=10))
             True
         """
-        if k < 1:
-            raise ValueError(f"k={k}: expected at least 1")
+        k = whole("k", k, 1)
         generators = self._noise(noise.EVALUATE, seed).generators
         found = []
         for block in steps(self._blocks(images), "scoring", progress):
@@ -305,8 +313,7 @@ class Model:
         return Scores(*(torch.cat([getattr(part, name)[0] for part in found]).cpu() for name in ("iwae", "elbo")))
 
     def _gaps(self, images: Any, k: int, seed: int | None, progress: bool | None) -> Gaps:
-        if k < 2:
-            raise ValueError(f"k={k}: the gaps need at least 2 draws")
+        k = whole("k", k, 2)  # for the standard errors
         stream = self._noise(noise.GAPS, seed)
         found, sizes = [], []
         for block in steps(self._blocks(images), "optimising posteriors", progress):
@@ -333,7 +340,7 @@ class Model:
         return self.method.centred(block.to(self.device))
 
     def _noise(self, purpose: int, seed: int | None = None) -> Noise:
-        """A stream at its start: the run's own member's for its seed."""
-        seed = self.spec.seed if seed is None else seed
+        """A stream at its start: the run's own member's for its seed. ValueError for an impossible seed."""
+        seed = self.spec.seed if seed is None else whole("seed", seed, 0)
         generator = noise.generator(seed, self.restart, purpose, self.device)
         return Noise([generator], self.method.pixel_mean.dtype)

@@ -63,7 +63,8 @@ class ModelFile:
         images: uint8 (m, C, H, W), the first of its run's test images; empty if unknown.
         val_elbo: (E,), nats per image by epoch; NaN where it was not measured; empty if unknown.
         metrics: the run's metrics by their names in MLflow; empty if unknown.
-        key: the run's key; empty: `spec.key`, which needs a user's own data set to exist.
+        key: the run's key; empty: that of its spec, which needs a user's own data set to exist.
+        stopped: after which epoch a callback stopped the training; None if it came to its end.
     """
 
     spec: RunSpec
@@ -75,6 +76,7 @@ class ModelFile:
     val_elbo: Tensor = field(default_factory=_nothing)
     metrics: dict[str, float] = field(default_factory=dict)
     key: str = ""
+    stopped: int | None = None
 
     @classmethod
     def of(cls, result: Result) -> ModelFile:
@@ -88,6 +90,7 @@ class ModelFile:
             result.test_images[:SHOWN],
             result.history_elbo[:, result.chosen],
             result.metrics,
+            stopped=result.stopped,
         )
 
     @property
@@ -102,7 +105,7 @@ class ModelFile:
     @property
     def run_key(self) -> str:
         """The run's key."""
-        return self.key or self.spec.key
+        return self.key or key_of(self.spec, self.stopped)
 
     def write(self, path: Path) -> None:
         """Write the file, atomically. OSError propagates."""
@@ -110,7 +113,7 @@ class ModelFile:
         tensors = {name: value.detach().cpu().contiguous() for name, value in {**self.parameters, **extra}.items()}
         about = {
             "version": str(VERSION), "spec": self.spec.model_dump_json(), "key": self.run_key,
-            "restart": str(self.restart), "metrics": json.dumps(self.metrics),
+            "restart": str(self.restart), "metrics": json.dumps(self.metrics), "stopped": json.dumps(self.stopped),
         }  # fmt: skip
         about["sha256"] = digest(tensors, _text(about))
         try:
@@ -154,9 +157,17 @@ class ModelFile:
                 **extra,
                 metrics=json.loads(about.get("metrics", "{}")),
                 key=about.get("key", ""),
+                stopped=json.loads(about.get("stopped", "null")),
             )
-        except (KeyError, TypeError, ValueError, SpecError) as error:
+        except KeyError as error:
+            raise ModelFileError(f"{path} is not a model of this version: it lacks {error}") from error
+        except (TypeError, ValueError, SpecError) as error:
             raise ModelFileError(f"{path} is not a model of this version: {first_line(error)}") from error
+
+
+def key_of(spec: RunSpec, stopped: int | None) -> str:
+    """The key of a run; of one that a callback stopped after an epoch with it: it is not what its spec describes."""
+    return spec.key if stopped is None else f"{spec.key}-stopped-{stopped}"
 
 
 def _text(about: Mapping[str, str]) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from rme import distributions, precision
 from rme.noise import Noise
+from rme.numbers_given import whole
 
 
 class Posterior:
@@ -59,17 +61,18 @@ class Posterior:
 
     def sample(self, n: int = 1, seed: int | None = None) -> Tensor:
         """n i.i.d. draws for each image, (n, N, p). The same seed gives the same draws; None: the run's own."""
-        noise = self._noise(seed)
+        noise, n = self._noise(seed), whole("n", n, 1)
         with torch.no_grad(), precision.scoring():
             return torch.cat([block.sample(noise, n)[0] for block in self.blocks], 1).cpu()
 
-    def log_prob(self, z: Tensor) -> Tensor:
+    def log_prob(self, z: Any) -> Tensor:
         """log q(z|x) in nats: z (N, p) -> (N,), or several points for each image, (n, N, p) -> (n, N).
 
         Raises:
             ValueError: z has another shape.
         """
         count, dim = self._shape
+        z = torch.as_tensor(z)
         if z.ndim not in (2, 3) or tuple(z.shape[-2:]) != (count, dim):
             raise ValueError(f"z has shape {tuple(z.shape)}; expected ({count}, {dim}) or (n, {count}, {dim})")
         parts = z.to(self._like).unsqueeze(0).split(self._sizes, dim=-2)

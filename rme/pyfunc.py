@@ -31,6 +31,10 @@ class Scorer:
     def __init__(self, model: Model) -> None:
         self.model = model
 
+    def get_raw_model(self) -> Scorer:
+        """For MLflow's `PyFuncModel.get_raw_model`."""
+        return self
+
     def predict(self, images: Any, params: Mapping[str, Any] | None = None) -> np.ndarray:
         """log p(x) of each image in nats, estimated by IWAE (eq. 1): (N,) float64.
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from rme import checkpoint
 from rme.config import RunSpec
 from rme.methods.base import Method
-from rme.model_file import as_method, named, unnamed
+from rme.model_file import as_method, key_of, named, unnamed
 
 if TYPE_CHECKING:
     from rme.model import Model
@@ -99,6 +99,16 @@ class Result:
         }
 
     @property
+    def stopped(self) -> int | None:
+        """After which epoch a callback stopped the training; None if it came to its end."""
+        return int(self.environment[STOPPED]) if STOPPED in self.environment else None
+
+    @property
+    def key(self) -> str:
+        """The run's key (`rme.model_file.key_of`)."""
+        return key_of(self.spec, self.stopped)
+
+    @property
     def tags(self) -> dict[str, str]:
         """The run's tags in MLflow; those that differ between restarts are of the chosen one."""
         return {
@@ -140,8 +150,8 @@ class Result:
                 iwae, elbo = metrics[f"{part}/iwae"], metrics[f"{part}/elbo"]
                 lines.append(f"{name} IWAE {iwae:.2f}, ELBO {elbo:.2f} nats per image")
         lines.append(f"restart {self.chosen} of {len(self.models)} chosen, epoch {kept} of {len(self.losses)} kept")
-        if STOPPED in self.environment:
-            lines.append(f"stopped by a callback after epoch {self.environment[STOPPED]}")
+        if self.stopped is not None:
+            lines.append(f"stopped by a callback after epoch {self.stopped}")
         lines.append(f"trained in {self.train_s:.0f} s on {self.environment['device']}")
         return "\n  ".join(lines)
 
@@ -150,14 +160,17 @@ class Result:
 
         return of_result(self)
 
-    def save(self, folder: Path) -> None:
-        """Write `folder/result.safetensors` atomically. OSError propagates."""
+    def save(self, folder: str | Path) -> None:
+        """Write `folder/result.safetensors` atomically. OSError propagates.
+
+        `rme.load` reads its model, and `Result.load` all of it.
+        """
         tensors = named(self.models)
         tensors |= {name: getattr(self, name) for name in self._TENSORS}
         tensors |= {f"diagnostics.{name}": values for name, values in self.diagnostics.items()}
         about = {
             "spec": self.spec.model_dump(mode="json"),
-            "key": self.spec.key,
+            "key": self.key,
             "restarts": len(self.models),
             "chosen": self.chosen,
             "inference_ms": self.inference_ms,
@@ -166,17 +179,17 @@ class Result:
             "environment": self.environment,
             "metrics": self.metrics,
         }
-        checkpoint.save(folder / MARKER, tensors, about)
+        checkpoint.save(Path(folder) / MARKER, tensors, about)
 
     @classmethod
-    def load(cls, folder: Path, key: str | None = None) -> Result:
+    def load(cls, folder: str | Path, key: str | None = None) -> Result:
         """Read a result that `save` wrote. `key`: the run that it must be of, if given.
 
         Raises:
             FileNotFoundError: the folder has no result.
             CorruptFile: the result is damaged, or another run's.
         """
-        return cls.of_file(folder / MARKER, key)
+        return cls.of_file(Path(folder) / MARKER, key)
 
     @classmethod
     def of_file(cls, path: Path, key: str | None = None) -> Result:

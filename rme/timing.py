@@ -72,6 +72,10 @@ class Timing:
     environment: dict[str, str]
 
     @property
+    def key(self) -> str:
+        return self.spec.key
+
+    @property
     def metrics(self) -> dict[str, float]:
         """The metrics by their names in MLflow: times in ms, and the ratio to the VAE, in which clock drift cancels."""
         ms = self.ms.tolist()

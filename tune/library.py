@@ -108,6 +108,8 @@ def sweep(
     # the call as it is recorded, without arguments that are at their defaults
     given = {name: value for name, value in locals().items() if name in _DEFAULTS and value != _DEFAULTS[name]}
     runs = _runs(grid)
+    for name, mapping in (("only", only), ("overrides", overrides)):
+        _check_mapping(name, mapping)
     places = {"storage": storage, "data_dir": data_dir, "tracking_uri": tracking_uri, "address": address}
     sizes = {"cpus_per_trial": cpus_per_trial, "gpus_per_trial": gpus_per_trial, "seeds_per_trial": seeds_per_trial}
     asked = _asked(
@@ -173,10 +175,17 @@ def _choice(wanted: Any) -> str:
     return line.getvalue()
 
 
+def _check_mapping(name: str, given: Any) -> None:
+    if given is not None and not isinstance(given, Mapping):
+        raise GridError(f"{name}={given!r}: expected a mapping of fields, such as {{'seed': '0-1'}}")
+
+
 def _runs(grid: str | Path | RunSpec | Iterable[RunSpec]) -> list[RunSpec] | None:
     """The runs that are given themselves; None for a grid's name or file. Raises GridError: none, or not runs."""
     if isinstance(grid, str | Path):
         return None
+    if not isinstance(grid, RunSpec | Iterable):
+        raise GridError(f"grid={grid!r}: expected a grid's name or file, or a list of rme.RunSpec")
     runs = [grid] if isinstance(grid, RunSpec) else list(grid)
     for number, run in enumerate(runs, 1):
         if not isinstance(run, RunSpec):

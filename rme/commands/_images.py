@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from rme.nets import ImageShape
 
-PARTS = ("train", "test")
+PARTS = ("train", "test", "all")
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +22,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     add(
         "--images", required=True, metavar="IMAGES",
         help="an .npz file (its array `images`, its only array or its `test`; FILE.npz:NAME: another), an .npy file, a "
-        "folder of images, or a data set's name; of the latter two the test images, or NAME:train the training images",
+        "folder of images, or a data set's name; of the latter two the test images, or NAME:train, or NAME:all",
     )  # fmt: skip
     add("--data-dir", type=Path, default=Path("data"), metavar="DIR",
         help="folder of the data sets; default: %(default)s")  # fmt: skip
@@ -95,4 +95,8 @@ def _of_data_set(text: str, name: str, part: str, data_dir: Path) -> Tensor:
     except ValueError as error:
         raise CommandError(f"--images {text}: {error}") from None
     images = dataset.load(data_dir)
+    if part == "all":
+        import torch
+
+        return torch.cat([images.train, images.test])
     return images.train if part == "train" else images.test

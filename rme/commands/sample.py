@@ -19,7 +19,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    check_out(options.out)
+    check_out(options.out, suffix=".png")
     from rme import pictures
 
     model = _model.load(options)

@@ -14,6 +14,7 @@ import re
 from rme.data._encoded import without_side
 from rme.data._folder import Folder
 from rme.data._hugging_face import HuggingFace, is_saved
+from rme.data._in_memory import NAME as IN_MEMORY
 from rme.data._in_memory import InMemory, is_in_memory
 from rme.data._in_memory import name_of as name_in_memory
 from rme.data._npz import Npz
@@ -23,7 +24,7 @@ from rme.data.base import DataError, Dataset, Images, Split
 from rme.data.checks import check, check_images
 
 __all__ = [
-    "SUPPORTED", "DataError", "Dataset", "Images", "Split",
+    "IN_MEMORY", "SUPPORTED", "DataError", "Dataset", "Images", "Split",
     "canonical_name", "check", "check_images", "get", "identity", "is_in_memory", "is_supported", "label",
     "name_in_memory", "names", "registry",
 ]  # fmt: skip

@@ -58,7 +58,9 @@ def opened(picture: Picture) -> Iterator[Image]:
     except DataError:
         raise
     except Exception as error:  # a damaged file can raise anything
-        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        # without the address of the bytes in memory
+        text = str(error).partition(" <_io.")[0]
+        reason = f"{type(error).__name__}: {text}" if text else type(error).__name__
         raise DataError(f"{picture.name} cannot be read as an image ({' '.join(reason.split())})") from error
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import stat
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from rme import checkpoint, noise, training
-from rme.checkpoint import Checkpoints, CorruptFile
+from rme.checkpoint import Checkpoints, CorruptFile, write_atomically
 
 
 def tensors() -> dict[str, Tensor]:
@@ -277,3 +278,23 @@ def test_a_training_resumes_from_the_checkpoint_before_a_damaged_one(tiny, tmp_p
     assert trained == [2, 3]
     for a, b in zip(whole.method.parameters(), second.method.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+# ---------------------------------------------------------------------- what is no ordinary file
+def test_a_link_stays_a_link_to_the_new_content(tmp_path: Path) -> None:
+    target, link = tmp_path / "target", tmp_path / "link"
+    target.write_text("old")
+    link.symlink_to(target)
+    write_atomically(link, lambda path: path.write_text("new"))
+    assert link.is_symlink() and target.read_text() == "new"
+
+
+def test_a_pipe_is_written_into_and_stays_one(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    read: list[str] = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text()))
+    reader.start()
+    write_atomically(pipe, lambda path: path.write_text("through"))
+    reader.join()
+    assert read == ["through"] and pipe.is_fifo()

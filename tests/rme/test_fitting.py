@@ -9,12 +9,14 @@ import pytest
 import torch
 
 import rme
+from analysis.stored import stored
 from rme import data
 from rme.data import DataError
 from rme.images import ImagesError
 from rme.result import Result
 from rme.training import is_measured
 from tests.tiny import blobs, write_npz
+from tune.store.storage import Storage
 
 TRAIN, TEST = blobs(60, (1, 28, 28), 1), blobs(10, (1, 28, 28), 2)
 
@@ -180,3 +182,50 @@ def test_a_file_s_images_are_checked_too(tmp_path) -> None:
     path = write_npz(tmp_path / "few.npz", train=12)
     with pytest.raises(DataError, match=r"few.npz.*batch_size=128"):
         rme.fit(spec(dataset=str(path), batch_size=128), device="cpu")
+
+
+# ---------------------------------------------------------------------- what is not the run that its spec describes
+def stop(epoch: rme.Epoch) -> None:
+    epoch.stop()
+
+
+def test_a_stopped_training_is_known_as_such_wherever_it_goes(vae: Result, tmp_path) -> None:
+    stopped = rme.fit(spec(restarts=2), images=(TRAIN, TEST), callbacks=stop, device="cpu")
+    assert stopped.spec.key == vae.spec.key == vae.key != stopped.key and stopped.stopped == 1
+    stopped.save(str(tmp_path / "run"))
+    stopped.model.save(tmp_path / "model.safetensors")
+    assert Result.load(str(tmp_path / "run")).stopped == 1
+    for source in (stopped, tmp_path / "run", tmp_path / "model.safetensors"):
+        model = rme.load(source, device="cpu")
+        assert model.stopped == 1 and model.key == stopped.key and "after epoch 1" in repr(model)
+    child = spec("rme", 2, restarts=2, stage_epochs=1)
+    for parent in (stopped, stopped.model):
+        with pytest.raises(ValueError, match="stopped by a callback after epoch 1"):
+            rme.fit(child, images=(TRAIN, TEST), parent=parent, device="cpu")
+
+
+def test_a_stopped_training_is_no_run_of_a_sweep(tmp_path) -> None:
+    path = write_npz(tmp_path / "spots.npz", train=20)
+    settings = spec(dataset=str(path), epochs=2)
+    rme.fit(settings, callbacks=stop, device="cpu").save(tmp_path / "storage" / "runs" / settings.key)
+    storage = Storage(tmp_path / "storage")
+    assert storage.result(settings) is None
+    assert len(stored(tmp_path / "storage")[0]) == 0
+
+
+def test_a_spec_that_names_its_images_takes_no_others(vae: Result) -> None:
+    assert rme.fit(vae.spec, images=(TRAIN, TEST), device="cpu").spec == vae.spec
+    with pytest.raises(DataError, match=f"{vae.spec.dataset}.*but images= are images-"):
+        rme.fit(vae.spec, images=(255 - TRAIN, TEST), device="cpu")
+
+
+def test_gradients_that_are_off_change_nothing(vae: Result) -> None:
+    with torch.inference_mode():
+        again = rme.fit(spec(restarts=2), images=(TRAIN, TEST), device="cpu")
+    assert torch.equal(again.test_iwae, vae.test_iwae)
+
+
+@pytest.mark.parametrize("given", ["vae", {"method": "vae"}, None])
+def test_what_is_no_spec_is_refused(given) -> None:
+    with pytest.raises(TypeError, match=r"spec=.*expected an rme.RunSpec"):
+        rme.fit(given)

@@ -51,12 +51,22 @@ def test_floats_stay_in_their_unit_and_become_float32() -> None:
     (np.array([[[-0.1, 1.0]]]), None, "from -0.1"),
     (np.array([[[0.0, math.nan]]]), None, "1 of 1 images .*NaN"),
     (np.array([[[0.0, math.inf]]]), None, "1 of 1 images .*infinite"),
+    (np.array([[[0.0, 1 / 255]]]), None, "divided by 255 twice"),
+    (np.ma.masked_array(PIXELS[:, 0], PIXELS[:, 0] > 9), None, "masked array"),
+    (torch.rand(2, 16, 16).to_sparse(), None, "sparse.*to_dense"),
     ("no images", None, "str is no array"),
     (None, None, "NoneType is no array"),
 ])  # fmt: skip
 def test_what_is_no_image_is_refused(images, shape, said) -> None:
     with pytest.raises(ImagesError, match=f"^photos: .*{said}"):
         as_images(images, shape, name="photos")
+
+
+def test_rounding_beyond_the_ends_and_other_byte_orders_are_accepted() -> None:
+    values = np.array([[[-1e-7, 0.5, 1 + 1e-6]]])
+    found = as_images(values).flatten().tolist()
+    assert found == [0.0, 0.5, 1.0]
+    assert np.array_equal(as_images(values.clip(0, 1).astype(">f8")).flatten().numpy(), np.float32([0, 0.5, 1]))
 
 
 def test_black_images_are_images() -> None:

@@ -58,6 +58,7 @@ def test_a_missing_source_says_what_would_be_one(result: Result, storage: Path, 
         (other, rf"{other.run_name} has no result in .*{other.key}"),
         ("0123456789abcdef", "run 0123456789abcdef has no result in storage/runs"),
         (7, "int is no source of a model"),
+        ("a" * 5000, "name too long"),
         ("f" * 32, "."),  # an MLflow run id, where MLflow has recorded nothing
     ]:
         with pytest.raises(LoadError, match=said) as error:

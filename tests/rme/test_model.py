@@ -198,6 +198,10 @@ def test_impossible_numbers_are_refused(make: Make, small) -> None:
     for use, said in [
         (lambda: model.log_likelihood(images, k=0), "k=0"),
         (lambda: model.log_likelihood(images, k=1, gaps=True), "k=1"),
+        (lambda: model.log_likelihood(images, k=1.5), "k=1.5: expected a whole number, 1 or more"),
+        (lambda: model.elbo(images, seed=-1), "seed=-1"),
+        (lambda: model.encode(images).sample(0), "n=0"),
+        (lambda: model.decode(torch.zeros(0, 3)), "no latents"),
         (lambda: model.sample(0), "n=0"),
         (lambda: model.interpolate(images, images, 1), "n=1"),
         (lambda: model.interpolate(images[:2], images[:1]), "a has 2 images, b has 1"),
@@ -224,3 +228,19 @@ def test_a_summary_has_its_scores_and_size(make: Make) -> None:
     count = sum(value.numel() for name, value in result.models[0].items() if name != "pixel_mean")
     assert f"{count:,} parameters" in shown and f"test IWAE {result.test_iwae.mean():.2f}" in shown
     assert result.spec.run_name in shown and len(shown.splitlines()) <= 4
+
+
+def test_parameters_are_a_copy_and_save_writes_those_of_the_model(make: Make, tmp_path) -> None:
+    result = make("vae")
+    model, before = result.model, result.models[result.chosen]["decoder.logvar"].clone()
+    model.parameters["decoder.logvar"].zero_()
+    assert result.models[result.chosen]["decoder.logvar"] == before == model.method.decoder.logvar[0]
+    model.method.decoder.logvar.fill_(0.5)
+    model.save(tmp_path / "model.safetensors")
+    assert Model.read(tmp_path / "model.safetensors").parameters["decoder.logvar"] == 0.5
+
+
+def test_points_may_be_numpy_s(make: Make, small) -> None:
+    q = make("vae").model.encode(small.images.test)
+    z = q.sample(2)
+    assert torch.equal(q.log_prob(z.numpy()), q.log_prob(z))

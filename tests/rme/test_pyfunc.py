@@ -60,3 +60,7 @@ def test_impossible_params_are_refused_by_name(scorer, result, params):
 def test_images_of_another_shape_are_refused(scorer):
     with pytest.raises(ValueError, match="28"):
         scorer.predict(torch.zeros(2, 1, 14, 14, dtype=torch.uint8).numpy())
+
+
+def test_the_model_itself_is_within_reach_of_mlflow_s_users(scorer, result):
+    assert scorer.get_raw_model().model.spec == result.spec

@@ -244,6 +244,8 @@ def test_two_runs_in_conflict_are_named_by_their_places(inline):
     ("nosuch", {}, "--grid nosuch: no such grid"),
     ("nosuch.yaml", {}, "--grid nosuch.yaml: file not found"),
     ([], {}, "the list is empty"),
+    (5, {}, "grid=5: expected a grid's name or file"),
+    ("smoke", {"only": "seed=0"}, "only='seed=0': expected a mapping"),
     (["smoke"], {}, "item 1: 'smoke' must be an rme.RunSpec"),
     ("smoke", {"only": {"dim": 7}}, "--only dim=7: the grid has dim 10"),
     ("smoke", {"only": {"method": ["vae", "vaee"]}}, "--only method=vaee"),

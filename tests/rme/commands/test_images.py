@@ -49,6 +49,7 @@ def test_a_data_set_s_test_images_are_the_default():
     dataset = data.get("digits").load(Path("data"))
     for text, expected in (("digits", dataset.test), ("digits:test", dataset.test), ("DIGITS:train", dataset.train)):
         assert np.array_equal(load(text, (1, 28, 28)), expected)
+    assert np.array_equal(load("digits:all", (1, 28, 28)), np.concatenate([dataset.train, dataset.test]))
 
 
 def test_a_folder_of_images_is_a_data_set(tmp_path):

@@ -24,6 +24,11 @@ def test_the_picture_has_the_model_s_samples_row_by_row(trained, tmp_path, capsy
     assert (picture[step:, 2 * step :] == 255).all()  # there is no sixth
 
 
+def test_an_out_that_is_no_png_file_is_refused(trained, tmp_path, capsys):
+    assert main(["sample", "--model", str(trained.folder), "--out", str(tmp_path / "a.jpg")]) == 2
+    assert "a.jpg: the file's name must end in .png" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
 def test_an_out_that_is_a_folder_is_refused(trained, tmp_path, capsys):
     assert main(["sample", "--model", str(trained.folder), "--out", str(tmp_path)]) == 2
     assert str(tmp_path) in capsys.readouterr().err
