@@ -24,6 +24,7 @@ ELSEWHERE = {
     "rme/noise.py": "rme/test_engine.py rme/methods/test_contract.py",
     "rme/fitting.py": "rme/test_training.py rme/test_array_halving.py rme/test_examples.py",
     "rme/posterior.py": "rme/test_model.py",
+    "rme/numbers_given.py": "rme/test_model.py",
     "rme/selection.py": "rme/test_training.py rme/test_kept.py",
     "rme/untrained.py": "tune/cost/test_hours.py tune/cost/test_gpu_share.py bench/test_bench.py",
     "rme/step.py": "rme/test_engine.py rme/methods/test_contract.py",

@@ -184,9 +184,9 @@ def _runs(grid: str | Path | RunSpec | Iterable[RunSpec]) -> list[RunSpec] | Non
     """The runs that are given themselves; None for a grid's name or file. Raises GridError: none, or not runs."""
     if isinstance(grid, str | Path):
         return None
-    if not isinstance(grid, RunSpec | Iterable):
+    if not hasattr(grid, "__iter__"):  # a RunSpec has it, too
         raise GridError(f"grid={grid!r}: expected a grid's name or file, or a list of rme.RunSpec")
-    runs = [grid] if isinstance(grid, RunSpec) else list(grid)
+    runs: list[RunSpec] = [grid] if isinstance(grid, RunSpec) else list(grid)
     for number, run in enumerate(runs, 1):
         if not isinstance(run, RunSpec):
             raise GridError(f"grid, item {number}: {run!r} must be an rme.RunSpec")
