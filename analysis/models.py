@@ -19,11 +19,9 @@ from torch import Tensor
 
 from analysis.cells import runs_of
 from analysis.names import CELL, IMAGES
-from analysis.recorded_model import ModelError, download, load_model, model_file
+from analysis.recorded_model import ModelError, download, load_model
 from analysis.tables import Column, Row, sort_rows, to_column, to_row
 from rme.methods import Method
-
-__all__ = ["ModelError", "Models", "Note", "Shown", "load_model", "model_file", "shown_models"]
 
 
 @dataclass(frozen=True)

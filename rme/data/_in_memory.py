@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import NoReturn
-
-import numpy as np
 
 from rme.data.base import DataError, Dataset, Images
 
@@ -58,8 +55,6 @@ def is_in_memory(name: str) -> bool:
 
 def name_of(images: Images, more: str = "") -> str:
     """`images-` and 16 hex digits of the hash of their pixels, and of `more`."""
-    found = hashlib.sha256(more.encode())
-    for part in (images.train, images.test):
-        found.update(str(tuple(part.shape)).encode())
-        found.update(np.ascontiguousarray(part.numpy()).data)
-    return f"{NAME}-{found.hexdigest()[:16]}"
+    from rme.checkpoint import digest  # not at the top: it imports safetensors, the registry must not
+
+    return f"{NAME}-{digest({'train': images.train, 'test': images.test}, more)[:16]}"

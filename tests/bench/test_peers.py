@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import sys
 
 import pytest
 import torch
 
-import bench
 from bench import harness, models, peers
 from bench.harness import DifferentError
 from rme.step import Step
@@ -86,12 +84,7 @@ def test_a_method_that_pythae_lacks() -> None:
         next(peers.rows(settings))
 
 
-def test_without_pythae_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in list(sys.modules):
-        if name.partition(".")[0] == "pythae" or name == "bench.pythae_models":
-            monkeypatch.delitem(sys.modules, name)
-    monkeypatch.delattr(bench, "pythae_models", raising=False)
-    monkeypatch.setitem(sys.modules, "pythae", None)
+def test_without_pythae_it_says_what_to_install(without_pythae: None) -> None:
     with pytest.raises(SystemExit, match=r"pip install .*pythae"):
         peers.pythae_models()
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
-import sys
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 
-import bench
 from bench import models, peers, pythae_likelihood
 from bench.harness import DifferentError
 from rme import noise
@@ -131,12 +129,7 @@ def test_a_folder_that_does_not_exist(tmp_path, capsys: pytest.CaptureFixture[st
     assert f"the folder {tmp_path / 'missing'} does not exist" in capsys.readouterr().err
 
 
-def test_without_pythae_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in list(sys.modules):
-        if name.partition(".")[0] == "pythae" or name == "bench.pythae_models":
-            monkeypatch.delitem(sys.modules, name)
-    monkeypatch.delattr(bench, "pythae_models", raising=False)
-    monkeypatch.setitem(sys.modules, "pythae", None)
+def test_without_pythae_it_says_what_to_install(without_pythae: None) -> None:
     with pytest.raises(SystemExit, match=r"pip install .*pythae"):
         pythae_likelihood.main([])
 
