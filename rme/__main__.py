@@ -3,10 +3,12 @@
 Exit status: 0 done, 2 the command cannot be carried out (one line on standard error says why), 130 interrupted by
 Ctrl-C, 141 the reader of standard output has ended.
 """
+# PYTHON_ARGCOMPLETE_OK: argcomplete may run this file to complete a command line
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,6 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status; SystemExit for --help, --version and unknown options."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     prog = "rme" if Path(sys.argv[0]).stem == "rme" else PROG
+    if "_ARGCOMPLETE" in os.environ:  # the shell asks what could be typed next
+        from rme.completion import complete
+
+        complete(prog)
     if not given:
         parser(prog).print_help(sys.stderr)
         return command_line.REFUSED

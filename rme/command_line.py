@@ -30,8 +30,7 @@ def status(name: str, work: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # Python flushes standard output once more at exit, which would print this error
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()
         return BROKEN_PIPE
     except OSError as error:
         reason = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else first_line(error)
@@ -43,6 +42,11 @@ def status(name: str, work: Callable[[], None]) -> int:
         print(f"{name}: {first_line(error)}", file=sys.stderr)
         return REFUSED
     return 0
+
+
+def discard_output() -> None:
+    """Let go of a standard output whose reader has ended: Python flushes it once more at exit, which would fail."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def whole(low: int) -> Callable[[str], int]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
+import re
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ValidationError, field_validator, model_validator
 
 from rme import data, methods
+from rme.errors import nearest, no_such_field
 from rme.methods.base import Method
+from rme.run_fields import RunFields
 
 SCHEMA = 1
 """Part of every key. Raise it when a change of the code changes what the result of a RunSpec means."""
@@ -30,7 +32,7 @@ class SpecError(ValueError):
     """An impossible run; the message names the value and what would be valid."""
 
 
-class RunSpec(BaseModel):
+class RunSpec(RunFields):
     """One run: a method at an order, on a data set, with a latent dimension, a decoder and a seed.
 
     Defaults are the paper's (supplement, sections 1.1, 1.4 and 4).
@@ -48,65 +50,6 @@ class RunSpec(BaseModel):
         Traceback (most recent call last):
         rme.config.SpecError: epoch=5: no such field; did you mean epochs?
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
-
-    method: str = Field(description="inference method: a name of the registry rme.methods")
-    order: int | None = Field(
-        default=None, description="order of the method: number of components, flows, SVI or linearisation steps"
-    )
-    dataset: str = Field(description="data set: a name of the registry rme.data, or the path of an .npz file or folder")
-    dim: int = Field(description="latent dimension p", ge=1, le=1024)
-    decoder: Literal["conv", "fc"] = Field(
-        default="conv", description="decoder network: conv (Tables 1-3) or fc (fully connected, Table 5)"
-    )
-    seed: int = Field(default=0, description="fixes the train/validation split and all random streams", ge=0, lt=2**31)
-    restarts: int = Field(
-        default=3, description="trainings of the run; the one with the best validation IWAE is its model", ge=1, le=100
-    )
-    epochs: int = Field(default=2000, description="epochs of a training from scratch", ge=1)
-    batch_size: int = Field(default=128, description="images in a training batch", ge=1)
-    learning_rate: float = Field(
-        default=5e-4, description="Adam's learning rate in a training from scratch", gt=0, lt=1
-    )
-    finish_epochs: int = Field(
-        default=0, description="how many epochs at the end of a training from scratch use finish_learning_rate", ge=0
-    )
-    finish_learning_rate: float = Field(
-        default=1e-6, description="Adam's learning rate in the last finish_epochs epochs", gt=0, lt=1
-    )
-    keep: Literal["best", "last"] = Field(
-        default="best", description="which epoch's parameters are kept: best validation ELBO, or the last epoch"
-    )
-    patience: int | None = Field(
-        default=None, description="stop when the best validation ELBO is this many epochs old; None: never", ge=1
-    )
-    iwae_samples: int = Field(default=100, description="samples K of the IWAE estimate (eq. 1)", ge=1)
-    precision: Literal["float32", "float64", "bf16"] = Field(
-        default="float32",
-        description="arithmetic in training; bf16 applies to the networks only, and scores are computed in float32",
-    )
-    stage_epochs: int | None = Field(
-        default=None,
-        description="epochs of the stage, which starts from a finished VAE; None: the same as epochs",
-        ge=1,
-    )
-    stage_learning_rate: float | None = Field(
-        default=None, description="Adam's learning rate in the stage; None: the method's own", gt=0, lt=1
-    )
-    stage_keep: Literal["best", "last"] | None = Field(
-        default=None, description="which epoch's parameters the stage keeps; None: the same as keep"
-    )
-    stage_patience: int | None = Field(
-        default=None, description="patience of the stage, epochs; None: the same as patience", ge=1
-    )
-    eps_min: float = Field(default=0.001, description="lower bound of a component's impact eps_m(x)", gt=0, lt=1)
-    eps_max: float = Field(default=0.1, description="upper bound of a component's impact eps_m(x)", gt=0, lt=1)
-    kl_max: float = Field(default=500.0, description="bound on KL(q_m || Q_{m-1}) in the objective, nats", ge=0)
-    options: dict[str, float] = Field(default={}, description="hyperparameters that the method itself declares")
-    variant: str | None = Field(
-        default=None, description="a name for settings that differ from the row's usual ones; not part of the key"
-    )
 
     if not TYPE_CHECKING:  # type checkers know the fields from pydantic's own constructor
 
@@ -181,7 +124,8 @@ class RunSpec(BaseModel):
         unknown = sorted(set(self.options) - set(method.options))
         if unknown:
             choices = ", ".join(method.options) or "none"
-            wrong.append(f"options {', '.join(unknown)}: {method.label} declares {choices}")
+            near = nearest(unknown[0], method.options)
+            wrong.append(f"options {', '.join(unknown)}: {near}{method.label} declares {choices}")
         if wrong:
             raise ValueError("; ".join(wrong))
         return self
@@ -325,10 +269,10 @@ def _readable(error: ValidationError, model: type[BaseModel]) -> str:
         where = ".".join(map(str, e["loc"]))
         message = e["msg"].removeprefix("Value error, ")
         if e["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(where, model.model_fields, n=1)
-            message = "no such field; " + (
-                f"did you mean {near[0]}?" if near else f"the fields are {', '.join(model.model_fields)}"
-            )
+            message = no_such_field(where, model.model_fields)
+        if e["type"] == "literal_error":
+            valid = re.findall("'([^']*)'", e["ctx"]["expected"])
+            message = f"{nearest(str(e['input']), valid)}valid values are {', '.join(valid)}"
         if e["type"] == "missing":
             lines.append(f"{where}: missing ({model.model_fields[where].description})")
         else:

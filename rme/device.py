@@ -32,6 +32,7 @@ def environment(device: torch.device) -> dict[str, str]:
     """The device and software versions that produce a result, as strings."""
     return {
         "device": device_name(device),
+        "device_type": device.type,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "threads": str(torch.get_num_threads()),

@@ -159,7 +159,16 @@ def train_runs(
     instead = None
     if not len(images.test):
         instead = {key: images.train[split.validation].to(device) for key, split in splits.items()}
-    return choose(members, images.test.to(device), tests, instead)
+    found = choose(members, images.test.to(device), tests, instead)
+    return {key: _with_sizes(result, splits[key]) for key, result in found.items()}
+
+
+def _with_sizes(result: Result | DivergedError, split: data.Split) -> Result | DivergedError:
+    """The result, whose environment also says how many images it was trained on and validated by."""
+    if isinstance(result, DivergedError):
+        return result
+    sizes = {"train_images": str(len(split.train)), "validation_images": str(len(split.validation))}
+    return replace(result, environment=result.environment | sizes)
 
 
 # ---------------------------------------------------------------------- images at hand

@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 STOPPED = "stopped_after_epoch"
 """The entry of `Result.environment` of a training that a callback stopped."""
 
+_ENVIRONMENT_TAGS = {
+    "train_images": "train_images", "validation_images": "validation_images", "python": "python_version",
+    "device_type": "device_type", "threads": "threads",
+}  # fmt: skip
+"""Entries of `Result.environment` that are tags, and the tags' names."""
+
 MARKER = "result.safetensors"
 """The name of a result's file in its folder. It is written atomically, so it is complete if it exists."""
 
@@ -111,6 +117,7 @@ class Result:
     @property
     def tags(self) -> dict[str, str]:
         """The run's tags in MLflow; those that differ between restarts are of the chosen one."""
+        method = self.method
         return {
             "device": self.environment["device"],
             "torch_version": self.environment["torch"],
@@ -119,7 +126,12 @@ class Result:
             "starts_from": self.spec.method_class.starts_from or "scratch",
             "kept_epoch": str(int(self.kept_epochs[self.chosen])),
             "updates": str(len(self.updates)),
-            "parameters": str(sum(parameter.numel() for parameter in self.method.parameters())),
+            "parameters": str(sum(parameter.numel() for parameter in method.parameters())),
+            "decoder_parameters": str(sum(parameter.numel() for parameter in method.decoder.parameters())),
+            "image_shape": "x".join(map(str, self.test_images.shape[1:])),
+            "test_images": str(len(self.test_iwae)),
+            # missing in results of earlier versions
+            **{tag: self.environment[name] for name, tag in _ENVIRONMENT_TAGS.items() if name in self.environment},
         }
 
     @property

@@ -22,6 +22,7 @@ from rme.data._paths import absolute
 from rme.data._sizes import SUPPORTED, is_supported
 from rme.data.base import DataError, Dataset, Images, Split
 from rme.data.checks import check, check_images
+from rme.errors import nearest
 
 __all__ = [
     "IN_MEMORY", "SUPPORTED", "DataError", "Dataset", "Images", "Split",
@@ -85,7 +86,10 @@ def get(name: str) -> Dataset:
         return registered
     if not _is_folder(name):
         valid = f"{', '.join(names())}, the path of an .npz file, or that of a folder of images"
-        raise ValueError(f"unknown data set {name!r}; valid values are {valid}, with a / if it does not exist yet")
+        near = nearest(name, names())
+        raise ValueError(
+            f"unknown data set {name!r}; {near}valid values are {valid}, with a / if it does not exist yet"
+        )
     return HuggingFace(name) if is_saved(absolute(without_side(name)[0])) else Folder(name)
 
 

@@ -113,6 +113,9 @@ class EncodedImages(Dataset):
         """Decode the images into the cache, or verify every block of it. DataError as `load`."""
         self._decoded(data_dir, ImageCache.sound)
 
+    def must_write(self, data_dir: Path) -> bool:
+        return not (Path(data_dir) / "own" / self.identity / "layout.json").is_file()
+
     def load(self, data_dir: Path) -> Images:
         """Map the cache, after checking its manifest and size; decode the images first if that is necessary.
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+import importlib.util
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from rme.data.base import DataError
@@ -28,6 +29,18 @@ def download(label: str, wrong: list[str], get: Callable[[], object], source: st
     except Exception as error:  # a download can raise anything
         failure = f"the download failed ({type(error).__name__}: {error})"
         raise DataError(f"{label}: {'; '.join([*wrong, failure])}. {source}") from error
+
+
+def require_downloader(label: str, wrong: list[str], source: str, packages: tuple[str, ...] = ("torchvision",)) -> None:
+    """Raise DataError with the faults `wrong` if a package that downloads the files is not installed."""
+    if missing := [name for name in packages if importlib.util.find_spec(name) is None]:
+        needed = f"{' and '.join(missing)}, needed for the download, is not installed"
+        raise DataError(f"{label}: {'; '.join([*wrong, needed])}. {source}")
+
+
+def missing(paths: Iterable[Path]) -> list[str]:
+    """A clause for each of these files that does not exist."""
+    return [f"{path} is missing" for path in paths if not path.is_file()]
 
 
 def _fault(path: Path, md5: str) -> str | None:

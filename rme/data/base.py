@@ -108,6 +108,13 @@ class Dataset(ABC):
         """
         self.load(data_dir)
 
+    def must_write(self, data_dir: Path) -> bool:
+        """Whether `prepare` would write into `data_dir`, to download, unpack or decode. Quick: reads no images.
+
+        Raises DataError for missing files that `prepare` cannot download. The default knows of no files.
+        """
+        return False
+
     def split(self, images: Images, seed: int) -> Split:
         """Hold out 10% of the training images for validation, selected by `seed`; all test images are for testing.
 

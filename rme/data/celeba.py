@@ -72,6 +72,17 @@ class CelebA(Dataset):
                     raise DataError(f"{self.label}: {cache.folder} cannot be written ({error})") from error
         self.load(data_dir)
 
+    def must_write(self, data_dir: Path) -> bool:
+        if self._cache(data_dir).fault() is None:
+            return False
+        folder = Path(data_dir) / "celeba"
+        wrong = _files.missing([folder / _LIST])
+        if not (folder / _FOLDER).is_dir():
+            wrong += _files.missing([folder / _ARCHIVE])
+        if wrong:
+            _files.require_downloader(self.label, wrong, self.source, ("torchvision", "gdown"))
+        return True
+
     def load(self, data_dir: Path) -> Images:
         """Map the cache, after checking its manifest and size; never decodes. DataError if it cannot be used."""
         cache = self._cache(data_dir)

@@ -46,6 +46,11 @@ class Cifar10(Dataset):
             _files.download(self.label, wrong, lambda: _download(Path(data_dir)), self.source)
         self.load(data_dir)
 
+    def must_write(self, data_dir: Path) -> bool:
+        if wrong := _files.missing(self._paths(data_dir)):
+            _files.require_downloader(self.label, wrong, self.source)
+        return bool(wrong)
+
     def load(self, data_dir: Path) -> Images:
         """Read `data_dir`/cifar-10-batches-py. DataError names a file that is missing or has another md5."""
         paths = self._paths(data_dir)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rme.data import _files
 from rme.data.base import DataError, Dataset, Images
 
 _TRAIN, _TEST = "train-images-idx3-ubyte", "t10k-images-idx3-ubyte"
@@ -61,6 +62,14 @@ class Mnist(Dataset):
                 what = f"MNIST: {' and '.join(missing)} missing in {raw}"
                 raise DataError(f"{what}; {'; '.join(failures)}. {self.source}") from error
         self.load(data_dir)
+
+    def must_write(self, data_dir: Path) -> bool:
+        raw = _raw(data_dir)
+        missing = [name for name in (_TRAIN, _TEST) if not (raw / name).is_file()]
+        if to_download := [name for name in missing if not (raw / f"{name}.gz").is_file()]:
+            wrong = [f"{' and '.join(to_download)} missing in {raw}"]
+            _files.require_downloader(self.label, wrong, self.source)
+        return bool(missing)
 
     def load(self, data_dir: Path) -> Images:
         """Read `data_dir`/MNIST/raw. DataError names a file that is missing, truncated or a different one."""

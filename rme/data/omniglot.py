@@ -27,9 +27,14 @@ class Omniglot(Dataset):
         "datasets/OMNIGLOT/chardata.mat) into the folder omniglot of the data directory."
     )
 
+    def must_write(self, data_dir: Path) -> bool:
+        if wrong := _files.missing([_file(data_dir)]):
+            raise DataError(f"{self.label}: {wrong[0]}. {self.source}")
+        return False
+
     def load(self, data_dir: Path) -> Images:
         """Read `data_dir`/omniglot/chardata.mat. DataError names the file if it is missing or has another md5."""
-        path = Path(data_dir) / "omniglot" / "chardata.mat"
+        path = _file(data_dir)
         _files.require(self.label, {path: self.md5}, self.source)
         from scipy.io import loadmat
 
@@ -51,3 +56,7 @@ class Omniglot(Dataset):
         # MATLAB stores each image column by column, so the last axis is the vertical one
         upright = array.T.reshape(-1, 28, 28).transpose(0, 2, 1)
         return torch.from_numpy(np.rint(255 * upright).astype(np.uint8, order="C")).unsqueeze(1)
+
+
+def _file(data_dir: Path) -> Path:
+    return Path(data_dir) / "omniglot" / "chardata.mat"

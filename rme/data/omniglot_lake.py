@@ -48,6 +48,12 @@ class OmniglotLake(Dataset):
                 self._pack(data_dir, part, count)
         self.load(data_dir)
 
+    def must_write(self, data_dir: Path) -> bool:
+        wrong = _files.missing(_file(data_dir, part) for part in _PARTS)
+        if wrong and not all((Path(data_dir) / "omniglot-py" / part).is_dir() for part in _PARTS):
+            _files.require_downloader(self.label, wrong, self.source)
+        return bool(wrong)
+
     def load(self, data_dir: Path) -> Images:
         """Read `data_dir`/omniglot-lake. DataError names a file that is missing, damaged or of other content."""
         return self.images(*(shrink(self._drawings(_file(data_dir, part))) for part in _PARTS))

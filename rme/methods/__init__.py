@@ -11,6 +11,7 @@ import pkgutil
 from collections.abc import Mapping
 from typing import TypeVar
 
+from rme.errors import nearest
 from rme.methods.base import Method, Update
 
 __all__ = ["Method", "Update", "get", "names", "register", "registry"]
@@ -102,4 +103,5 @@ def get(name: str) -> type[Method]:
     try:
         return registry()[name.lower()]
     except KeyError:
-        raise ValueError(f"unknown method {name!r}; valid values are {', '.join(names())}") from None
+        near = nearest(name, names())
+        raise ValueError(f"unknown method {name!r}; {near}valid values are {', '.join(names())}") from None

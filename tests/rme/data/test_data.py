@@ -62,7 +62,8 @@ def test_every_data_sets_split_has_its_split_sizes(name: str) -> None:
 
 
 def test_an_unknown_name_raises_with_the_valid_ones() -> None:
-    message = r"unknown data set 'mnsit'; valid values are celeba, .*digits, mnist, .*path of an \.npz file.* folder"
+    valid = r"valid values are celeba, .*digits, mnist, .*path of an \.npz file.* folder"
+    message = r"unknown data set 'mnsit'; did you mean mnist\? " + valid
     for function in (data.get, data.canonical_name, data.identity, data.label):
         with pytest.raises(ValueError, match=message):
             function("mnsit")

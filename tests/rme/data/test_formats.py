@@ -175,6 +175,17 @@ def test_published_file_missing(published: tuple[data.Dataset, Path, Path]) -> N
 
 
 @pytest.mark.parametrize("published", PUBLISHED, indirect=True)
+def test_whether_a_published_file_must_be_written(published: tuple[data.Dataset, Path, Path]) -> None:
+    dataset, data_dir, file = published
+    assert not dataset.must_write(data_dir)
+    file.unlink()
+    if dataset.name == "omniglot":  # nothing can download it
+        assert f"{file} is missing" in (message := refusal(dataset.must_write, data_dir)) and dataset.source in message
+    else:
+        assert dataset.must_write(data_dir)
+
+
+@pytest.mark.parametrize("published", PUBLISHED, indirect=True)
 def test_published_file_damaged(published: tuple[data.Dataset, Path, Path]) -> None:
     dataset, data_dir, file = published
     good = md5(file)
@@ -199,6 +210,16 @@ def test_another_number_of_images(published: tuple[data.Dataset, Path, Path], mo
     train, test = dataset.counts
     monkeypatch.setattr(type(dataset), "counts", (train + 1, test))
     assert f"found {train} training and {test} test images" in refusal(dataset.load, data_dir)
+
+
+def test_drawings_and_faces_must_be_written_until_they_are_prepared(
+    faces: Path, drawings: dict[str, np.ndarray]
+) -> None:
+    celeba, lake = data.get("celeba"), data.get("omniglot-lake")
+    assert celeba.must_write(faces) and lake.must_write(faces)
+    celeba.prepare(faces)
+    write_npz(faces, drawings)
+    assert not celeba.must_write(faces) and not lake.must_write(faces)
 
 
 # ---------------------------------------------------------------------- OMNIGLOT

@@ -365,5 +365,5 @@ def test_an_error_names_the_file_and_what_is_wrong(folder: Path, text: str, mess
 
 
 def test_an_unknown_name_raises_with_the_valid_ones() -> None:
-    with pytest.raises(ValueError, match=r"unknown method 'vea'; valid values are .*rme.*vae"):
+    with pytest.raises(ValueError, match=r"unknown method 'vea'; did you mean vae\? valid values are .*rme.*vae"):
         methods.get("vea")
