@@ -15,6 +15,7 @@ CODE := $(shell find rme tune analysis -name '*.py')
 FILES ?= rme/objective.py
 MINUTES ?= 8
 BENCH_OUT ?= build/bench
+BROWSER := tests/browser/node_modules/.package-lock.json
 
 .PHONY: help venv demo test slow mutants bench lint format docs notebooks mlflow report lock clean
 
@@ -32,12 +33,16 @@ venv: .venv/installed  ## create .venv from the lock file
 	@touch $@
 
 demo: venv  ## VAE, its control and RME on real digits, minutes on two cores; ends with the table and the report
-	$(BIN)/python tune/sweep.py --grid demo --tracking-uri $(TRACKING)
-	@$(BIN)/python -m analysis.report --experiment demo --tracking-uri $(TRACKING) --out report/demo
-	@echo "MLflow UI on it: make mlflow, then open http://localhost:$(PORT)"
+	@$(BIN)/python tune/sweep.py --grid demo --tracking-uri $(TRACKING)
 
-test: venv  ## the tests, some four minutes on two cores
+test: venv $(BROWSER)  ## the tests, some four minutes on two cores
 	$(PYTEST)
+
+# axe-core, which the page's tests run in the browser; without npm they skip it
+$(BROWSER): tests/browser/package-lock.json
+	@if ! command -v npm > /dev/null; then echo "npm: not installed, so axe-core does not check the page"; \
+		else npm ci --prefix tests/browser --no-audit --no-fund --silent && touch $@ || \
+		echo "axe-core: npm ci --prefix tests/browser failed, so axe-core does not check the page"; fi
 
 slow: venv  ## the slow tests, some twenty minutes
 	$(PYTEST) -m slow
@@ -70,7 +75,7 @@ docs: venv notebooks  ## build the documentation's site, with the notebooks' out
 	@$(MKDOCS)
 	@echo "documentation: build/site/index.html"
 
-mlflow: venv  ## serve the MLflow UI on $(TRACKING) at localhost:$(PORT)
+mlflow: venv  ## serve the MLflow UI on TRACKING (default: sqlite:///mlflow.db) at localhost:PORT (default: 5000)
 	$(BIN)/mlflow server --backend-store-uri $(TRACKING) --host 127.0.0.1 --port $(PORT)
 
 report: venv  ## tables and page of EXPERIMENT (default: demo) in OUT (default: report/EXPERIMENT)
@@ -81,4 +86,4 @@ lock: venv  ## resolve pyproject.toml's ranges anew (needs uv)
 		pyproject.toml --output-file requirements.lock
 
 clean:  ## remove what can be made again; not the runs
-	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv build tests/browser/node_modules *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -273,12 +273,12 @@ class _Scores:
         return method_of_label(self.label(keys[0])) if keys else method.upper()
 
     def _difference(self, ours: Key, rival: Key | None) -> str:
-        """`RME(5) - VAE: +12.1 nats [+10.2, +14.0]`: the Hodges-Lehmann estimate, paired by seed."""
+        """`RME(5) − VAE: +12.1 nats [+10.2, +14.0] (Hodges-Lehmann)`, paired by seed."""
         if rival is None:
             return ""
         found = location(self.scores[ours], self.scores[rival])
         interval = "" if np.isnan(found.low) else f" [{found.low:+.1f}, {found.high:+.1f}]"
-        return f"{self.label(ours)} − {self.label(rival)}: {found.estimate:+.1f} nats{interval}"
+        return f"{self.label(ours)} − {self.label(rival)}: {found.estimate:+.1f} nats{interval} (Hodges-Lehmann)"
 
 
 def _few_pairs(a: pd.Series, b: pd.Series, level: float = LEVEL) -> str:

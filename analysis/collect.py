@@ -14,7 +14,7 @@ import pandas as pd
 
 from analysis.curve_frame import CURVE_COLUMNS, CURVES, POINT, curve_frame, is_curve, points_of, split
 from analysis.evidence import curves_path, merge, read_points, read_runs, write_points, write_runs
-from analysis.names import CURVE, FAILURE, RUN_KEY
+from analysis.names import CURVE, EPOCHS_BEFORE, FAILURE, RUN_KEY
 from analysis.runs import (
     IDENTITY,
     AmbiguousRuns,
@@ -27,8 +27,15 @@ from analysis.runs import (
     newest,
     row_of,
 )
-from analysis.tracking_uri import DEFAULT_TRACKING_URI, check_server, default_tracking_uri, sqlite_path
-from rme.errors import first_line
+from analysis.tracking_uri import (
+    DEFAULT_TRACKING_URI,
+    TrackingURIError,
+    check_scheme,
+    check_server,
+    default_tracking_uri,
+    sqlite_path,
+)
+from rme.errors import first_line, nearest
 
 if TYPE_CHECKING:  # MLflow's client takes seconds to load, and runs from files do not need it
     from mlflow.entities import Run
@@ -64,17 +71,24 @@ def collect(tracking_uri: str, experiment: str, where: Mapping[str, str] | None 
         method_label, dataset, dataset_label, dim, decoder, seed; starts_from ("vae" or "scratch"), restarts, epochs,
         learning_rate, finish_epochs, finish_learning_rate, stage_epochs, stage_learning_rate, keep, stage_keep,
         patience and stage_patience, each NA if not recorded; chosen_restart, and of that restart kept_epoch,
-        updates (number of a training step's updates) and parameters; val_iwae, val_elbo, test_iwae, test_elbo in nats
+        updates (number of a training step's updates), parameters and decoder_parameters; image_shape (`1x28x28`),
+        train_images, validation_images and test_images; val_iwae, val_elbo, test_iwae, test_elbo in nats
         per image (NaN if not recorded); inference_ms, ms per batch; of timings also inference_ms_sd, ratio_to_vae and
-        ratio_to_vae_sd, over the repeats; train_s, s; device, git_commit, torch_version, command, start_time (UTC),
-        mlflow_run_id, mlflow_parent_id; curves, a tuple of the names of the recorded curves, for `curves`; then every
-        other param, as text.
+        ratio_to_vae_sd, over the repeats; train_s, s; device, device_type, threads, git_commit, torch_version,
+        python_version, command, start_time (UTC),
+        mlflow_run_id, mlflow_parent_id; for `curves` the names of the recorded curves, a tuple, and epochs_before, by
+        which their steps exceed the epochs of the run's own training; then every other param, as text.
 
     Raises:
         CollectError: the store or the experiment does not exist, no run has a field of `where`, or a run is incomplete.
         AmbiguousRuns: a cell has runs with different settings.
     """
-    rows = choose(map(_row, _read(tracking_uri, experiment, "FINISHED")), where)
+    return collected(_read(tracking_uri, experiment, "FINISHED"), where)
+
+
+def collected(runs: Iterable[Run], where: Mapping[str, str] | None = None) -> pd.DataFrame:
+    """As `collect`, of finished runs that have been read already."""
+    rows = choose(map(_row, runs), where)
     frame = frame_of(newest(rows))
     check_one_setting_per_cell(frame)
     return frame
@@ -141,12 +155,14 @@ def curves(
     try:
         client = _client(tracking_uri)
         for run in chosen.to_dict("records"):
+            before = run["epochs_before"] or 0
             for name in run["curves"]:
                 metric, component = split(name)
                 if metric not in wanted:
                     continue
                 points = client.get_metric_history(run["mlflow_run_id"], f"{CURVE}{name}")
-                values = {point.step: finite(point.value) for point in sorted(points, key=lambda p: p.timestamp)}
+                points.sort(key=lambda point: point.timestamp)
+                values = {point.step - before: finite(point.value) for point in points}
                 about = {"run_key": run["run_key"], "metric": metric, "component": component}
                 rows += [about | {"epoch": epoch, "value": value} for epoch, value in sorted(values.items())]
     except Exception as error:  # each of MLflow's stores raises errors of its own
@@ -165,8 +181,9 @@ def _read(tracking_uri: str, experiment: str, status: str) -> list[Run]:
             return list(_pages(client, found.experiment_id, f"attributes.status = '{status}' and tags.{RUN_KEY} != ''"))
     except Exception as error:  # each of MLflow's stores raises errors of its own
         raise CollectError(f"cannot read the MLflow store {tracking_uri!r}: {first_line(error)}") from error
-    names = ", ".join(experiments(tracking_uri)) or "none"
-    raise CollectError(f"no experiment {experiment!r} in {tracking_uri}; it has {names}")
+    names = experiments(tracking_uri)
+    close, valid = nearest(experiment, names), ", ".join(names) or "none"
+    raise CollectError(f"no experiment {experiment!r} in {tracking_uri}; {close}it has {valid}")
 
 
 def experiments(tracking_uri: str) -> list[str]:
@@ -206,8 +223,9 @@ def check_reachable(tracking_uri: str) -> None:
         except sqlite3.Error as error:
             raise CollectError(f"{path} is not an MLflow database: {error}") from error
     try:
+        check_scheme(tracking_uri)
         check_server(tracking_uri)
-    except ConnectionError as error:
+    except (TrackingURIError, ConnectionError) as error:
         raise CollectError(f"tracking URI {tracking_uri}: {error}") from error
 
 
@@ -219,6 +237,7 @@ def _row(run: Run) -> dict[str, Any]:
     row["mlflow_parent_id"] = tags.get("mlflow.parentRunId")
     names = (name.removeprefix(CURVE) for name in sorted(run.data.metrics) if name.startswith(CURVE))
     row["curves"] = tuple(name for name in names if is_curve(name))
+    row["epochs_before"] = int(tags.get(EPOCHS_BEFORE, 0))
     row["start_time"] = pd.Timestamp(run.info.start_time, unit="ms", tz="UTC")
     return row
 

@@ -138,7 +138,7 @@ def _mean(a: pd.Series, b: pd.Series) -> float:
 
 # ---------------------------------------------------------------------- in words
 def gain_words(gain: Gain) -> str:
-    """`RME(2) is 12.1 nats above the VAE; the VAE that trained on at the same rate for as long is 13.1 above it`.
+    """`RME(2) is 12.1 nats above the VAE; the VAE that trained on ... is 13.1 above it (mean differences)`.
 
     Without a control the second part says so. Empty without a VAE to compare with.
     """
@@ -147,22 +147,23 @@ def gain_words(gain: Gain) -> str:
     start = f"{gain.start_label}, the VAE that it starts from" if gain.start_label else "the VAE"
     above = f"{gain.label} is {_above(gain.above_vae, ' nats')} {start}"
     if gain.control is None:
-        return f"{above}; {NO_CONTROL}"
+        return f"{above} (mean difference); {NO_CONTROL}"
     if gain.control_is_vae:
-        return f"{above}, which was trained at the same rate for as long"
+        return f"{above}, which was trained at the same rate for as long (mean difference)"
     who = "the VAE that trained on" if gain.control[0] != BASELINE else "the VAE that was trained"
     if np.isnan(gain.control_above_vae):
-        return f"{above}; {who} at the same rate for as long has no seed in common with it"
-    return f"{above}; {who} at the same rate for as long is {_above(gain.control_above_vae)} it"
+        return f"{above} (mean difference); {who} at the same rate for as long has no seed in common with it"
+    return f"{above}; {who} at the same rate for as long is {_above(gain.control_above_vae)} it (mean differences)"
 
 
 def own_words(gain: Gain) -> str:
-    """`RME(2) − VAE-more: -1.0 nats [-1.4, -0.6], p = 0.98`; empty without a control or a pair."""
+    """`RME(2) − VAE-more: -1.0 nats [-1.4, -0.6] (Hodges-Lehmann), p = 0.98`; empty without a control or a pair."""
     if gain.control is None or gain.own.n_pairs == 0:
         return ""
     interval = "" if np.isnan(gain.own.low) else f" [{gain.own.low:+.1f}, {gain.own.high:+.1f}]"
     p = f", p = {gain.p:.2g}" if not np.isnan(gain.p) else f", too few pairs ({gain.n_pairs}) for a test"
-    return f"{gain.label} − {gain.control_label}: {_signed(gain.own.estimate)} nats{interval}{p}"
+    estimate = f"{_signed(gain.own.estimate)} nats{interval} (Hodges-Lehmann)"
+    return f"{gain.label} − {gain.control_label}: {estimate}{p}"
 
 
 def _above(difference: float, unit: str = "") -> str:

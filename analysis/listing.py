@@ -165,14 +165,14 @@ def gain_listing(runs: pd.DataFrame, score: str = "test_iwae") -> Listing | None
                 datasets.append(str(first["dataset"]))
     if not rows:
         return None
-    header = ["Where", "Row", "Above the VAE", "Its control", "The control above the VAE", "Above its control",
-              "Interval", "p", "Pairs"]  # fmt: skip
+    header = ["Where", "Row", "Above the VAE (mean)", "Its control", "The control above the VAE (mean)",
+              "Above its control (Hodges-Lehmann)", "Its interval", "p", "Pairs"]  # fmt: skip
     caption = (
         f"{SCORES[score]}, nats per image, paired by seed. Above the VAE: mean difference from the VAE that the row "
         "starts from, over the seeds that its control has too. Its control: the VAE trained for as many epochs at the "
-        "same rate, from the same start, so its gain is that of training longer. Above its control: Hodges-Lehmann "
-        "estimate of the row's own gain, its confidence interval, and p of the one-sided Wilcoxon test; empty if the "
-        "pairs are too few."
+        "same rate, from the same start, so its gain is that of training longer; also a mean difference. Above its "
+        "control: Hodges-Lehmann estimate of the row's own gain, its confidence interval, and p of the one-sided "
+        "Wilcoxon test; empty if the pairs are too few."
     )
     return Listing(
         "gains", "What each gain over the VAE is worth", caption, header, rows, datasets=datasets, labels=(1, 3)

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -19,7 +19,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from analysis.duration import duration
 from analysis.models import ModelError, Models, Note, Shown
+from analysis.progress import Steps
 from analysis.stats import KEY_TYPES
 from rme import noise
 from rme.device import pick_device
@@ -110,40 +112,30 @@ class Measures:
     notes: list[Note] = field(default_factory=list)
 
 
-def measure(
-    models: Models, budget: Budget, cache: Path, on_run: Callable[[Shown, float], None] | None = None
-) -> Measures:
+def measure(models: Models, budget: Budget, cache: Path, steps: Steps | None = None) -> Measures:
     """Measure every shown run that is not in the cache, within the budget's time.
+
+    Ctrl-C ends the measuring: the run at hand and those after it are noted as not computed yet.
 
     Args:
         models: from `analysis.models.shown_models`.
         budget: how much to compute for each run, and for how long in all.
         cache: folder of the results; created if missing.
-        on_run: called with each run that was computed, and the seconds that it took.
+        steps: is told what will be measured and about how long that takes, and then each run.
 
     Raises:
         OSError: the cache cannot be written.
     """
     cache.mkdir(parents=True, exist_ok=True)
-    began = time.monotonic()
     notes: list[Note] = []
     gap_rows, growth_rows, panels = [], [], []
+    found, failures = _numbers(models.shown, budget, cache, steps or Steps())
     for shown in models.shown:
-        path = cache / f"{shown.run_key}-{_digest(shown, budget)}.safetensors"
-        numbers = _cached(path)
-        if numbers is None:
-            if budget.minutes is not None and time.monotonic() - began > 60 * budget.minutes:
-                notes.append(Note(shown.column, shown.row, "not computed yet"))
-                continue
-            start = time.monotonic()
-            try:
-                numbers = _compute(shown, budget)
-            except (ModelError, TypeError) as error:  # TypeError: a posterior of a family that `gaps` does not know
-                notes.append(Note(shown.column, shown.row, str(error)))
-                continue
-            _write(numbers, path)
-            if on_run is not None:
-                on_run(shown, time.monotonic() - start)
+        if shown.run_key not in found:
+            reason = failures.get(shown.run_key, "not computed yet")
+            notes.append(Note(shown.column, shown.row, reason))
+            continue
+        numbers = found[shown.run_key]
         run = identity(shown)
         table = {name: numbers[name].tolist() for name in _GAPS}
         gap_rows.append(
@@ -153,6 +145,61 @@ def measure(
         growth_rows.append(pd.DataFrame({**run, **growth, "images": len(numbers["elbo"])}))
         panels += _panels(shown, numbers)
     return Measures(_joined(gap_rows), _joined(growth_rows), panels, notes)
+
+
+def _numbers(
+    runs: Sequence[Shown], budget: Budget, cache: Path, steps: Steps
+) -> tuple[dict[str, dict[str, Tensor]], dict[str, str]]:
+    """By run key: the numbers, from the cache or computed, and the reasons of those that failed."""
+    paths = {shown.run_key: cache / f"{shown.run_key}-{_digest(shown, budget)}.safetensors" for shown in runs}
+    found = {key: numbers for key, path in paths.items() if (numbers := _cached(path)) is not None}
+    failures: dict[str, str] = {}
+    missing = [shown for shown in runs if shown.run_key not in found]
+    if missing:
+        steps.say(_forecast(missing, len(found), budget))
+    began = time.monotonic()
+    for i, shown in enumerate(missing):
+        if budget.minutes is not None and time.monotonic() - began > 60 * budget.minutes:
+            left = len(missing) - i
+            steps.say(f"{budget.minutes:g} min are over: {left} of {len(missing)} are left for the next report")
+            break
+        start = time.monotonic()
+        to_go = f", about {duration((start - began) / i * (len(missing) - i))} to go" if i else ""
+        steps.slow(f"measuring {i + 1} of {len(missing)}: {_name(shown)}{to_go}", i, len(missing))
+        try:
+            numbers = _compute(shown, budget)
+            _write(numbers, paths[shown.run_key])
+        except (ModelError, TypeError) as error:  # TypeError: a posterior of a family that `gaps` does not know
+            failures[shown.run_key] = str(error)
+            continue
+        except KeyboardInterrupt:
+            steps.say(f"interrupted: {i} of {len(missing)} are measured; the next report continues with the rest")
+            break
+        found[shown.run_key] = numbers
+        steps.say(f"measured {_name(shown)} in {duration(time.monotonic() - start)}")
+    return found, failures
+
+
+def _name(shown: Shown) -> str:
+    decoder = "" if shown.column.decoder == "conv" else f" {shown.column.decoder}"
+    return f"{shown.column.dataset_label} d{shown.column.dim}{decoder} {shown.row.label}"
+
+
+_SECONDS, _PER_PIXEL = 12.0, 0.023
+"""Seconds for a model on one core, and more for each pixel and channel: half a minute for MNIST, five for CelebA."""
+
+
+def _forecast(missing: Sequence[Shown], cached: int, budget: Budget) -> str:
+    """What will be measured, and about how long that takes on one core."""
+    share = budget.images * budget.samples / (Budget.images * Budget.samples)
+    seconds = share * sum(_SECONDS + _PER_PIXEL * shown.images[0].numel() for shown in missing)
+    limit = "" if budget.minutes is None else f", no model is started after {budget.minutes:g} min"
+    already = f", {cached} are measured already" if cached else ""
+    models = f"{len(missing)} model{'' if len(missing) == 1 else 's'}"
+    return (
+        f"to measure: {models}, the best run of each cell by validation{already}; about {duration(seconds)} on one "
+        f"core{limit}; Ctrl-C writes the report with what is measured"
+    )
 
 
 def identity(shown: Shown) -> dict[str, object]:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from analysis.cells import runs_of
 from analysis.names import CELL, IMAGES
+from analysis.progress import Steps
 from analysis.recorded_model import ModelError, download, load_model
 from analysis.tables import Column, Row, sort_rows, to_column, to_row
 from rme.methods import Method
@@ -65,18 +66,22 @@ class Models:
     notes: list[Note]
 
 
-def shown_models(tracking_uri: str, runs: pd.DataFrame) -> Models:
+def shown_models(tracking_uri: str, runs: pd.DataFrame, steps: Steps | None = None) -> Models:
     """The shown run of each cell. A cell whose artifacts are missing or damaged becomes a note.
 
     Args:
         tracking_uri: the MLflow store that `runs` were read from.
         runs: as from `analysis.collect.collect`.
+        steps: is told which cell's images are read.
     """
+    steps = steps or Steps()
     client = MlflowClient(tracking_uri)
     shown: list[Shown] = []
     notes: list[Note] = []
     cells = sort_rows(runs.drop_duplicates(CELL))
-    for _, first in cells.sort_values(["dataset", "decoder", "dim"], key=_places, kind="stable").iterrows():
+    ordered = cells.sort_values(["dataset", "decoder", "dim"], key=_places, kind="stable")
+    for i, (_, first) in enumerate(ordered.iterrows()):
+        steps.doing("reading each cell's images", i, len(cells))
         cell = runs_of(runs, first)
         column = to_column(first)
         try:

@@ -40,6 +40,10 @@ CURVE = "train/"
 RUN_KEY, CELL_KEY = "run_key", "cell_key"
 """Tags that only a run has, and only a cell's summary; each is found by its key."""
 
+EPOCHS_BEFORE = "epochs_before"
+"""Tag of a run that starts from a VAE: that VAE's epochs. The steps of its metrics go on from there: the first epoch of
+its own training is step EPOCHS_BEFORE + 1. Runs of earlier versions lack it; their steps are epochs of their own."""
+
 FAILURE = "failure"
 """Tag of a failed run: the reason, in one line."""
 

@@ -13,8 +13,11 @@ from markupsafe import Markup
 
 from analysis import listing, render
 from analysis.claims import STATUSES, Claim
+from analysis.colours import PLAIN
 from analysis.figure import Figure
 from analysis.listing import Listing
+from analysis.panel import panel
+from analysis.svg import dark_rules
 from analysis.tables import DATASETS, SCORES, Table, place
 
 _FEW = 6
@@ -51,6 +54,7 @@ def render_page(
     figures: Sequence[tuple[Figure, bytes]] = (),
     files: Mapping[str, str | bytes],
     how_it_was_run: Mapping[str, object],
+    colours: str = PLAIN,
 ) -> str:
     """The page as HTML.
 
@@ -64,13 +68,14 @@ def render_page(
         trainings: how each row was trained.
         claims: the claims with their status.
         claim_lists: the claims' counts, and the claims one by one.
-        figures: each with the bytes of its PNG file.
+        figures: each with the bytes of its PNG file; the page shows it as SVG.
         files: the files that the page's links download, by name: each table and list as CSV, LaTeX and Markdown, each
             figure as PDF and its data as CSV.
         how_it_was_run: the template's variables about the runs, their settings, and what is missing.
+        colours: scheme of the tables (`analysis.colours.SCHEMES`) until the reader chooses.
     """
-    script, styles = render.source("page.js"), render.source("table.css") + render.source("page.css")
     known = {column.dataset: column.dataset_label for table in tables for column in table.columns}
+    svgs = [figure.svg(f"f{i}-") for i, (figure, _) in enumerate(figures, 1)]
     drawing = render.templates.get_template("figure.html.j2").module.drawing  # type: ignore[attr-defined]
     return render.templates.get_template("report.html.j2").render(
         experiment=experiment,
@@ -84,17 +89,25 @@ def render_page(
         claims_title="Against the paper" if against_paper or any(claim.in_paper for claim in claims) else "Claims",
         claim_lists=claim_lists,
         statuses=_statuses(claims),
-        figures=[Markup(drawing(figure, base64.b64encode(png).decode())) for figure, png in figures],
+        figures=[Markup(drawing(figure, Markup(svg))) for (figure, _), svg in zip(figures, svgs, strict=True)],
         datasets={name: known[name] for name in sorted(known, key=lambda name: place(name, DATASETS))},
         to_html=render.to_page_html,
         list_html=listing.to_page_html,
-        packed=pack([*tables, *against_paper], files),
-        script=script,
-        styles=styles,
-        policy=_policy(script, styles),
+        packed=pack([*tables, *against_paper], files, figures),
+        **assets(svgs),
         few=_FEW,
+        colours=colours,
+        compared=any(table.compared for table in tables),
         **how_it_was_run,
     )
+
+
+def assets(svgs: Sequence[str] = ()) -> dict[str, str]:
+    """The variables `script`, `styles` and `policy` of the template of a page with these figures."""
+    script = Markup().join(map(render.source, ("panel.js", "figures.js", "page.js")))
+    styles = Markup().join(map(render.source, ("table.css", "page.css", "panel.css", "figures.css")))
+    styles += Markup(dark_rules(svgs))
+    return {"script": script, "styles": styles, "policy": _policy(script, styles)}
 
 
 def group(tables: Sequence[Table]) -> list[Group]:
@@ -118,10 +131,13 @@ def _label(table: Table) -> str:
     return first.dataset_label + ("" if first.decoder == "conv" else f", {first.decoder.upper()} decoder")
 
 
-def pack(tables: Sequence[Table], files: Mapping[str, str | bytes]) -> str:
-    """The files and the details of each table's cells, as base64 of gzipped JSON; binary files are base64 within it.
+def pack(
+    tables: Sequence[Table], files: Mapping[str, str | bytes], figures: Sequence[tuple[Figure, bytes]] = ()
+) -> str:
+    """The files, each cell's details and seeds, and each figure's marks and PNG file, as base64 of gzipped JSON.
 
-    Compressed, because both are repetitive text and would make the page several times larger.
+    Binary files are base64 within it. Compressed, because the rest is repetitive text and would make the page several
+    times larger.
     """
     cells = {
         table.name: [
@@ -135,7 +151,12 @@ def pack(tables: Sequence[Table], files: Mapping[str, str | bytes]) -> str:
     }
     texts = {name: content for name, content in files.items() if isinstance(content, str)}
     binary = {name: base64.b64encode(content).decode() for name, content in files.items() if isinstance(content, bytes)}
-    content = {"cells": cells, "files": texts, "binary": binary}
+    seeds = {table.name: panel(table) for table in tables if table.score in SCORES}
+    marks = {figure.name: figure.places() for figure, _ in figures}
+    pictures = {f"{figure.name}.png": base64.b64encode(png).decode() for figure, png in figures}
+    content = {
+        "cells": cells, "seeds": seeds, "files": texts, "binary": binary, "marks": marks, "pictures": pictures,
+    }  # fmt: skip
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
     return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 

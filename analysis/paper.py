@@ -57,8 +57,8 @@ def against_paper(runs: pd.DataFrame, score: str = "test_iwae") -> pd.DataFrame:
 
     Returns:
         One row for each cell, in the paper's order: the columns of `analysis.stats.summarise`, and published_mean,
-        published_sd, difference (ours - theirs, nats), difference_in_published_sd (difference / published_sd); NaN
-        where the paper's number is missing.
+        published_sd, difference (of the means, ours - theirs, nats), difference_in_published_sd (difference /
+        published_sd); NaN where the paper's number is missing.
     """
     theirs = published_scores().rename(columns={"mean": "published_mean", "sd": "published_sd"}).drop(columns="table")
     both = sort_rows(summarise(runs, score).merge(theirs, on=CELL))
@@ -81,7 +81,8 @@ def paper_tables(runs: pd.DataFrame, score: str = "test_iwae", expected_seeds: i
         empty = Table(
             f"{score}-against-paper-{slug(label)}-{slug(decoder)}",
             f"{SCORES[score]} against the paper's: {label}, {DECODERS.get(decoder, decoder)}",
-            f"({label}) Ours − the paper's = the difference, in nats per image and in the paper's standard deviations.",
+            f"({label}) Our mean − the paper's = the difference of the means, in nats per image and in the paper's "
+            "standard deviations.",
             score, [], [], {}, against_paper=True,
         )  # fmt: skip
         table = beside_table(cells, cells.iloc[:0], lambda cell: to_entry(cell, expected), empty)
@@ -108,8 +109,8 @@ def paper_ratio_tables(runs: pd.DataFrame) -> list[Table]:
         empty = Table(
             f"ratio_to_vae-against-paper{suffix}",
             f"{title}, against the paper's: dim 50, {device}",
-            f"Ours on {device} − the paper's on an RTX 2080 Ti (Table 4) = the difference, in multiples of the VAE's "
-            "time on the same device.",
+            f"Ours on {device} − the paper's on an RTX 2080 Ti (Table 4) = the difference of the ratios, in multiples "
+            "of the VAE's time on the same device.",
             "ratio_to_vae", [], [], {}, digits=digits, against_paper=True, heads="dataset",
         )  # fmt: skip
         table = beside_table(cells, cells.iloc[:0], lambda cell: replace(to_entry(cell, 1), expected=1), empty)

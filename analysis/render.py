@@ -1,4 +1,4 @@
-"""Renders a table for a terminal, as Markdown, CSV, LaTeX and HTML. Plain text has marks in place of colours."""
+"""Renders a table for a terminal, as Markdown, CSV, LaTeX and HTML. Marks say in plain text what colours say."""
 
 from __future__ import annotations
 
@@ -14,40 +14,27 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from rich import box
+from rich.columns import Columns
 from rich.console import Console, Group
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from analysis.colours import LATEX, LATEX_NEEDS, MARKS, MEANINGS, PAPER, PLAIN, RICH
+from analysis.stats import DIFFERENCE
 from analysis.tables import SCORES, Entry, Table
-
-MARKS = {"best": "*", "": "", "yellow-orange": "†", "orange": "‡", "red-orange": "§", "untested": "?"}
-"""The mark of each colour in plain text."""
-
-MEANINGS = {
-    "best": "best mean",
-    "": "p ≤ 0.01",
-    "yellow-orange": "0.01 < p ≤ 0.05",
-    "orange": "0.05 < p ≤ 0.1",
-    "red-orange": "p > 0.1",
-    "untested": "too few pairs for a test",
-}
-"""The meaning of each colour, in the order of a legend."""
 
 NO_RUN = "–"
 
-_RICH = {
-    "best": "bold red", "": "", "yellow-orange": "yellow3", "orange": "dark_orange", "red-orange": "orange_red1",
-    "untested": "dim italic",
-}  # fmt: skip
 _LATEX_CORNER = {"dim(z)": r"$\dim(\mathbf{z})$", "": ""}
-_LATEX = {
-    "yellow-orange": "YellowOrange", "orange": "Orange", "red-orange": "RedOrange", "untested": "gray",
+_CSV_NUMBERS = {
+    "mean": "mean", "sd": "sd", "p": "p", "p_holm": "p_holm", "median": "median_difference",
+    "estimate": "hodges_lehmann", "low": "hodges_lehmann_low", "high": "hodges_lehmann_high",
+    "level": "hodges_lehmann_level",
 }  # fmt: skip
-_CSV = [
-    "table", "score", "dataset", "decoder", "dim", "method", "order", "variant", "label", "n", "expected", "mean", "sd",
-    "rank", "p", "p_holm", "n_pairs", "colour", "median", "estimate", "low", "high", "level", "restarts", "note",
+_CSV_SIGNED = {"mean": "mean_difference", "sd": "sd_of_differences"}
+_CSV_PAPER = [
+    "published_mean", "published_sd", "difference_of_means", "difference_of_means_in_published_sd",
 ]  # fmt: skip
-_CSV_PAPER = ["published_mean", "published_sd", "difference", "difference_in_published_sd"]
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -108,18 +95,21 @@ def details(table: Table, entry: Entry) -> str:
 
 def detail_list(table: Table, entry: Entry) -> list[str]:
     """The statistics of `details`, one line for each."""
+    of = " difference" if table.signed else ""
     parts = [f"n = {entry.n} of {entry.expected}"]
     if not np.isnan(entry.mean):
-        parts.append(f"mean {entry.mean:.4f}")
+        parts.append(f"mean{of} {entry.mean:{'+' if table.signed else ''}.4f}")
     if not np.isnan(entry.sd):
-        parts.append(f"sd {entry.sd:.4f}")
+        parts.append(f"sd {'of the differences ' if table.signed else ''}{entry.sd:.4f}")
     if entry.rank is not None:
         parts.append(f"rank {entry.rank}")
     if not np.isnan(entry.p):
-        parts.append(f"p = {p_text(entry.p)} ({entry.n_pairs} pairs), Holm's p = {p_text(entry.p_holm)}")
+        outcome = MEANINGS[entry.colour].partition(" (")[0]
+        parts.append(f"{outcome}: p = {p_text(entry.p)} ({entry.n_pairs} pairs), Holm's p = {p_text(entry.p_holm)}")
     if not np.isnan(entry.median):
-        whose = "" if table.signed else "the best is above by "
-        parts.append(f"{whose}median {entry.median:+.4f}, Hodges-Lehmann {entry.estimate:+.4f} {interval_text(entry)}")
+        whose = "" if table.signed else "best − this: "
+        estimate = f"Hodges-Lehmann estimate {entry.estimate:+.4f} {interval_text(entry)}"
+        parts.append(f"{whose}median difference {entry.median:+.4f}, {estimate}")
     if entry.restarts:
         parts.append(f"chosen restart by seed: {' '.join(map(str, entry.restarts))}")
     if entry.beside is not None:
@@ -138,7 +128,7 @@ def interval_text(entry: Entry) -> str:
 
 
 def legend(table: Table) -> list[tuple[str, str, str]]:
-    """Colour, mark and meaning of each colour in the table; empty for a table without tests."""
+    """Outcome, mark and meaning of each outcome in the table, best first; empty for a table without tests."""
     if not table.compared:
         return []
     return [(colour, MARKS[colour], meaning) for colour, meaning in MEANINGS.items() if colour in table.colours]
@@ -151,22 +141,22 @@ def _plain(table: Table, entry: Entry | None, mark: bool = True) -> str:
     return " ".join(filter(None, [entry.incomplete, value_text(table, entry), MARKS[entry.colour] if mark else ""]))
 
 
-def _plain_legend(table: Table) -> str:
-    return "   ".join(f"{mark or 'no mark'} {meaning}" for _, mark, meaning in legend(table))
-
-
 # ---------------------------------------------------------------------- terminal
-def to_rich(table: Table) -> Group:
-    """Title, table and legend, for `rich.console.Console.print`."""
+def to_rich(table: Table, colours: str = PLAIN) -> Group:
+    """Title, table and legend, for `rich.console.Console.print`.
+
+    Args:
+        table: what to show.
+        colours: a scheme of `analysis.colours.SCHEMES`.
+    """
+    styles = RICH[colours]
     columns = []
     for column, header in zip(table.columns, table.flat_headers, strict=True):
         entries = [table.entries.get((row, column)) for row in table.rows]
         words = [_plain(table, entry, mark=False) for entry in entries]
         width = max(map(len, [*words, header]))  # right-aligned numbers, followed by the marks
         cells = [
-            Text(
-                f"{word:>{width}} {MARKS[entry.colour] if entry else ''}", style=_RICH[entry.colour] if entry else "dim"
-            )
+            Text(f"{word:>{width}} {MARKS[entry.colour] if entry else ''}", style=_style(table, entry, styles))
             for word, entry in zip(words, entries, strict=True)
         ]
         columns.append((f"{header:>{width}}", cells))
@@ -176,14 +166,26 @@ def to_rich(table: Table) -> Group:
         out.add_column(Text(header), no_wrap=True)
     for i, row in enumerate(table.rows):
         out.add_row(Text(row.label), *(cells[i] for _, cells in columns))
-    return Group(Text(table.title, style="bold"), out, Text(_plain_legend(table), style="dim"))
+    shown = [
+        Text(f"{mark} {meaning}" if mark else f"no mark: {meaning}", style=styles[outcome])
+        for outcome, mark, meaning in legend(table)
+    ]
+    # columns, so that a narrow terminal wraps between meanings, not within one
+    meanings = [Columns(shown, padding=(0, 3))] if shown else []
+    return Group(Text(table.title, style="bold"), out, *meanings, Text(""))
 
 
-def to_text(table: Table, colour: bool = False, width: int = 160) -> str:
-    """Text for a terminal of `width` characters, with ANSI colours if `colour`."""
+def _style(table: Table, entry: Entry | None, styles: dict[str, str]) -> str:
+    if entry is None:
+        return "dim"
+    return styles[entry.colour] if table.compared else ""
+
+
+def to_text(table: Table, colour: bool = False, width: int = 160, colours: str = PLAIN) -> str:
+    """Text for a terminal of `width` characters, with ANSI colours of the scheme `colours` if `colour`."""
     console = Console(file=io.StringIO(), force_terminal=colour, width=width, color_system="256" if colour else None)
     with console.capture() as capture:
-        console.print(to_rich(table))
+        console.print(to_rich(table, colours))
     return capture.get()
 
 
@@ -198,7 +200,7 @@ def to_markdown(table: Table) -> str:
         lines.append(f"| {escape_markdown(row.label)} | " + " | ".join(cells) + " |")
     lines += ["", escape_markdown(table.caption)]
     if legend(table):
-        marks = [(f"**bold** {m}" if c == "best" else f"{k or 'no mark'} {m}") for c, k, m in legend(table)]
+        marks = [(f"**bold** {m}" if c == "best" else f"{k or 'no mark:'} {m}") for c, k, m in legend(table)]
         lines += ["", "; ".join(marks) + "."]
     return "\n".join(lines) + "\n"
 
@@ -219,12 +221,19 @@ def to_csv(table: Table) -> str:
     """Long form: a line for each cell that has runs, numbers at full precision, empty fields for NaN.
 
     Columns: table, score, dataset, decoder, dim, method, order, variant, label, n, expected, mean, sd, rank, p, p_holm,
-    n_pairs, colour; of the paired difference median, estimate, low, high and level (see `analysis.tables.Entry`);
-    restarts, note; against the paper also published_mean, published_sd, difference, difference_in_published_sd. A cell
-    in parentheses has its own line, with its decoder.
+    n_pairs, colour (the paper's, see `analysis.colours`); of the paired difference best - this median_difference,
+    hodges_lehmann, hodges_lehmann_low, hodges_lehmann_high and hodges_lehmann_level (see `analysis.tables.Entry`);
+    seeds and the value of each, with a space between; restarts, note. In a table of differences mean_difference and
+    sd_of_differences instead of mean and sd, and all differences are this - baseline. Against the paper also
+    published_mean, published_sd, difference_of_means, difference_of_means_in_published_sd. A cell in parentheses has
+    its own line, with its decoder.
     """
     out = io.StringIO()
-    fields = [*_CSV, *(_CSV_PAPER if table.against_paper else [])]
+    names = _csv_names(table)
+    fields = ["table", "score", "dataset", "decoder", "dim", "method", "order", "variant", "label", "n", "expected",
+              names["mean"], names["sd"], "rank", "p", "p_holm", "n_pairs", "colour",
+              *(names[name] for name in DIFFERENCE), "seeds", "values", "restarts", "note",
+              *(_CSV_PAPER if table.against_paper else [])]  # fmt: skip
     writer = csv.DictWriter(out, fields, lineterminator="\n")
     writer.writeheader()
     for row in table.rows:
@@ -240,29 +249,42 @@ def to_csv(table: Table) -> str:
     return out.getvalue()
 
 
+def _csv_names(table: Table) -> dict[str, str]:
+    """Column of each of the entry's numbers."""
+    return _CSV_NUMBERS | (_CSV_SIGNED if table.signed else {})
+
+
 def _csv_numbers(table: Table, entry: Entry) -> dict[str, object]:
-    names = ["mean", "sd", "p", "p_holm", "median", "estimate", "low", "high", "level"]
-    numbers = {name: getattr(entry, name) for name in names}
+    numbers = {column: getattr(entry, name) for name, column in _csv_names(table).items()}
     if table.against_paper:
         difference = entry.mean - entry.published_mean
         paper = (entry.published_mean, entry.published_sd, difference, in_published_sd(entry))
         numbers |= dict(zip(_CSV_PAPER, paper, strict=True))
     counts: dict[str, object] = {name: getattr(entry, name) for name in ("n", "expected", "rank", "n_pairs")}
+    by_seed = {"seeds": entry.seeds, "values": map(float, entry.values), "restarts": entry.restarts}
     return (
         counts
         | {name: "" if np.isnan(number) else repr(float(number)) for name, number in numbers.items()}
-        | {"colour": entry.colour, "note": entry.note, "restarts": " ".join(map(str, entry.restarts))}
+        | {name: " ".join(map(str, values)) for name, values in by_seed.items()}
+        | {"colour": entry.colour, "note": entry.note}
     )
 
 
 # ---------------------------------------------------------------------- LaTeX
-def to_latex(table: Table) -> str:
-    """A table environment that looks like the paper's Tables 7-11: `685.1^{1.8}`, the best mean in bold red."""
+def to_latex(table: Table, colours: str = PLAIN) -> str:
+    """A table environment like the paper's Tables 7-11: `685.1^{1.8}`, the best mean bold.
+
+    Args:
+        table: what to show.
+        colours: a scheme of `analysis.colours.SCHEMES`; that of the paper has its colours, and no marks.
+    """
+    defined = LATEX_NEEDS[colours] if table.compared else ""
     lines = [
         r"% needs \usepackage{booktabs} and \usepackage[dvipsnames]{xcolor}",
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{{_latex_caption(table)}}}",
+        *([defined] if defined else []),
+        rf"\caption{{{_latex_caption(table, colours)}}}",
         rf"\label{{tab:{table.name}}}",
         rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}",
         r"\toprule",
@@ -271,7 +293,7 @@ def to_latex(table: Table) -> str:
         r"\midrule",
     ]
     for row in table.rows:
-        cells = [_latex_cell(table, table.entries.get((row, column))) for column in table.columns]
+        cells = [_latex_cell(table, table.entries.get((row, column)), colours) for column in table.columns]
         lines.append(" & ".join([label_latex(row.label), *cells]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
 
@@ -288,14 +310,18 @@ def _latex_groups(table: Table) -> list[str]:
     return [" & ".join(["", *spans]) + r" \\", " ".join(rules)]
 
 
-def _latex_cell(table: Table, entry: Entry | None) -> str:
+def _latex_cell(table: Table, entry: Entry | None, colours: str) -> str:
     if entry is None:
         return "--"
     value = _latex_value(table, entry)
-    name = "red" if entry.colour == "best" else _LATEX.get(entry.colour)
+    name, _, mark = LATEX[colours][entry.colour] if table.compared else ("", "", "")
     if name and value:
         value = rf"\textcolor{{{name}}}{{{value}}}"
-    beside = f"({_latex_cell(table, replace(entry.beside, colour=''))})" if entry.beside is not None else ""
+    if mark and value:  # of no width, so that the numbers stay aligned; beside parentheses it needs its own
+        value += rf"\,{mark}" if entry.beside is not None else rf"\rlap{{\,{mark}}}"
+    beside = ""
+    if entry.beside is not None:
+        beside = f"({_latex_cell(replace(table, compared=False), replace(entry.beside, colour=''), colours)})"
     incomplete = rf"{{\scriptsize {entry.incomplete}}}" if entry.incomplete else ""
     return " ".join(filter(None, [incomplete, value, beside]))
 
@@ -314,13 +340,8 @@ def _latex_value(table: Table, entry: Entry) -> str:
     return f"${number}{sd}$" if mean else ""
 
 
-def _latex_caption(table: Table) -> str:
-    meanings = {
-        "best": "bold red: the best mean", "": r"no colour: $p \le 0.01$",
-        "yellow-orange": r"yellow-orange: $p \in (0.01, 0.05]$", "orange": r"orange: $p \in (0.05, 0.1]$",
-        "red-orange": "red-orange: $p > 0.1$", "untested": "gray: too few pairs for a test",
-    }  # fmt: skip
-    words = "; ".join(meanings[colour] for colour, _, _ in legend(table))
+def _latex_caption(table: Table, colours: str) -> str:
+    words = "; ".join(f"{LATEX[colours][outcome][1]}: {escape_latex(meaning)}" for outcome, _, meaning in legend(table))
     caption = escape_latex(table.caption)
     if not table.against_paper:
         caption += " The superscripts are the standard deviations."
@@ -345,12 +366,16 @@ def escape_latex(text: str) -> str:
 
 
 # ---------------------------------------------------------------------- HTML
-def to_html(table: Table) -> str:
+def to_html(table: Table, colours: str = PLAIN) -> str:
     """A self-contained `<figure>` with the table, caption, legend and colours, for a notebook.
 
     Colours follow the reader's light or dark scheme; hovering over a cell shows its statistics.
+
+    Args:
+        table: what to show.
+        colours: a scheme of `analysis.colours.SCHEMES`.
     """
-    return f"<style>\n{source('table.css')}</style>\n{_html(table, alone=True)}"
+    return f"<style>\n{source('table.css')}</style>\n{_html(table, alone=True, paper=colours == PAPER)}"
 
 
 def to_page_html(table: Table) -> Markup:
@@ -358,10 +383,10 @@ def to_page_html(table: Table) -> Markup:
     return Markup(_html(table, alone=False))
 
 
-def _html(table: Table, alone: bool) -> str:
+def _html(table: Table, alone: bool, paper: bool = False) -> str:
     macro = templates.get_template("table.html.j2").module.table  # type: ignore[attr-defined]
     starts = {after for before, after in pairwise(table.rows) if before.method != after.method}
-    return str(macro(table, legend(table), _Cells(table), starts, alone))
+    return str(macro(table, legend(table), _Cells(table), starts, alone, paper))
 
 
 class _Cells:

@@ -6,27 +6,32 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 from rich.console import Console
 
-from analysis import listing, render
+from analysis import freshness, listing, render, side_by_side
+from analysis.cautions import cautions
 from analysis.claims import Claim, score_claims, time_claims
 from analysis.collect import FAILURE_COLUMNS, CollectError, assignment, collect, curves, failures
+from analysis.colours import PLAIN, SCHEMES
 from analysis.curve_frame import curve_frame
 from analysis.evidence import curves_path, read_points, read_runs
 from analysis.figure import Figure
 from analysis.figures import figures
 from analysis.figures.curves import to_read
 from analysis.findings import findings
+from analysis.how_it_was_run import condition_lists, how_it_was_run
 from analysis.listing import Listing, claim_listing, claim_summary, gain_listing, rank_listing, training_listing
-from analysis.names import CELL
+from analysis.methods_text import Paragraph
 from analysis.page import render_page
 from analysis.paper import paper_ratio_tables, paper_tables
+from analysis.progress import Steps, shown_steps
 from analysis.ranks import compare_ranks
-from analysis.runs import COLUMNS, SETTINGS, frame_of
-from analysis.stats import summarise
+from analysis.runs import frame_of
+from analysis.side_by_side import Experiment, SideBySide
 from analysis.tables import (
     Table,
     control_tables,
@@ -34,7 +39,6 @@ from analysis.tables import (
     difference_tables,
     fullest,
     score_tables,
-    sort_rows,
 )
 from analysis.time_tables import is_timing, time_findings, time_tables
 from analysis.tracking_uri import DEFAULT_TRACKING_URI, default_tracking_uri
@@ -43,9 +47,8 @@ SCORE = "test_iwae"
 """The score that methods are compared by; tables of the validation ELBO are shown beside its tables."""
 
 _WIDTH = 160
-_RENDERERS = {"md": render.to_markdown, "csv": render.to_csv, "tex": render.to_latex}
+_RENDERERS = {"md": render.to_markdown, "csv": render.to_csv}
 _LIST_RENDERERS = {"md": listing.to_markdown, "csv": listing.to_csv, "tex": listing.to_latex}
-_NOT_SETTINGS = set(COLUMNS) - set(SETTINGS)
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ class Report:
             trainings.
         claims: the paper's claims and those about controls, with their status.
         figures: as drawn.
+        warnings: about settings that are likely to mislead (`analysis.cautions`).
     """
 
     index: Path
@@ -73,6 +77,7 @@ class Report:
     trainings: Listing | None
     claims: list[Claim]
     figures: list[Figure]
+    warnings: list[str]
 
 
 def build_report(
@@ -83,6 +88,8 @@ def build_report(
     expected_seeds: int | None = None,
     draw: bool = True,
     model_minutes: float | None = None,
+    steps: Steps | None = None,
+    colours: str = PLAIN,
 ) -> Report:
     """Read the runs of an MLflow experiment and write their report with `report_of`.
 
@@ -95,11 +102,15 @@ def build_report(
         draw: as for `report_of`.
         model_minutes: also draw the figures that need the trained models; after so many minutes no further model is
             measured. None: no such figures.
+        steps: is told what the report is doing.
+        colours: as for `report_of`.
 
     Raises:
         CollectError: the runs cannot be read, or none has finished.
         OSError: `out` cannot be written.
     """
+    steps = steps or Steps()
+    (steps.doing if model_minutes is None else steps.slow)(f"reading the runs of {experiment}")
     runs = collect(tracking_uri, experiment, where)
     if runs.empty:
         chosen = " that matches" if where else ""
@@ -112,10 +123,12 @@ def build_report(
         read_curves=lambda chosen: curves(tracking_uri, experiment, runs=chosen),
         draw_models=None
         if model_minutes is None
-        else lambda trained: figures_of_models(trained, tracking_uri, Path(out), model_minutes),
+        else lambda trained: figures_of_models(trained, tracking_uri, Path(out), model_minutes, steps),
         where=where,
         expected_seeds=expected_seeds,
         draw=draw,
+        steps=steps,
+        colours=colours,
     )
 
 
@@ -126,6 +139,8 @@ def report_of_file(
     where: Mapping[str, str] | None = None,
     expected_seeds: int | None = None,
     draw: bool = True,
+    steps: Steps | None = None,
+    colours: str = PLAIN,
 ) -> Report:
     """Read a file of runs written by `python -m analysis.collect`, and write their report with `report_of`.
 
@@ -139,25 +154,29 @@ def report_of_file(
         where: keep only runs with these values; see `analysis.collect.collect`.
         expected_seeds: as for `report_of`.
         draw: as for `report_of`.
+        steps: is told what the report is doing.
+        colours: as for `report_of`.
 
     Raises:
         CollectError: the file is missing or invalid, or no run matches.
         OSError: `out` cannot be written.
     """
-    path = Path(path)
+    path, steps = Path(path), steps or Steps()
+    steps.doing(f"reading {path}")
     runs = read_runs(path, where)
     if runs.empty:
         raise CollectError(f"{path} has no run" + (" that matches" if where else ""))
     points = read_points(curves_path(path))
-    name = path.stem if path.stem != "runs" else path.resolve().parent.name
     return report_of(
         runs,
         out,
-        title or name,
+        title or side_by_side.names_of([path])[0],
         read_curves=(lambda chosen: curve_frame(points, chosen)) if len(points) else None,
         where=where,
         expected_seeds=expected_seeds,
         draw=draw,
+        steps=steps,
+        colours=colours,
     )
 
 
@@ -172,12 +191,15 @@ def report_of(
     where: Mapping[str, str] | None = None,
     expected_seeds: int | None = None,
     draw: bool = True,
+    steps: Steps | None = None,
+    colours: str = PLAIN,
 ) -> Report:
     """Write the report of some runs.
 
     The page is `out/index.html`; each table and list is `out/tables/NAME.{md,csv,tex,txt}`; the findings are
-    `out/tables/answer.txt`; each figure and the numbers that it shows are `out/figures/NAME.{png,pdf,csv}`. Runs of a
-    timing grid give Tables 4 and 6, trainings all other tables.
+    `out/tables/answer.txt`, the warnings `warnings.txt` beside it, if there are any; a paragraph for a paper is
+    `out/tables/methods.{txt,tex}`, with its references in `references.bib`; each figure and the numbers that it shows
+    are `out/figures/NAME.{png,pdf,csv}`. Runs of a timing grid give Tables 4 and 6, trainings all other tables.
 
     Args:
         runs: one row for each run, at least one, as `analysis.collect.collect` returns them.
@@ -190,12 +212,16 @@ def report_of(
         where: the values that the runs were selected by, to be shown on the page.
         expected_seeds: runs of a complete cell; by default as many as the fullest cell has.
         draw: whether to draw the figures that need no models; they take most of the time.
+        steps: is told what the report is doing.
+        colours: scheme of the tables in LaTeX, and on the page until its reader chooses (`analysis.colours.SCHEMES`).
 
     Raises:
         OSError: `out` cannot be written.
     """
-    out = Path(out)
+    out, steps = Path(out), steps or Steps()
+    steps.doing(f"comparing {len(runs):,} runs")
     (out / "tables").mkdir(parents=True, exist_ok=True)  # fails before minutes of work, not after them
+    freshness.forget(out)
     failed = frame_of([], FAILURE_COLUMNS) if failed is None else failed
     timings, scored = runs[is_timing(runs)], runs[~is_timing(runs)]
     answer, tables, against, ranks, claims = [], [], [], [], []
@@ -211,7 +237,9 @@ def report_of(
         gained, trained = gain_listing(scored, SCORE), training_listing(scored)
         claims += score_claims(scored, SCORE, expected)
         if draw:
+            steps.doing("reading training curves")
             recorded = read_curves(to_read(scored)) if read_curves is not None else None
+            steps.doing("drawing figures")
             drawn += figures(scored, recorded, timings, SCORE, expected)
         if draw_models is not None:
             drawn += draw_models(scored)
@@ -223,17 +251,30 @@ def report_of(
         claims += time_claims(timings)
     found = [item for item in ranks if item is not None]
     claimed = [item for item in (claim_summary(claims), claim_listing(claims)) if item is not None]
-    written = {f"{t.name}.{suffix}": write(t) for t in [*tables, *against] for suffix, write in _RENDERERS.items()}
-    for item in filter(None, [*found, gained, trained, *claimed]):
+    conditions = condition_lists(runs)
+    lists = [item for item in (*found, gained, trained, *claimed, *conditions) if item is not None]
+    about = how_it_was_run(runs, failed, SCORE, expected_seeds)
+    warnings = cautions(scored)
+    renderers = _RENDERERS | {"tex": partial(render.to_latex, colours=colours)}
+    written = {f"{t.name}.{suffix}": write(t) for t in [*tables, *against] for suffix, write in renderers.items()}
+    for item in lists:
         written |= {f"{item.name}.{suffix}": write(item) for suffix, write in _LIST_RENDERERS.items()}
+    paragraph = about["paragraph"]
+    if isinstance(paragraph, Paragraph):
+        written |= {"methods.txt": paragraph.text, "methods.tex": paragraph.latex, "references.bib": paragraph.bibtex}
     if drawn:
         (out / "figures").mkdir(exist_ok=True)
     not_on_page = {"answer.txt": "\n".join(answer) + "\n"}
+    not_on_page |= {"warnings.txt": "\n".join(warnings) + "\n"} if warnings else {}
     not_on_page |= {f"{t.name}.txt": render.to_text(t) for t in [*tables, *against]}
-    not_on_page |= {f"{i.name}.txt": listing.to_text(i) for i in filter(None, [*found, gained, trained, *claimed])}
+    not_on_page |= {f"{item.name}.txt": listing.to_text(item) for item in lists}
     for name, text in (written | not_on_page).items():
         (out / "tables" / name).write_text(text, encoding="utf-8", newline="")
-    pictures = [path for figure in drawn for path in figure.save(out / "figures")]
+    pictures = []
+    for i, figure in enumerate(drawn):
+        steps.doing("drawing figures", i, len(drawn))
+        pictures += figure.save(out / "figures")
+    steps.doing("writing the page")
     pdfs = {path.name: path.read_bytes() for path in pictures if path.suffix == ".pdf"}
     numbers = {path.name: path.read_text(encoding="utf-8") for path in pictures if path.suffix == ".csv"}
     page = render_page(
@@ -248,32 +289,31 @@ def report_of(
         claim_lists=claimed,
         figures=[(figure, (out / "figures" / f"{figure.name}.png").read_bytes()) for figure in drawn],
         files={**written, **pdfs, **numbers},
-        how_it_was_run={"where": dict(where or {})} | _how_it_was_run(runs, failed, expected_seeds),
+        how_it_was_run={"where": dict(where or {}), "warnings": warnings, "conditions": conditions} | about,
+        colours=colours,
     )
     index = out / "index.html"
     index.write_text(page, encoding="utf-8")
+    options: dict[str, object] = {"where": where, "expected_seeds": expected_seeds, "no_figures": not draw}
+    options |= {"colours": colours} if colours != PLAIN else {}
+    freshness.leave(out, freshness.fingerprint(runs, failed, title, **options))
     files = [index, *(out / "tables" / name for name in written | not_on_page), *pictures]
-    return Report(index, files, answer, tables, against, found, gained, trained, claims, drawn)
+    return Report(index, files, answer, tables, against, found, gained, trained, claims, drawn, warnings)
 
 
-def figures_of_models(runs: pd.DataFrame, tracking_uri: str, out: Path, minutes: float) -> list[Figure]:
+def figures_of_models(runs: pd.DataFrame, tracking_uri: str, out: Path, minutes: float, steps: Steps) -> list[Figure]:
     """The figures that need the trained models. What is computed for them is cached in `out/models`.
 
-    Prints to standard error the seconds that each run took, and which cells are left out, with the reason.
+    Says what is measured, and which cells are left out, with the reason. After Ctrl-C the figures are of what has been
+    measured.
     """
+    steps.slow("loading torch, to measure models")
     from analysis.figures.of_models import figures_of_runs  # imports torch, which no other part of a report needs
     from analysis.measures import Budget
 
-    found, notes = figures_of_runs(
-        tracking_uri,
-        runs,
-        out / "models",
-        Budget(minutes=minutes),
-        lambda run, seconds: print(f"{run.column.dataset_label} d{run.column.dim} {run.row.label}: {seconds:.0f} s",
-                                   file=sys.stderr),
-    )  # fmt: skip
+    found, notes = figures_of_runs(tracking_uri, runs, out / "models", Budget(minutes=minutes), steps)
     for note in notes:
-        print(f"left out of the figures of models: {note}", file=sys.stderr)
+        steps.say(f"left out of the figures of models: {note}")
     return found
 
 
@@ -300,55 +340,6 @@ def _has_scores(table: Table) -> bool:
     return any(entry.n for entry in table.entries.values())
 
 
-def _how_it_was_run(runs: pd.DataFrame, failed: pd.DataFrame, expected_seeds: int | None) -> dict[str, object]:
-    trained = runs[~is_timing(runs)]
-    return {
-        "n_runs": len(runs),
-        "commands": list(runs.sort_values("start_time")["command"].dropna().unique()),
-        "first": _day(runs["start_time"].min()),
-        "last": _day(runs["start_time"].max()),
-        "hours": None if trained.empty else trained["train_s"].sum() / 3600,
-        "untimed": int(trained["train_s"].isna().sum()),
-        "made_with": {
-            title: runs[name].astype(object).fillna("not recorded").value_counts().to_dict()
-            for name, title in {"git_commit": "Commit", "device": "Device", "torch_version": "PyTorch"}.items()
-        },
-        "settings": {
-            name: sorted({str(value) for value in runs[name].dropna()}, key=_number_first)
-            for name in runs.columns
-            if name not in _NOT_SETTINGS
-        },
-        "failed": sort_rows(failed).to_dict("records"),
-        "missing": _missing(runs, failed, expected_seeds),
-    }
-
-
-def _day(time: pd.Timestamp) -> str:
-    return "at an unknown time" if pd.isna(time) else f"{time:%Y-%m-%d}"
-
-
-def _missing(runs: pd.DataFrame, failed: pd.DataFrame, expected_seeds: int | None) -> list[dict[str, object]]:
-    """The cells with fewer scores than expected, including those whose runs all failed."""
-    score = pd.Series(runs[SCORE].where(~is_timing(runs), runs["inference_ms"]), name="score")
-    both = pd.concat([runs.assign(score=score), failed.assign(score=float("nan"))], ignore_index=True)
-    both = both.drop_duplicates([*CELL, "seed"])  # a finished run counts, even if it failed with another setting
-    cells = sort_rows(summarise(both, "score"))
-    expected = expected_seeds or fullest(runs)
-    seeds = set(both["seed"])
-    return [
-        {"cell": cell, "expected": expected, "seeds": sorted(seeds - set(cell["seeds"]))}
-        for _, cell in cells[cells["n"] < expected].iterrows()
-    ]
-
-
-def _number_first(text: str) -> tuple[int, float, str]:
-    """A sort key: numbers by size, then words."""
-    try:
-        return (0, float(text), text)
-    except ValueError:
-        return (1, 0.0, text)
-
-
 def _seeds(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of seeds, 1 or more")
@@ -369,13 +360,16 @@ def parser() -> argparse.ArgumentParser:
     """The command line's options."""
     parser = argparse.ArgumentParser(
         prog="python -m analysis.report",
-        description="Write an experiment's report: an HTML page, and its tables and figures as files.",
+        description="Write an experiment's report: an HTML page, and its tables and figures as files. Of several "
+        "experiments: their cells side by side.",
     )
     add = parser.add_argument
-    add("--experiment", metavar="E",
-        help="MLflow experiment: the grid's, or the sweep's --experiment; with --runs, the page's title")  # fmt: skip
-    add("--runs", type=Path, metavar="RUNS.csv",
-        help="read the runs from this file, which analysis.collect wrote, instead of from MLflow")  # fmt: skip
+    add("--experiment", action="append", default=[], metavar="E",
+        help="MLflow experiment: the grid's, or the sweep's --experiment; with --runs, the page's title; given several "
+        "times, each experiment is compared with the first, cell by cell")  # fmt: skip
+    add("--runs", type=Path, action="append", default=[], metavar="RUNS.csv",
+        help="read the runs from this file, which analysis.collect wrote, instead of from MLflow; given several times, "
+        "each file is compared with the first, as experiments are")  # fmt: skip
     add("--out", required=True, type=Path, metavar="DIR", help="folder to write the report to")
     add("--tracking-uri", metavar="URI",
         help=f"the MLflow store (default: $MLFLOW_TRACKING_URI or {DEFAULT_TRACKING_URI})")  # fmt: skip
@@ -383,6 +377,10 @@ def parser() -> argparse.ArgumentParser:
         help="only runs with this param; can be given several times")  # fmt: skip
     add("--expected-seeds", type=_seeds, metavar="N",
         help="runs of a complete cell (default: as many as the fullest cell has)")  # fmt: skip
+    add("--colours", choices=SCHEMES, default=PLAIN,
+        help="of the tables in the terminal, in LaTeX and on the page, which has a switch: plain emphasises the best "
+        "and what is indistinguishable from it; paper are the paper's, the redder the closer to the best (default: "
+        "plain)")  # fmt: skip
     add("--no-figures", action="store_true", help="skip the figures that need no models; much faster")
     add(
         "--models", type=_minutes, nargs="?", const=10.0, metavar="MINUTES",
@@ -395,35 +393,98 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line. Returns 0 when the report is written, 2 with a line on stderr when it cannot be."""
+    """The command line. Returns 0 when the report is written, 2 with a line on stderr if not, 130 at Ctrl-C."""
     command = parser()
     options = command.parse_args(arguments)
-    if options.runs is None and options.experiment is None:
-        command.error("nothing to report on: give --experiment E or --runs RUNS.csv")
-    if options.runs is not None and options.models is not None:
-        command.error("--models with --runs: the models are in MLflow; give --experiment E instead of --runs")
+    if fault := _fault(options):
+        command.error(fault)
+    console = Console(width=None if sys.stdout.isatty() else _WIDTH, highlight=False, markup=False)
     try:
-        report = _build(options)
+        with shown_steps() as steps:
+            report = _side_by_side(options, steps) if _several(options) else _build(options, steps)
     except (CollectError, OSError) as error:
         print(f"analysis.report: {error}", file=sys.stderr)
         return 2
-    console = Console(width=None if sys.stdout.isatty() else _WIDTH, highlight=False, markup=False)
-    for table in [*report.tables, *report.against_paper]:
-        console.print(render.to_rich(table))
-    for item in [*report.ranks, report.trainings, report.gains, claim_summary(report.claims)]:
-        if item is not None:
-            console.print(listing.to_rich(item))
-    console.print("\n".join(report.answer), soft_wrap=True)
-    console.print(f"\nreport: {report.index}", soft_wrap=True)
+    except KeyboardInterrupt:
+        print("analysis.report: interrupted; the same command starts again, and keeps measured models", file=sys.stderr)
+        return 130
+    if isinstance(report, Report):
+        print_report(report, console, options.colours)
+    else:
+        side_by_side.print_to(console, *report)
     return 0
 
 
-def _build(options: argparse.Namespace) -> Report:
+def _several(options: argparse.Namespace) -> bool:
+    return len(options.runs) > 1 or (len(options.experiment) > 1 and not options.runs)
+
+
+def _fault(options: argparse.Namespace) -> str:
+    """Why these options do not go together, and what would be valid; empty if they do."""
+    experiments, files = options.experiment, options.runs
+    if not experiments and not files:
+        return "nothing to report on: give --experiment E or --runs RUNS.csv"
+    if files and options.models is not None:
+        return "--models with --runs: the models are in MLflow; give --experiment E instead of --runs"
+    for option, given in (("--experiment", experiments), ("--runs", [path.resolve() for path in files])):
+        if twice := [value for value in given if given.count(value) > 1]:
+            return f"{option} {twice[0]} is given {given.count(twice[0])} times; a comparison needs different ones"
+    if files and experiments and len(experiments) != len(files):
+        return (
+            f"--experiment {experiments[-1]} with --runs: it is the title of a file's runs; give one for each of the "
+            f"{len(files)} files, or none"
+        )
+    if _several(options):
+        unused = {"--models": options.models is not None, "--expected-seeds": options.expected_seeds is not None,
+                  "--no-figures": options.no_figures, "--colours": options.colours != PLAIN}  # fmt: skip
+        for option, is_given in unused.items():
+            if is_given:
+                return f"{option} is of one experiment's report: give one experiment, or leave {option} out"
+    return ""
+
+
+def _side_by_side(options: argparse.Namespace, steps: Steps) -> tuple[SideBySide, Path]:
+    where = dict(options.where)
+    if options.runs:
+        names = options.experiment or side_by_side.names_of(options.runs)
+        read = [(name, partial(read_runs, path, where)) for name, path in zip(names, options.runs, strict=True)]
+    else:
+        uri = options.tracking_uri or default_tracking_uri()
+        read = [(name, partial(collect, uri, name, where)) for name in options.experiment]
+    found = []
+    for i, (name, runs_of) in enumerate(read):
+        steps.doing(f"reading the runs of {name}", i, len(read))
+        runs = runs_of()
+        if runs.empty:
+            raise CollectError(f"{name} has no finished run" + (" that matches" if where else ""))
+        found.append(Experiment(name, runs))
+    steps.doing("comparing them")
+    compared = side_by_side.compare(found, SCORE)
+    return compared, side_by_side.write(compared, options.out)
+
+
+def print_report(report: Report, console: Console, colours: str = PLAIN) -> None:
+    """Print a report's tables, lists, warnings and findings, and the path of its page in the last line."""
+    for table in [*report.tables, *report.against_paper]:
+        console.print(render.to_rich(table, colours))
+    for item in [*report.ranks, report.trainings, report.gains, claim_summary(report.claims)]:
+        if item is not None:
+            console.print(listing.to_rich(item))
+    for warning in report.warnings:
+        console.print(f"warning: {warning}", style="yellow", soft_wrap=True)
+    console.print("\n".join(report.answer), soft_wrap=True)
+    console.print(f"\nreport: {report.index}", soft_wrap=True)
+
+
+def _build(options: argparse.Namespace, steps: Steps) -> Report:
     where, draw = dict(options.where), not options.no_figures
-    if options.runs is not None:
-        return report_of_file(options.runs, options.out, options.experiment, where, options.expected_seeds, draw)
+    expected = options.expected_seeds
+    if options.runs:
+        title = options.experiment[0] if options.experiment else None
+        return report_of_file(options.runs[0], options.out, title, where, expected, draw, steps, options.colours)
     uri = options.tracking_uri or default_tracking_uri()
-    return build_report(options.experiment, options.out, uri, where, options.expected_seeds, draw, options.models)
+    named, minutes = options.experiment[0], options.models
+    return build_report(named, options.out, uri, where, expected, draw, minutes, steps, options.colours)
 
 
 if __name__ == "__main__":

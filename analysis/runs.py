@@ -19,7 +19,8 @@ IDENTITY = [*CELL, "seed"]
 
 INTEGERS = [
     "order", "dim", "seed", "restarts", "epochs", "finish_epochs", "stage_epochs", "patience", "stage_patience",
-    "chosen_restart", "kept_epoch", "updates", "parameters",
+    "chosen_restart", "kept_epoch", "updates", "parameters", "decoder_parameters", "train_images", "validation_images",
+    "test_images", "threads",
 ]  # fmt: skip
 RATES = ["learning_rate", "finish_learning_rate", "stage_learning_rate"]
 SETTINGS = [
@@ -30,16 +31,18 @@ SETTINGS = [
 
 TAGS = [
     "run_key", "method_label", "dataset_label", "starts_from", "chosen_restart", "kept_epoch", "updates", "parameters",
-    "device", "git_commit", "torch_version", "command",
+    "decoder_parameters", "image_shape", "train_images", "validation_images", "test_images", "device", "device_type",
+    "threads", "git_commit", "torch_version", "python_version", "command",
 ]  # fmt: skip
 NUMBERS = [*RATES, *METRICS.values()]
-PLACE = ["mlflow_run_id", "mlflow_parent_id", "curves"]
+PLACE = ["mlflow_run_id", "mlflow_parent_id", "curves", "epochs_before"]
 """The run's place in MLflow; empty for runs from other sources."""
 
 COLUMNS = [
     "run_key", "method", "order", "variant", "method_label", "dataset", "dataset_label", "dim", "decoder", "seed",
-    "starts_from", *SETTINGS, "chosen_restart", "kept_epoch", "updates", "parameters", *METRICS.values(), "device",
-    "git_commit", "torch_version", "command", "start_time", *PLACE,
+    "starts_from", *SETTINGS, "chosen_restart", "kept_epoch", "updates", "parameters", "decoder_parameters",
+    "image_shape", "train_images", "validation_images", "test_images", *METRICS.values(), "device", "device_type",
+    "threads", "git_commit", "torch_version", "python_version", "command", "start_time", *PLACE,
 ]  # fmt: skip
 """The columns of every frame. Every other param follows as a further column, as text."""
 
@@ -99,6 +102,9 @@ def frame_of(rows: Iterable[Mapping[str, Any]], columns: Iterable[str] = COLUMNS
     frame = frame.astype({name: "Int64" for name in INTEGERS if name in frame})
     frame = frame.astype({name: float for name in NUMBERS if name in frame})
     frame = frame.astype({name: kind for name, kind in KEY_TYPES.items() if name in frame})
+    for name in TAGS:  # a text that no run has, which is a missing column in some sources and None in others
+        if name in frame and name not in INTEGERS and frame[name].isna().all():
+            frame[name] = pd.Series(None, frame.index, dtype=object)
     frame["start_time"] = pd.to_datetime(frame["start_time"], utc=True)
     return frame.sort_values(IDENTITY, key=_places, ignore_index=True)
 

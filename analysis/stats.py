@@ -31,8 +31,9 @@ def summarise(runs: pd.DataFrame, score: str = "test_iwae") -> pd.DataFrame:
 
     Returns:
         One row for each cell, sorted by the columns of `CELL`. Columns: those of `CELL`, the labels that `runs` has,
-        n (runs with a score), mean and sd in nats (sd with n - 1; NaN for n = 1), seeds (a tuple), restarts (the
-        restart that validation chose for each of those seeds; empty unless it is recorded for all).
+        n (runs with a score), mean and sd in nats (sd with n - 1; NaN for n = 1), seeds and their scores, values, in
+        nats (tuples), restarts (the restart that validation chose for each of those seeds; empty unless it is recorded
+        for all).
 
     Raises:
         ValueError: a seed occurs twice in a cell.
@@ -46,10 +47,10 @@ def summarise(runs: pd.DataFrame, score: str = "test_iwae") -> pd.DataFrame:
         rows.append(
             dict(zip(CELL, key, strict=True))
             | {name: cell[name].iloc[0] for name in labels}
-            | {"n": len(values), "mean": values.mean(), "sd": values.std(ddof=1), "seeds": tuple(values.index)}
-            | {"restarts": _restarts(cell, values.index)}
+            | {"n": len(values), "mean": values.mean(), "sd": values.std(ddof=1)}
+            | {"seeds": tuple(values.index), "values": tuple(values), "restarts": _restarts(cell, values.index)}
         )
-    frame = pd.DataFrame(rows, columns=[*CELL, *labels, "n", "mean", "sd", "seeds", "restarts"])
+    frame = pd.DataFrame(rows, columns=[*CELL, *labels, "n", "mean", "sd", "seeds", "values", "restarts"])
     return frame.astype({**KEY_TYPES, "mean": float, "sd": float})
 
 
@@ -119,8 +120,9 @@ def paired_difference(runs: pd.DataFrame, score: str = "test_iwae", baseline: st
 
     Returns:
         One row for each cell except the baseline. Columns: those of `CELL`, the labels that `runs` has, n (pairs),
-        mean and sd of the differences in nats (positive: better than the baseline; NaN without a pair), and of the
-        same differences median, estimate, low, high and level (`analysis.signed_rank.location`).
+        mean and sd of the differences in nats (positive: better than the baseline; NaN without a pair), seeds and the
+        difference of each, values (tuples), and of the same differences median, estimate, low, high and level
+        (`analysis.signed_rank.location`).
     """
     rows = []
     for _, column in runs.groupby(COLUMN, dropna=False):
@@ -138,6 +140,7 @@ def difference_row(cell: pd.DataFrame, reference: pd.DataFrame, score: str) -> d
     return (
         {name: cell[name].iloc[0] for name in names}
         | {"n": len(difference), "mean": difference.mean(), "sd": difference.std(ddof=1)}
+        | {"seeds": tuple(difference.index), "values": tuple(difference)}
         | _difference(ours, theirs)
     )
 
@@ -145,7 +148,7 @@ def difference_row(cell: pd.DataFrame, reference: pd.DataFrame, score: str) -> d
 def difference_frame(runs: pd.DataFrame, rows: list[dict[str, Any]]) -> pd.DataFrame:
     """Data frame of rows of `difference_row`, with the labels that `runs` has."""
     labels = [name for name in LABELS if name in runs]
-    frame = pd.DataFrame(rows, columns=[*CELL, *labels, "n", "mean", "sd", *DIFFERENCE])
+    frame = pd.DataFrame(rows, columns=[*CELL, *labels, "n", "mean", "sd", "seeds", "values", *DIFFERENCE])
     return frame.astype({**KEY_TYPES, "mean": float, "sd": float})
 
 

@@ -35,9 +35,20 @@ MARKERS = {
 }  # fmt: skip
 """Methods must be distinguishable without colour."""
 
+DARK = {
+    "#56b4e9": "#90bcff", "#0072b2": "#4e84d7", "#009e73": "#1fce89", "#e69f00": "#e7c21f", "#d55e00": "#e3801f",
+    "#cc79a7": "#ef9bcd", "#7a1f6a": "#c43999", "#6b4c00": "#956241", "#8800dd": "#8d60f1",
+    "#332288": "#7a6be0", "#117733": "#3fa864", "#999933": "#b5b548", "#661100": "#c4604a", "#6699cc": "#6699cc",
+}  # fmt: skip
+"""Each colour's counterpart on the dark page. Greys need none: they lie between the page's and its text's (`dark`)."""
+
+DARK_INK, DARK_PAGE = "#e6e8ec", "#15171b"
+"""The dark page's text and ground, as in `templates/table.css`: what black and white become."""
+
 _SPARE_COLOURS = ("#332288", "#117733", "#999933", "#661100", "#6699cc")
 _SPARE_MARKERS = ("h", "p", "d", "H")
 _DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
+_FILLS = ("full", "left", "bottom", "right", "top")
 
 
 def colour(method: str) -> str:
@@ -58,6 +69,20 @@ def size(method: str, points: float = 3.5) -> float:
 def dashes(place: int) -> Any:
     """A line style for the method's `place`-th order, from 0."""
     return _DASHES[place % len(_DASHES)]
+
+
+def fill(place: int) -> Any:
+    """The filled part of a marker for the method's `place`-th order, from 0."""
+    return _FILLS[place % len(_FILLS)]
+
+
+def dark(colour: str) -> str:
+    """The colour's counterpart on the dark page, both as `#rrggbb`; the colour itself if it is not of the figures."""
+    if len({colour[1:3], colour[3:5], colour[5:]}) > 1:
+        return DARK.get(colour, colour)
+    share = int(colour[1:3], 16) / 255
+    ends = ((int(end[i : i + 2], 16) for end in (DARK_INK, DARK_PAGE)) for i in (1, 3, 5))
+    return "#" + "".join(f"{round((1 - share) * ink + share * page):02x}" for ink, page in ends)
 
 
 @contextmanager

@@ -77,6 +77,8 @@ class Entry:
         note: caveats about the test, in words.
         median, estimate, low, high, level: of the paired difference, nats (`analysis.signed_rank.Location`): in a
             compared column, best - this; in a table of differences, this - baseline.
+        seeds, values: the runs' seeds, and the score of each; in a table of differences, the paired difference of each.
+            Empty where a number is of one measurement, such as a time.
         restarts: the restart that validation chose, for each seed; empty if not recorded.
         published_mean, published_sd: the paper's numbers for this cell; NaN if not shown or not legible.
         beside: the same cell with the other decoder, shown in parentheses as in the paper.
@@ -97,6 +99,8 @@ class Entry:
     low: float = np.nan
     high: float = np.nan
     level: float = np.nan
+    seeds: tuple[int, ...] = ()
+    values: tuple[float, ...] = ()
     restarts: tuple[int, ...] = ()
     published_mean: float = np.nan
     published_sd: float = np.nan
@@ -188,8 +192,8 @@ def score_tables(runs: pd.DataFrame, score: str = "test_iwae", expected_seeds: i
     compared = compare_columns(runs, score)
     caption = (
         f"{SCORES[score]} in nats per image: mean and standard deviation over the seeds. The best mean of each column "
-        "is marked; colours show the p of the one-sided Wilcoxon signed-rank test of the best against each other row, "
-        f"paired by seed.{_power(compared)}"
+        "is marked, and each other by what the one-sided Wilcoxon signed-rank test of the best against it, paired by "
+        f"seed, says.{_power(compared)}"
     )
     return _build(compared, score, SCORES[score], caption, expected_seeds or fullest(runs), compared=True)
 
@@ -210,7 +214,7 @@ def difference_tables(
     if not paired.any():
         return []
     label = runs.loc[of_baseline(runs, baseline), "method_label"].iloc[0]
-    title = f"{SCORES[score]}, difference from {label}"
+    title = f"{SCORES[score]}, mean difference from {label}"
     caption = (
         f"{title}, in nats per image: mean and standard deviation of the differences between runs of the same seed."
     )
@@ -229,7 +233,7 @@ def control_tables(runs: pd.DataFrame, score: str = "test_iwae", expected_seeds:
         score: a key of `SCORES`.
         expected_seeds: pairs of a complete cell; by default as many as the runs of the fullest cell.
     """
-    title = f"{SCORES[score]}, difference from the control"
+    title = f"{SCORES[score]}, mean difference from the control"
     caption = (
         f"{title}, in nats per image: each row minus the VAE that was trained at the same rate for as long. Mean and "
         "standard deviation of the differences between runs of the same seed."
@@ -254,7 +258,8 @@ def decoder_table(runs: pd.DataFrame, score: str = "test_iwae", expected_seeds: 
     caption = (
         f"{SCORES[score]} in nats per image with the fully connected decoder, and in parentheses with the "
         "convolutional one; both have roughly as many parameters. Mean and standard deviation over the seeds; the "
-        "best fully connected mean of each column is marked, and colours show the p of its tests."
+        "best fully connected mean of each column is marked, and each other by what the test of the best against it "
+        "says."
     )
     return beside_table(
         compared[compared["decoder"] == "fc"],
@@ -400,7 +405,7 @@ def to_column(cell: pd.Series) -> Column:
 def to_entry(cell: pd.Series, expected: int) -> Entry:
     """Entry of a cell that has n, mean, sd and any of the other attributes of `Entry`."""
     known: dict[str, Any] = {name: float(cell[name]) for name in _NUMBERS if name in cell}
-    known |= {name: cell[name] for name in ("colour", "note", "restarts") if name in cell}
+    known |= {name: cell[name] for name in ("colour", "note", "seeds", "values", "restarts") if name in cell}
     if "rank" in cell:
         known |= {"rank": None if pd.isna(cell["rank"]) else int(cell["rank"]), "n_pairs": int(cell["n_pairs"])}
     return Entry(int(cell["n"]), expected, float(cell["mean"]), float(cell["sd"]), **known)

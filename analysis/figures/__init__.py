@@ -8,6 +8,7 @@ from analysis.figure import Figure
 from analysis.figures.common import unique_names
 from analysis.figures.curves import curve_figures
 from analysis.figures.differences import difference_figures
+from analysis.figures.forest import forest_figures
 from analysis.figures.ranks import rank_figures
 from analysis.figures.scores import score_figures
 from analysis.figures.times import time_figures
@@ -36,6 +37,7 @@ def figures(
         [
             *score_figures(runs, score, expected_seeds),
             *difference_figures(runs, score),
+            *forest_figures(runs, score),
             *rank_figures(runs, score, expected_seeds),
             *time_figures(runs, timings, score, expected_seeds),
             *(curve_figures(curves, runs) if curves is not None else []),

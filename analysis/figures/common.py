@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -78,18 +78,58 @@ def representatives(rows: list[Row], most: int) -> list[Row]:
     return sorted(chosen.values(), key=lambda row: row.place)
 
 
+def order_of(row: Row, rows: Iterable[Row]) -> int:
+    """The row's place among its method's rows, from 0, which its line style and its marker's filling show."""
+    return sorted((r for r in rows if r.method == row.method), key=lambda r: r.place).index(row)
+
+
 def dashes_of(row: Row, rows: Iterable[Row]) -> Any:
-    """The row's line style, which depends on its place among its method's rows."""
-    return style.dashes(sorted((r for r in rows if r.method == row.method), key=lambda r: r.place).index(row))
+    """The row's line style."""
+    return style.dashes(order_of(row, rows))
 
 
-def method_handles(rows: Iterable[Row], marked: bool = True) -> list[Line2D]:
-    """Legend entries, one for each method."""
-    names = {row.method: row.family for row in rows}
+LEGEND = 16
+"""The most rows that a legend lists one by one."""
+
+
+def handles(rows: list[Row], points: float = 3.0) -> list[Line2D]:
+    """Legend entries with line style and mark: one for each row if there are at most `LEGEND`, else for each method."""
+    if len(rows) > LEGEND:
+        names = {row.method: row.family for row in rows}
+        return [Line2D([], [], label=label, **mark(name, points) | {"ls": "-"}) for name, label in names.items()]
+    places = [order_of(row, rows) for row in rows]
     return [
-        Line2D([], [], color=style.colour(name), marker=style.marker(name) if marked else None, label=label)
-        for name, label in names.items()
+        Line2D([], [], label=row.label, **mark(row.method, points, place=place) | {"ls": style.dashes(place)})
+        for row, place in zip(rows, places, strict=True)
     ]
+
+
+_PLACES = ("second", "third", "fourth", "fifth")
+
+
+def order_handles(rows: list[Row]) -> list[Line2D]:
+    """Legend entries that say which line style and filling is which order; none if `handles` lists every row."""
+    counts = pd.Series([row.method for row in rows], dtype=object).value_counts()
+    places = ["first row" if any(row.variant for row in rows) else "smallest order", *_PLACES]
+    most = min(int(counts.max()) if len(counts) else 0, len(places))
+    if most < 2 or len(rows) <= LEGEND:
+        return []
+    return [
+        Line2D([], [], color="0.3", ls=style.dashes(i), marker="s", ms=3, mew=0.5, fillstyle=style.fill(i),
+               markerfacecoloralt="white", label=places[i])
+        for i in range(most)
+    ]  # fmt: skip
+
+
+LEGEND_LINE_IN = 0.12
+"""Height of a legend's line, inches."""
+
+
+def legend_shape(entries: Sequence[Line2D], most: int = 5) -> tuple[int, int]:
+    """Lines and columns of a legend over a printed column's width: fewer columns, the longer its longest label."""
+    longest = max((len(str(entry.get_label())) for entry in entries), default=1)
+    across = max(1, min(most, int(66 / (longest + 7)), len(entries)))
+    return -(-len(entries) // across), across
 
 
 def dim_axis(axes: Axes, dims: list[int]) -> None:
@@ -110,11 +150,28 @@ def incomplete_words(cells: pd.DataFrame, expected: int) -> str:
     return f" Hollow: fewer than {expected} seeds ({', '.join(named)}{more})."
 
 
-def mark(method: str, points: float = 3.0, complete: bool = True) -> dict[str, Any]:
-    """Line properties of a method's point, which is hollow if seeds are missing."""
+def mark(method: str, points: float = 3.0, complete: bool = True, place: int = 0) -> dict[str, Any]:
+    """Line properties of a method's point, filled by its order's place, and hollow if seeds are missing."""
     colour, size = style.colour(method), style.size(method, points)
-    face = colour if complete else "white"
-    return {"ls": "", "marker": style.marker(method), "ms": size, "mew": 0.5, "color": colour, "mfc": face}
+    look = {"ls": "", "marker": style.marker(method), "ms": size, "mew": 0.5, "color": colour}
+    if not complete:
+        return look | {"mfc": "white"}
+    return look | {"mfc": colour, "fillstyle": style.fill(place), "markerfacecoloralt": "white"}
+
+
+def mean_words(n: int, mean: float, sd: float) -> tuple[str, str]:
+    """`mean of 8 seeds`, `697.21 ± 3.40 nats`: what a mark says of a cell."""
+    spread = "" if pd.isna(sd) else f" ± {sd:.2f}"
+    return f"mean of {n} seeds" if n != 1 else "one seed", f"{mean:.2f}{spread} nats"
+
+
+def interval_words(cell: Any) -> tuple[str, ...]:
+    """`Hodges-Lehmann +0.61 nats`, `[+0.27, +0.95], 96.1% confidence, 8 pairs`: what a mark says of a difference."""
+    estimate = f"Hodges-Lehmann {cell['estimate']:+.2f} nats"
+    pairs = f"{cell['n']} pairs" if cell["n"] != 1 else "1 pair"
+    if pd.isna(cell["low"]):
+        return estimate, f"{pairs}: too few for an interval"
+    return estimate, f"[{cell['low']:+.2f}, {cell['high']:+.2f}], {100 * cell['level']:.1f}% confidence, {pairs}"
 
 
 def listed(words: list[str]) -> str:

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.patches import Patch
 
 from analysis import style
-from analysis.figure import Figure
+from analysis.figure import Figure, Mark
 from analysis.figures.pictures import slug_of, words_of
 from analysis.tables import to_column
 
@@ -66,7 +66,8 @@ def _figure(gaps: pd.DataFrame) -> Figure:
     total = parts[0] + parts[1]
     error = np.nan_to_num(np.hypot(*(data[f"{name}_se"].to_numpy(dtype=float) for name in _PARTS)))
     right = float((total + error).max())
-    for place, method in enumerate(data["method"]):
+    marks: list[Mark] = []
+    for place, (method, label, seed) in enumerate(zip(data["method"], data["method_label"], data["seed"], strict=True)):
         first, second = parts[0][place], parts[1][place]
         colour = style.colour(method)
         axes.barh(place, first, height=0.62, color=colour, lw=0)
@@ -76,6 +77,11 @@ def _figure(gaps: pd.DataFrame) -> Figure:
         axes.errorbar(total[place], place, xerr=error[place], color="black", lw=0.7, capsize=1.5, capthick=0.7)
         end = total[place] + error[place] + 0.015 * right
         axes.text(end, place, f"{first:.1f} + {second:.1f}", va="center", size=6)
+        of = data.iloc[place]
+        for name, ends in zip(_PARTS, ((0.0, first), (first, total[place])), strict=True):
+            se = f" ± {of[f'{name}_se']:.2f} (one standard error)" if of["images"] > 1 else ""
+            said = (f"dim {column.dim}, seed {seed}, {of['images']} images", f"{name} gap {of[name]:.2f} nats{se}")
+            marks.append(Mark(axes, ends, place, label, said))
     axes.set_yticks(range(len(data)), data["method_label"])
     axes.tick_params(axis="y", length=0)
     axes.invert_yaxis()
@@ -109,6 +115,7 @@ def _figure(gaps: pd.DataFrame) -> Figure:
         data=data,
         dataset=column.dataset,
         finding=finding(data, words_of(column)),
+        marks=marks,
     )
 
 

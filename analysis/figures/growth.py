@@ -5,7 +5,8 @@ from __future__ import annotations
 import pandas as pd
 
 from analysis import style
-from analysis.figure import Figure
+from analysis.figure import Figure, Mark
+from analysis.figures.common import mark
 from analysis.figures.gaps import COLUMN
 from analysis.figures.pictures import slug_of, words_of
 from analysis.tables import to_column
@@ -31,15 +32,21 @@ def _figure(growth: pd.DataFrame) -> Figure:
     drawing = style.drawing(height=3.5)
     level, grown = drawing.subplots(2, 1, sharex=True)
     ends = []
+    marks: list[Mark] = []
     orders: dict[str, list] = {}
     for _, run in data.groupby("run_key", sort=False):
         method, name = str(run["method"].iloc[0]), str(run["method_label"].iloc[0])
         seen = orders.setdefault(method, [])
         seen.append(name)
-        look = {"color": style.colour(method), "ls": style.dashes(len(seen) - 1), "marker": style.marker(method),
-                "ms": 2.6, "mew": 0.4, "lw": 0.8}  # fmt: skip
+        place = len(seen) - 1
+        look = {**mark(method, 2.6, place=place), "ls": style.dashes(place), "lw": 0.8}
         level.plot(run["samples"], run["iwae"], **look, label=name)
         grown.plot(run["samples"], run["above_elbo"], **look)
+        for point in run.to_dict("records"):
+            said = (f"dim {column.dim}, seed {point['seed']}, K = {point['samples']:,}", f"{point['iwae']:.2f} nats",
+                    f"{point['above_elbo']:+.2f} nats above the ELBO")  # fmt: skip
+            marks += [Mark(level, point["samples"], point["iwae"], name, said),
+                      Mark(grown, point["samples"], point["above_elbo"], name, said)]  # fmt: skip
         ends.append((name, run["iwae"].iloc[-1], run["above_elbo"].iloc[-1]))
     for axes in (level, grown):
         axes.set_xscale("log")
@@ -78,4 +85,5 @@ def _figure(growth: pd.DataFrame) -> Figure:
         drawing=drawing,
         data=data,
         dataset=column.dataset,
+        marks=marks,
     )

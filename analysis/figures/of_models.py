@@ -5,7 +5,7 @@ Importing this imports `rme` and torch, which the other figures do not need.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +17,8 @@ from analysis.figures.growth import growth_figures
 from analysis.figures.pictures import picture_figures, slug_of
 from analysis.figures.posteriors import posterior_figures
 from analysis.measures import Budget, measure
-from analysis.models import Models, Note, Shown, shown_models
+from analysis.models import Models, Note, shown_models
+from analysis.progress import Steps
 from analysis.tables import slug
 
 
@@ -26,7 +27,7 @@ def figures_of_runs(
     runs: pd.DataFrame,
     cache: Path,
     budget: Budget | None = None,
-    on_run: Callable[[Shown, float], None] | None = None,
+    steps: Steps | None = None,
 ) -> tuple[list[Figure], list[str]]:
     """The figures of an experiment's shown runs, and for each cell that is left out a line with the reason.
 
@@ -35,10 +36,10 @@ def figures_of_runs(
         runs: its runs, as `analysis.collect.collect` returns them.
         cache: as for `model_figures`.
         budget: as for `model_figures`.
-        on_run: as for `model_figures`.
+        steps: as for `model_figures`.
     """
-    models = shown_models(tracking_uri, runs)
-    figures, notes = model_figures(models, cache, budget, on_run)
+    models = shown_models(tracking_uri, runs, steps)
+    figures, notes = model_figures(models, cache, budget, steps)
     return figures, [_line(note) for note in [*models.notes, *notes]]
 
 
@@ -46,7 +47,7 @@ def model_figures(
     models: Models,
     cache: Path,
     budget: Budget | None = None,
-    on_run: Callable[[Shown, float], None] | None = None,
+    steps: Steps | None = None,
 ) -> tuple[list[Figure], list[Note]]:
     """Figures of gaps, IWAE by K, posteriors of models with two latents, reconstructions and samples.
 
@@ -54,13 +55,13 @@ def model_figures(
         models: from `analysis.models.shown_models`.
         cache: folder of the computed numbers, which later calls read.
         budget: how much is computed, and for how long; by default `Budget()`.
-        on_run: called with each run that was computed, and the seconds that it took.
+        steps: as for `analysis.measures.measure`.
 
     Returns:
         the figures, whose captions say which cells are left out and why; and a note for each cell whose numbers could
         not be computed.
     """
-    measures = measure(models, budget or Budget(), cache, on_run)
+    measures = measure(models, budget or Budget(), cache, steps)
     computed = [
         *gap_figures(measures.gaps),
         *growth_figures(measures.growth),

@@ -119,9 +119,9 @@ def _lines(lines: Sequence[tuple[str, np.ndarray]]):
 def show_image(ax: Axes, pixels: np.ndarray) -> None:
     """Draw a uint8 image (C, H, W), grey or in colour, without interpolation."""
     if len(pixels) == 1:
-        ax.imshow(pixels[0], cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        ax.imshow(pixels[0], cmap="gray", vmin=0, vmax=255, interpolation="none")
     else:
-        ax.imshow(pixels.transpose(1, 2, 0), interpolation="nearest")
+        ax.imshow(pixels.transpose(1, 2, 0), interpolation="none")
 
 
 def _identity(run: Shown) -> dict[str, object]:

@@ -13,7 +13,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Ellipse
 
 from analysis import style
-from analysis.figure import Figure
+from analysis.figure import Figure, Mark
 from analysis.figures.pictures import show_image
 from analysis.tables import DECODERS, Column, slug
 
@@ -28,6 +28,12 @@ Q_MASSES = (0.9, 0.5)
 
 _GREYS = ("#ebebeb", "#d2d2d2", "#a8a8a8")
 _GUTTER_IN = 0.55
+
+_LABEL = (0.23, 0.1)
+"""Width and height of a weight's label, as fractions of its panel."""
+
+_CORNERS = ((0.0, 0.0, 0.5, 0.16), (0.66, 0.86, 1.0, 1.0))
+"""What no label covers, as fractions left, bottom, right, top: the scale bar and the KL divergence."""
 
 
 def posterior_figures(panels: Sequence[Panel]) -> list[Figure]:
@@ -69,16 +75,19 @@ def _figure(column: Column, rows: list[list[Panel]]) -> Figure:
         for panel, ax in zip(rows[0], axes[0, 1:], strict=False):
             show_image(ax, panel.pixels.numpy())
     data = []
+    marks: list[Mark] = []
     for row, line in zip(rows, axes[heads:], strict=True):
         line[0].text(1.0, 0.5, row[0].shown.row.label, ha="right", va="center", transform=line[0].transAxes, size=6.5)
         for panel, ax in zip(row, line[1:], strict=False):
-            data += _panel(ax, panel)
+            rows_of_panel = _panel(ax, panel)
+            data += rows_of_panel
+            marks += _marks(ax, rows_of_panel)
     frame = pd.DataFrame(data)
     kl = frame.drop_duplicates(["run_key", "image"]).groupby("method_label", sort=False)["kl"].mean()
     mixtures = (frame.groupby(["run_key", "image"]).size() > 1).any()
     components = (
-        " Black: a mixture's components with their weights, ellipses of one standard deviation around the mean, the "
-        "thicker the larger the weight." if mixtures else ""
+        " With a cross: a mixture's components with their weights, ellipses of one standard deviation around the mean, "
+        "the thicker the larger the weight." if mixtures else ""
     )  # fmt: skip
     images = "the images on top" if same else "each run's own first test images"
     return Figure(
@@ -99,6 +108,7 @@ def _figure(column: Column, rows: list[list[Panel]]) -> Figure:
         drawing=drawing,
         data=frame,
         dataset=column.dataset,
+        marks=marks,
     )
 
 
@@ -121,7 +131,8 @@ def _panel(ax: Axes, panel: Panel) -> list[dict[str, object]]:
         for weight, mean, deviation in zip(weights, means, deviations, strict=True):
             ax.add_patch(Ellipse(mean, *(2 * deviation), fill=False, ec="black", lw=0.25 + 0.6 * weight))
             ax.plot(*mean, "+", color="black", ms=2.2, mew=0.25 + 0.6 * weight)
-        _write_weights(ax, weights, means, deviations, edges)
+        inside = (q >= _levels(q, Q_MASSES)[0]) | _in_ellipses(first, second, means, deviations)
+        _write_weights(ax, weights, means, 3.0 * inside + (p >= levels[0]), edges)
     ax.set_xlim(*edges[0])
     ax.set_ylim(*edges[1])
     ax.set_aspect("equal", anchor="W")
@@ -149,20 +160,66 @@ def _panel(ax: Axes, panel: Panel) -> list[dict[str, object]]:
     ]
 
 
-def _write_weights(ax: Axes, weights: np.ndarray, means: np.ndarray, deviations: np.ndarray, edges: list) -> None:
-    """Write the weights beside components whose mean is in the window, shifted down where two would overlap."""
-    taken: list[tuple[float, float]] = []
-    height = 0.11 * (edges[1][1] - edges[1][0])
-    for i in np.argsort(-weights):
-        x, y = means[i]
-        if not (edges[0][0] < x < edges[0][1] and edges[1][0] < y < edges[1][1]):
+def _marks(ax: Axes, rows: list[dict]) -> list[Mark]:
+    """A mark at the mean of each component; none without components."""
+    found = []
+    for m, row in enumerate(rows):
+        if "weight" not in row:
             continue
-        right = x + deviations[i][0] < edges[0][0] + 0.72 * (edges[0][1] - edges[0][0])
-        x = x + deviations[i][0] if right else x - deviations[i][0]
-        while any(abs(y - other) < height and abs(x - left) < 2.5 * height for left, other in taken):
-            y -= height
-        taken.append((x, y))
-        ax.text(x, y, f" {weights[i]:.2f} ", size=4.5, va="center", ha="left" if right else "right", clip_on=True)
+        which = f"component {m}, weight {row['weight']:.3f}" if len(rows) > 1 else "one component"
+        mean = f"mean ({row['mean_1']:.2f}, {row['mean_2']:.2f}), sd ({row['sd_1']:.2f}, {row['sd_2']:.2f})"
+        said = (f"dim 2, seed {row['seed']}, image {row['image']}", which, mean, f"KL(q || p) {row['kl']:.2f} nats")
+        found.append(Mark(ax, row["mean_1"], row["mean_2"], str(row["method_label"]), said))
+    return found
+
+
+def _in_ellipses(first: np.ndarray, second: np.ndarray, means: np.ndarray, deviations: np.ndarray) -> np.ndarray:
+    """Which points of the grid are inside an ellipse, or on its outline: (n, m)."""
+    away = [((first - mean[0]) / sd[0])[:, None] ** 2 + ((second - mean[1]) / sd[1])[None] ** 2
+            for mean, sd in zip(means, deviations, strict=True)]  # fmt: skip
+    return np.min(away, axis=0) <= 1.1**2
+
+
+def _write_weights(ax: Axes, weights: np.ndarray, means: np.ndarray, busy: np.ndarray, edges: list) -> None:
+    """Write each component's weight where it covers little, with a line to its mean if that is not near.
+
+    Args:
+        ax: the panel.
+        weights: (M,). Of components whose mean is outside the window nothing is written.
+        means: (M, 2).
+        busy: (n, m), over the panel: how bad it is to cover a point.
+        edges: of the window, in both directions.
+    """
+    low = np.array([edge[0] for edge in edges])
+    size = np.array([edge[1] - edge[0] for edge in edges])
+    across, up = np.meshgrid(np.linspace(0, 1 - _LABEL[0], 21), np.linspace(0, 1 - _LABEL[1], 25), indexing="ij")
+    corners = np.stack([across.ravel(), up.ravel()], axis=1)  # the lower left corner of each place for a label
+    covered = np.array([
+        busy[int(x * len(busy)) : int((x + _LABEL[0]) * len(busy)) + 1,
+             int(y * busy.shape[1]) : int((y + _LABEL[1]) * busy.shape[1]) + 1].mean()
+        for x, y in corners
+    ])  # fmt: skip
+    taken = [*_CORNERS]
+    for i in np.argsort(-weights, kind="stable"):
+        mean = (means[i] - low) / size
+        if not ((mean > 0) & (mean < 1)).all():
+            continue
+        distance = np.hypot(*(corners + np.array(_LABEL) / 2 - mean).T)
+        cost = covered + distance + 100.0 * np.any([_overlap(corners, box) for box in taken], axis=0)
+        best = corners[np.argmin(cost)]
+        taken.append((best[0], best[1], best[0] + _LABEL[0], best[1] + _LABEL[1]))
+        near = np.clip(mean, best, best + np.array(_LABEL))
+        if np.hypot(*(near - mean)) > 0.08:
+            ax.plot(*np.stack([near, mean], axis=1), transform=ax.transAxes, color="black", lw=0.25, alpha=0.6)
+        x, y = best + np.array(_LABEL) / 2
+        ax.text(x, y, f"{weights[i]:.2f}", transform=ax.transAxes, size=4.5, va="center", ha="center")
+
+
+def _overlap(corners: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarray:
+    """For each lower left corner, (n, 2), whether a label there overlaps the box."""
+    left, bottom, right, top = box
+    x, y = corners.T
+    return (x < right) & (x + _LABEL[0] > left) & (y < top) & (y + _LABEL[1] > bottom)
 
 
 def _levels(density: np.ndarray, masses: Sequence[float]) -> list[float]:

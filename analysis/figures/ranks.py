@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from analysis import style
-from analysis.figure import Figure
+from analysis.figure import Figure, Mark
 from analysis.ranks import RankComparison, compare_ranks
 from analysis.tables import DECODERS, SCORES, fullest, slug
 
@@ -58,6 +58,7 @@ def _draw(ranks: RankComparison, decoder: str, score: str) -> Figure:
     for (first, last), level in zip(ranks.groups, bars, strict=True):
         y = 0.08 + _BAR * level
         axes.plot([ends[first], ends[last]], [y, y], color="0.25", lw=1.6, solid_capstyle="butt", gid="group", zorder=3)
+    marks: list[Mark] = []
     for i, (method, label, rank) in enumerate(zip(rows["method"], rows["method_label"], ends, strict=True)):
         left = i < down
         y = between + _LINE * (i + 0.7 if left else k - 1 - i + 0.7)
@@ -65,6 +66,7 @@ def _draw(ranks: RankComparison, decoder: str, score: str) -> Figure:
         colour = style.colour(method)
         axes.plot([rank, rank, edge], [0, y, y], color=colour, lw=0.6, gid="row")
         axes.plot(rank, 0, marker=style.marker(method), color=colour, ms=style.size(method, 3), mew=0, gid="rank")
+        marks.append(Mark(axes, rank, 0, label, (f"average rank {rank:.2f} over {len(ranks.columns)} columns",)))
         words = f"{label} {rank:.1f}" if left else f"{rank:.1f} {label}"
         axes.text(edge + (-0.03 if left else 0.03) * side, y, words, ha=align, va="center", fontsize=6, color="black")
     groups = [
@@ -86,6 +88,7 @@ def _draw(ranks: RankComparison, decoder: str, score: str) -> Figure:
         f"{rows['method_label'].iloc[-1]} with {ends[-1]:.1f}; {len(ranks.groups)} bars join indistinguishable rows.",
         drawing,
         rows.assign(groups=groups),
+        marks=marks,
     )  # fmt: skip
 
 

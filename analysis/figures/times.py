@@ -7,20 +7,26 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from analysis import style
-from analysis.figure import Figure
+from analysis.figure import Figure, Mark
 from analysis.figures.common import (
+    LEGEND_LINE_IN,
     Subject,
     dims_of,
+    handles,
     incomplete_words,
+    legend_shape,
     mark,
-    method_handles,
+    mean_words,
+    of_row,
+    order_handles,
+    order_of,
     rows_of,
     some,
     subjects,
 )
 from analysis.names import CELL
 from analysis.stats import KEY_TYPES, summarise
-from analysis.tables import SCORES, fullest, slug
+from analysis.tables import SCORES, Row, fullest, slug
 from analysis.time_tables import summarise_times
 
 PANELS_ACROSS = 2
@@ -49,7 +55,7 @@ def time_figures(
         return []
     timed = timings is not None and len(timings) > 0
     ratios = _timed(timings) if timings is not None and timed else _of_trainings(runs)
-    cells = summarise(runs, score).drop(columns=["seeds", "restarts"])
+    cells = summarise(runs, score).drop(columns=["seeds", "values", "restarts"])
     cells = cells[cells["n"] > 0].merge(ratios, on=CELL)
     expected = expected_seeds or fullest(runs)
     found = []
@@ -87,20 +93,23 @@ def _draw(
     rows, dims = rows_of(data), dims_of(data)
     across = min(len(dims), PANELS_ACROSS)
     down = -(-len(dims) // across)
-    drawing = style.drawing(height=0.45 + (1.9 if across == 1 else 1.45) * down)
+    entries = [*handles(rows, 2.8), *order_handles(rows)]
+    for entry in entries:
+        entry.set_linestyle("")
+    lines, legend_across = legend_shape(entries)
+    drawing = style.drawing(height=0.35 + LEGEND_LINE_IN * lines + (1.9 if across == 1 else 1.45) * down)
     panels = drawing.subplots(down, across, sharex=True, squeeze=False)
     for panel in panels.ravel()[len(dims) :]:
         panel.remove()
+    marks: list[Mark] = []
     for panel, dim in zip(panels.ravel(), dims, strict=False):
-        _panel(panel, data[data["dim"] == dim], expected)
+        marks += _panel(panel, data[data["dim"] == dim], rows, expected)
         if len(dims) > 1:
             panel.set_title(f"dim {dim}", pad=3)
     _time_axis(panels[0, 0], data["ratio"])
     drawing.supxlabel("inference time, multiples of the VAE's", fontsize=7)
     drawing.supylabel("nats per image", fontsize=7)
-    drawing.legend(
-        handles=method_handles(rows), loc="outside upper center", ncols=5, columnspacing=1.2, handlelength=1.6
-    )
+    drawing.legend(handles=entries, loc="outside upper center", ncols=legend_across, columnspacing=1.2, handlelength=1)
     how = (
         "each alone on the device, alternating with a VAE"
         if timed
@@ -112,28 +121,40 @@ def _draw(
         f"{score}-by-time-{subject.slug}{suffix}",
         f"{SCORES[score]} by inference time: {subject.words}",
         f"({subject.words}) {SCORES[score]}, mean and ± one standard deviation over the seeds, by the time of q(z|x) "
-        f"and one draw on {device}, {how}. Lines join a method's orders; a larger mark is a larger order. Up and left "
-        f"is better.{incomplete_words(data, expected)}",
+        f"and one draw on {device}, {how}. Lines join a method's orders; a larger mark is a larger order, and "
+        f"each has its filling. Up and left is better.{incomplete_words(data, expected)}",
         f"Points of {some([row.label for row in rows])}; the slowest is {slowest['method_label']} at dim "
         f"{slowest['dim']}, {slowest['ratio']:.2g} times the VAE's time.",
         drawing,
         data,
         subject.dataset,
+        marks=marks,
     )  # fmt: skip
 
 
-def _panel(panel: Axes, cells: pd.DataFrame, expected: int) -> None:
+def _panel(panel: Axes, cells: pd.DataFrame, rows: list[Row], expected: int) -> list[Mark]:
+    """Draw a dim's panel, and return its marks."""
     for method, variant in dict.fromkeys((row.method, row.variant) for row in rows_of(cells)):
         same = cells["variant"].isna() if variant is None else cells["variant"] == variant
         of = cells[(cells["method"] == method) & same].sort_values("order")
         colour = style.colour(method)
         panel.plot(of["ratio"], of["mean"], color=colour, lw=0.5, alpha=0.6, zorder=1)
         panel.errorbar(of["ratio"], of["mean"], yerr=of["sd"].fillna(0), ls="", color=colour, elinewidth=0.5, zorder=2)
-        for place, (_, cell) in enumerate(of.iterrows()):  # a larger order has a larger mark
-            look = mark(method, 2.2 + 0.6 * place, cell["n"] >= expected)
+    marks: list[Mark] = []
+    for row in rows_of(cells):
+        orders = [other for other in rows if (other.method, other.variant) == (row.method, row.variant)]
+        larger = order_of(row, orders)  # a larger order has a larger mark
+        for cell in of_row(cells, row).to_dict("records"):
+            look = mark(row.method, 2.4 + 0.6 * larger, cell["n"] >= expected, order_of(row, rows))
             panel.plot(cell["ratio"], cell["mean"], zorder=3, **look)
+            seeds, value = mean_words(cell["n"], cell["mean"], cell["sd"])
+            time = f"{cell['ratio']:.3g} times the VAE's inference time"
+            marks.append(
+                Mark(panel, cell["ratio"], cell["mean"], row.label, (f"dim {cell['dim']}, {seeds}", value, time))
+            )
     panel.margins(x=0.12)
     panel.yaxis.set_major_locator(MaxNLocator(5))
+    return marks
 
 
 def _time_axis(axes: Axes, ratios: pd.Series) -> None:

@@ -1,5 +1,5 @@
 "use strict";
-// Sorting, filters, details of each cell, and downloads. All other content is in the page without this script.
+// Sorting, filters, colours, details of each cell, and downloads. All else is in the page without this script.
 (() => {
   const all = (selector, root = document) => [...root.querySelectorAll(selector)];
   const make = (tag, properties = {}) => Object.assign(document.createElement(tag), properties);
@@ -15,10 +15,9 @@
     return new Response(stream).json();
   })();
 
-  async function contentOf(name, link) {
-    if (name.endsWith(".png")) return bytesOf(link.closest("figure").querySelector("img").src.split(",")[1]);
-    const { files, binary } = await packed();
-    return name in files ? files[name] : bytesOf(binary[name]);
+  async function contentOf(name) {
+    const { files, binary, pictures } = await packed();
+    return name in files ? files[name] : bytesOf(binary[name] ?? pictures[name]);
   }
 
   document.addEventListener("click", async (event) => {
@@ -28,9 +27,20 @@
     const types = { csv: "text/csv", md: "text/markdown", tex: "application/x-tex", png: "image/png",
       pdf: "application/pdf" };
     const type = types[link.download.split(".").pop()];
-    link.href = URL.createObjectURL(new Blob([await contentOf(link.download, link)], { type }));
+    link.href = URL.createObjectURL(new Blob([await contentOf(link.download)], { type }));
     link.click();
   });
+
+  // ------------------------------------------------------------ copying a text
+  for (const button of all("button[data-copy]")) {
+    button.addEventListener("click", async () => {
+      const text = document.getElementById(button.dataset.copy);
+      getSelection().selectAllChildren(text); // if the clipboard is closed to the page, the reader copies the selection
+      const copied = await navigator.clipboard?.writeText(text.textContent.trim()).then(() => true, () => false);
+      button.textContent = copied ? "Copied" : "Selected: press Ctrl+C";
+      setTimeout(() => (button.textContent = "Copy"), 3000);
+    });
+  }
 
   // ------------------------------------------------------------ sorting
   const original = new Map(); // table body -> its rows in their original order
@@ -98,18 +108,24 @@
 
   const isCell = (element) => element?.matches?.("figure.table td[data-key]");
 
+  // its row and column in the page's data, whatever the table is sorted by
+  const placeOf = (cell) => [original.get(cell.closest("tbody")).indexOf(cell.parentElement), cell.cellIndex - 1];
+  const nameOf = (cell) => {
+    const heads = JSON.parse(cell.closest("figure").dataset.heads);
+    return `${cell.parentElement.cells[0].textContent}, ${heads[cell.cellIndex - 1]}`;
+  };
+
   async function show(cell) {
     clearTimeout(leaving);
-    if (described === cell) return;
+    if (described === cell || panel.isOpen()) return;
     hide();
     described = cell;
-    const figure = cell.closest("figure");
-    const row = cell.parentElement;
     const { cells } = await packed();
     if (described !== cell) return;
-    const lines = cells[figure.id][original.get(row.parentElement).indexOf(row)][cell.cellIndex - 1];
-    const name = `${row.cells[0].textContent}, ${JSON.parse(figure.dataset.heads)[cell.cellIndex - 1]}`;
-    tip.replaceChildren(make("b", { textContent: name }), ...lines.map((line) => make("span", { textContent: line })));
+    const [row, column] = placeOf(cell);
+    const lines = cells[cell.closest("figure").id][row][column];
+    const name = make("b", { textContent: nameOf(cell) });
+    tip.replaceChildren(name, ...lines.map((line) => make("span", { textContent: line })));
     tip.hidden = false;
     cell.setAttribute("aria-describedby", "tip");
     put();
@@ -144,15 +160,18 @@
     else if (described) leave();
   });
   document.documentElement.addEventListener("pointerleave", () => described && leave());
+  let touched = false; // a tap opens the panel, without the tip
   document.addEventListener("pointerdown", (event) => {
+    touched = event.pointerType === "touch";
     const cell = event.target.closest?.("figure.table :is(td, th)");
-    if (cell && !event.target.closest("button")) rove(cell); // makes the cell focusable, so that a tap focuses it
+    if (cell && !event.target.closest("button")) rove(cell); // makes the cell focusable: the panel returns the focus
     else if (described && !tip.contains(event.target)) hide();
   });
+  document.addEventListener("keydown", () => (touched = false), { capture: true });
   document.addEventListener("focusin", (event) => {
     const cell = event.target.closest("figure.table :is(td, th)");
     if (cell) rove(cell);
-    isCell(event.target) ? show(event.target) : hide();
+    isCell(event.target) && !touched ? show(event.target) : hide();
   });
   document.addEventListener("focusout", (event) => event.target === described && hide());
   document.addEventListener("keydown", (event) => event.key === "Escape" && hide());
@@ -161,6 +180,23 @@
     const place = described.getBoundingClientRect();
     place.bottom < 0 || place.top > document.documentElement.clientHeight ? hide() : put();
   }, { capture: true, passive: true });
+
+  // ------------------------------------------------------------ panel of a cell
+  const panel = makePanel({ all, make, packed, nameOf, placeOf });
+
+  async function open(cell) {
+    await panel.open(cell);
+    hide();
+  }
+  document.addEventListener("click", (event) => {
+    const cell = event.target.closest?.("td");
+    if (isCell(cell) && getSelection().isCollapsed) open(cell); // else the click ends a selection, to be copied
+  });
+  document.addEventListener("keydown", (event) => {
+    if (!["Enter", " "].includes(event.key) || !isCell(event.target)) return;
+    event.preventDefault();
+    open(event.target);
+  });
 
   // ------------------------------------------------------------ one tab stop for each table, arrow keys within it
   const stop = (cell) => cell.querySelector("button") ?? cell;
@@ -175,6 +211,7 @@
     table.setAttribute("aria-label", table.closest("figure").querySelector("h3").textContent);
     table.parentElement.removeAttribute("tabindex");
     for (const button of all("button", table)) button.tabIndex = -1;
+    for (const cell of all("td[data-key]", table)) cell.setAttribute("aria-haspopup", "dialog");
     rove(table.querySelector("thead tr:last-child > th"));
     table.addEventListener("keydown", (event) => {
       const cell = event.target.closest("td, th");
@@ -199,7 +236,7 @@
 
   // ------------------------------------------------------------ filters, which are kept in the address
   const form = document.getElementById("filters");
-  const chosen = { dataset: "", method: "", claims: "" };
+  const chosen = { dataset: "", method: "", claims: "", colours: "" };
   const state = document.getElementById("state");
   const heads = (figure) => figure.dataset.columns ? JSON.parse(figure.dataset.columns) : [];
 
@@ -226,6 +263,9 @@
 
   function apply() {
     hide();
+    if (form.elements.colours) {
+      document.documentElement.classList.toggle("paper-colours", form.elements.colours.value === "paper");
+    }
     const matches = matcher(chosen.method);
     const isOfDataset = (name) => !chosen.dataset || !name || name === chosen.dataset;
     for (const row of all("[data-dataset]")) row.hidden = !isOfDataset(row.dataset.dataset);
@@ -299,6 +339,12 @@
       if (!names.includes(chosen.dataset)) chosen.dataset = "";
       if (!document.querySelector(`#statuses input[value="${CSS.escape(chosen.claims)}"]`)) chosen.claims = "";
     }
+    const colours = form.elements.colours;
+    if (colours) {
+      const given = [...colours.options].find((option) => option.value === chosen.colours);
+      for (const option of colours.options) option.selected = given ? option === given : option.defaultSelected;
+      chosen.colours = given && !given.defaultSelected ? given.value : "";
+    }
     at = query ? query.get("at") ?? "" : decodeURIComponent(hash);
     if (form.elements.dataset) form.elements.dataset.value = chosen.dataset;
     form.elements.method.value = chosen.method;
@@ -318,6 +364,8 @@
     write();
   }
   form.addEventListener("submit", (event) => event.preventDefault());
+  form.elements.colours?.addEventListener("change", ({ target }) =>
+    change("colours", target.selectedOptions[0].defaultSelected ? "" : target.value));
   form.elements.dataset?.addEventListener("change", (event) => change("dataset", event.target.value));
   form.elements.method.addEventListener("input", (event) => change("method", event.target.value.trim()));
   form.elements.clear.addEventListener("click", () => {
@@ -361,5 +409,6 @@
 
   for (const table of all("figure.table table, figure.listing table")) makeSortable(table);
   for (const table of all("figure.table table")) makeGrid(table);
+  makeFigures({ all, make, packed });
   read();
 })();

@@ -74,11 +74,11 @@ def test_claims_that_hold_and_their_evidence():
     assert [claim.control for claim in (best, vae, more)] == [False, False, True]
     assert best.evidence == (
         "RME(2) 700.0, best of the other methods VAE 690.0 nats; 2 of the paper's 29 rows were run; "
-        "against its control, RME(2) − VAE-MORE: +5.0 nats [+5.0, +5.0], p = 0.00098"
+        "against its control, RME(2) − VAE-MORE: +5.0 nats [+5.0, +5.0] (Hodges-Lehmann), p = 0.00098"
     )
     assert vae.evidence == (
-        "RME(2) − VAE: +10.0 nats [+10.0, +10.0], p = 0.00098; "
-        "against its control, RME(2) − VAE-MORE: +5.0 nats [+5.0, +5.0], p = 0.00098"
+        "RME(2) − VAE: +10.0 nats [+10.0, +10.0] (Hodges-Lehmann), p = 0.00098; "
+        "against its control, RME(2) − VAE-MORE: +5.0 nats [+5.0, +5.0] (Hodges-Lehmann), p = 0.00098"
     )
     assert of(claims, "RME is better than HF (p ≤ 0.01)", "MNIST dim 10").evidence == "HF was not run"
     assert count(claims) == (
@@ -92,7 +92,8 @@ def test_a_gain_that_longer_training_also_gives_is_not_above_the_control():
     statuses = {claim.statement: claim.status for claim in claims if claim.where == "MNIST dim 10"}
     assert statuses[OVER_VAE] == statuses["RME is better than SA (p ≤ 0.01)"] == statuses[BEST] == NOT_ABOVE
     assert statuses[OVER_MORE] == NOT_HELD
-    assert of(claims, BEST, "MNIST dim 10").evidence.endswith("RME(2) − VAE-MORE: -1.0 nats [-1.0, -1.0], p = 1")
+    evidence = of(claims, BEST, "MNIST dim 10").evidence
+    assert evidence.endswith("RME(2) − VAE-MORE: -1.0 nats [-1.0, -1.0] (Hodges-Lehmann), p = 1")
 
 
 def test_the_highest_mean_must_be_significantly_above_the_control():

@@ -142,7 +142,7 @@ def test_differences_by_hand():
     assert "1640.0, paper not legible" in render.to_text(blank)
     assert "nan" not in "".join(f(blank) for f in (render.to_text, render.to_csv, render.to_latex, render.to_html))
     row = dict(zip(*(line.split(",") for line in render.to_csv(conv).splitlines()), strict=True))
-    assert float(row["difference"]) == pytest.approx(-3.1) and float(row["published_sd"]) == 1.8
+    assert float(row["difference_of_means"]) == pytest.approx(-3.1) and float(row["published_sd"]) == 1.8
 
 
 def test_ratios_next_to_the_papers():
@@ -161,7 +161,7 @@ def test_table_5():
     text = " ".join(render.to_text(table).split())
     assert "VAE 563.6 ± 0.0 (685.1 ± 0.0) 872.6 ± 0.0 (1185.7 ± 0.0)" in text
     assert "VLAE(8) 605.7 ± 0.0 *" in text
-    latex = render.to_latex(table)
+    latex = render.to_latex(table, "paper")
     assert r" & \multicolumn{2}{c}{MNIST} & \multicolumn{2}{c}{OMNIGLOT} \\" in latex
     assert r"\cmidrule(lr){2-3} \cmidrule(lr){4-5}" in latex
     assert r"VAE & $563.6^{0.0}$ ($685.1^{0.0}$)" in latex

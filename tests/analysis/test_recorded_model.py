@@ -19,7 +19,7 @@ from rme.timing import Timing, TimingSpec
 from tests.databases import blank_database
 from tests.sweeping import SMALL
 from tests.tiny import write_npz
-from tune.record.tracking import Tracker
+from tune.record.tracking import Span, Tracker
 from tune.store.failure import Failure
 
 SEEDS = {"good": 0, "better": 1, "early": 2, "damaged": 3, "newer": 4, "absent": 5, "gone": 6}
@@ -63,7 +63,7 @@ def ids(tracker, result) -> dict[str, str]:
     found["timing"] = tracker._find("run_key", timed.key).info.run_id
     for name, dim in (("failed", 7), ("unfinished", 8)):
         spec = result.spec.model_copy(update={"dim": dim})
-        found[name] = tracker._child(spec, 0).info.run_id
+        found[name] = tracker._child(spec, Span.now()).info.run_id
         if name == "failed":
             tracker.record_failure(spec, Failure("loss is NaN", ""))
     found["foreign"] = client.create_run(tracker.experiment_id, run_name="of another program").info.run_id

@@ -74,7 +74,7 @@ class Page(HTMLParser):
 def test_page_opens_with_the_findings(demo):
     assert demo.answer == [
         "On digits at dim 10, RME(3) has the best test log-likelihood of all rows (mean 515.8 nats, sd 2.8, over 6 "
-        "seeds); RME(3) is 23.2 nats above the VAE; no control with equal training was run.",
+        "seeds); RME(3) is 23.2 nats above the VAE (mean difference); no control with equal training was run.",
         "By the one-sided Wilcoxon test, RME(3) against VAE: p = 0.016. "
         "Not ranked, as runs are missing: RME(2) (4 of 6 seeds).",
     ]
@@ -95,7 +95,7 @@ def test_page_is_well_formed_and_loads_nothing(demo):
 def test_page_shows_how_it_was_run(demo):
     words = Page(demo.index.read_text()).words
     assert "16 finished runs of the experiment demo" in words
-    assert "8.00 hours of training" in words  # 16 x 1800 s
+    assert words.count("8.0 h of training") == 2  # 16 x 1800 s; above the tables and in the section
     assert "def5678 (6 runs)" in words and "abc1234 (10 runs)" in words
     assert "PyTorch 2.14.1" in words and "Device cpu" in words
     assert "batch_size 128" in words
@@ -125,14 +125,14 @@ def test_tables_are_written_as_files(demo):
         for suffix in ("md", "csv", "tex", "txt")
     } | {
         f"{name}.{suffix}"
-        for name in ("claims", "claims-counted", "gains", "trainings")
+        for name in ("claims", "claims-counted", "gains", "trainings", "data-sets", "compute")
         for suffix in ("md", "csv", "tex", "txt")
-    } | {"answer.txt"}
+    } | {"answer.txt", "warnings.txt", "methods.txt", "methods.tex", "references.bib"}
     frame = pd.read_csv(demo.index.parent / "tables" / "test_iwae-digits-conv.csv").set_index("label")
     assert frame.loc["VAE", "mean"] == 492.5 and frame.loc["VAE", "p"] == 1 / 64
     assert frame.loc["RME(2)", ["n", "expected"]].tolist() == [4, 6]
     difference = pd.read_csv(demo.index.parent / "tables" / "test_iwae-minus-vae-digits-conv.csv").set_index("label")
-    assert difference.loc["RME(2)", "mean"] == 22 and difference.loc["RME(3)", "mean"] == 23.25
+    assert difference.loc["RME(2)", "mean_difference"] == 22 and difference.loc["RME(3)", "mean_difference"] == 23.25
 
 
 def test_expected_seeds(store, tmp_path):
@@ -184,8 +184,8 @@ def test_the_report_lists_the_claims(complete):
 
 def test_the_latex_is_well_formed(complete):
     """Checked without TeX: balanced, rows of equal width, ASCII only."""
-    texts = [path.read_text() for path in complete.files if path.suffix == ".tex"]
-    assert len(texts) == sum(path.suffix == ".csv" for path in complete.files) == 10
+    texts = [path.read_text() for path in complete.files if path.suffix == ".tex" and path.stem != "methods"]
+    assert len(texts) == sum(path.suffix == ".csv" for path in complete.files) == 12
     for text in texts:
         assert text.isascii() and text.count("{") == text.count("}") and text.count("$") % 2 == 0
         begun, ended = (re.findall(rf"\\{word}{{(\w+)}}", text) for word in ("begin", "end"))
@@ -201,7 +201,7 @@ def test_details_of_a_cell(complete):
     cells = json.loads(gzip.decompress(base64.b64decode(packed)))["cells"]
     vae = cells["test_iwae-mnist-conv"][0][0]
     assert vae[0] == "n = 8 of 8" and vae[-1] == "chosen restart by seed: 1 1 1 1 1 1 1 1"
-    assert any(line.startswith("p = 0.0039 (8 pairs), Holm's p") for line in vae)  # 1 of 2^8
+    assert any("significantly below the best: p = 0.0039 (8 pairs), Holm's p" in line for line in vae)  # 1 of 2^8
     assert any("Hodges-Lehmann" in line and line.endswith("(96.1%)") for line in vae)
 
 
@@ -230,7 +230,8 @@ def test_findings_name_rows_with_missing_seeds(sweep):
     assert "dim 10, BVI-ER1(2) has the best" in said, "a row with three of eight seeds is not ranked"
     assert said.endswith("Not ranked, as runs are missing: RME(2) (3 of 8 seeds).")
     assert "(mean 705.2 nats, sd 0.5, over 8 of 10 seeds)" in findings(runs, expected_seeds=10)[1]
-    assert "Against the control, RME(2) − VAE-more: +7.4 nats, too few pairs (3) for a test." in findings(runs)[1]
+    against = "Against the control, RME(2) − VAE-more: +7.4 nats (Hodges-Lehmann), too few pairs (3) for a test."
+    assert against in findings(runs)[1]
 
 
 def test_findings_of_several_columns_begin_with_a_summary(store):
@@ -248,11 +249,13 @@ def test_findings_of_several_columns_begin_with_a_summary(store):
     assert [s.split(",")[0] for s in sentences[1:]] == [f"On MNIST at dim {dim}" for dim in (10, 20, 50)]
     assert "By the one-sided Wilcoxon test, RME(2) against VAE: p = 0.016." in sentences[1]
     # RME(2) - VAE-more at dim 10: 20, 21, ..., 25; all six positive: 1 of 64
-    assert "Against the control, RME(2) − VAE-more: +22.5 nats [+20.0, +25.0], p = 0.016." in sentences[1]
+    against = "Against the control, RME(2) − VAE-more: +22.5 nats [+20.0, +25.0] (Hodges-Lehmann), p = 0.016."
+    assert against in sentences[1]
     assert sentences[3].startswith(
         "On MNIST at dim 50, VAE-more, a control, has the best test log-likelihood of all rows (mean 106.5 nats, sd "
         "1.9, over 6 seeds); RME(2) is 1.5 nats above the VAE; the VAE that trained on at the same rate for as long is "
-        "4.0 above it. Against the control, RME(2) − VAE-more: -2.5 nats [-5.0, +0.0], p = 1."
+        "4.0 above it (mean differences). Against the control, RME(2) − VAE-more: -2.5 nats [-5.0, +0.0] "
+        "(Hodges-Lehmann), p = 1."
     )
 
 
@@ -264,7 +267,8 @@ def test_findings_say_that_there_is_no_equal_control(store):
             store.run(f"unequal-{i}", "rme", 2, seed, 110 + seed, keep="best")
             store.run(f"unequal-{i}", "vae-more", None, seed, 120 + seed, **{"keep": "best", **setting})
         opening = findings(collect(store.uri, f"unequal-{i}"))[0]
-        assert "; RME(2) is 10.0 nats above the VAE; no control with equal training was run." in opening
+        above = "; RME(2) is 10.0 nats above the VAE (mean difference); no control with equal training was run."
+        assert above in opening
         assert "VAE-more, a control, has the best" in opening
 
 
@@ -280,8 +284,12 @@ def test_from_scratch_the_control_has_the_same_finish(store):
     for seed in range(6):
         store.run("finish", "vae", None, seed, 103 + seed, variant="finish", **finish)
     opening, details = findings(collect(store.uri, "finish"))
-    assert opening.endswith("; the VAE that was trained at the same rate for as long is 3.0 above it.")
-    assert details.startswith("Against the control, SA(1) − VAE, finish: +7.0 nats [+7.0, +7.0], p = 0.016.")
+    assert opening.endswith(
+        "; the VAE that was trained at the same rate for as long is 3.0 above it (mean differences)."
+    )
+    assert details.startswith(
+        "Against the control, SA(1) − VAE, finish: +7.0 nats [+7.0, +7.0] (Hodges-Lehmann), p = 0.016."
+    )
 
 
 def test_svi_is_head_room_and_not_a_rival(store):
@@ -316,7 +324,7 @@ def test_variants_are_rows_of_the_report(store, tmp_path):
     assert [row[1] for row in report.trainings.rows] == labels
     assert {claim.status for claim in report.claims} == {"not enough runs"}
     words = Page(report.index.read_text()).words
-    assert "Against the paper" not in words and "paper's" not in words
+    assert "Against the paper" not in words and "paper's numbers" not in words
     assert "RME(2), kl 20 is 2.0 nats above the VAE; the VAE that trained on" in report.answer[0]
     scores = pd.read_csv(tmp_path / "tables" / "test_iwae-digits-conv.csv").set_index("label")
     assert scores.loc["RME(2), kl 20", "variant"] == "kl 20" and scores["n"].tolist() == [2] * 5
@@ -331,8 +339,10 @@ def test_findings_of_few_runs(store):
     )
     store.run("lone", "sa", 1, 0, 6.0)
     opening, details = findings(collect(store.uri, "lone"))
-    assert opening.endswith("SA(1) is 1.0 nats above the VAE, which was trained at the same rate for as long.")
-    assert details == "Against the control, SA(1) − VAE: +1.0 nats, too few pairs (1) for a test."
+    assert opening.endswith(
+        "SA(1) is 1.0 nats above the VAE, which was trained at the same rate for as long (mean difference)."
+    )
+    assert details == "Against the control, SA(1) − VAE: +1.0 nats (Hodges-Lehmann), too few pairs (1) for a test."
     store.run("blank", "vae", None, 0)
     assert findings(collect(store.uri, "blank")) == ["On MNIST at dim 10, no run has a test log-likelihood."]
 
@@ -380,6 +390,18 @@ def test_command_line(store, tmp_path, capsys):
     assert said.rstrip().endswith(f"report: {tmp_path / 'out' / 'index.html'}")
     assert (tmp_path / "out" / "index.html").is_file()
     assert any((tmp_path / "out" / "figures").glob("*.png"))
+
+
+@pytest.mark.parametrize(("colours", "best"), [("plain", "closest"), ("paper", "red")])
+def test_the_colours_are_those_that_were_chosen(store, tmp_path, capsys, colours, best):
+    arguments = ["--experiment", "demo", "--tracking-uri", store.uri, "--out", str(tmp_path), "--no-figures"]
+    assert main([*arguments, "--colours", colours]) == 0
+    (tex,) = (tmp_path / "tables").glob("test_iwae-digits-conv.tex")
+    assert rf"\textcolor{{{best}}}{{$\mathbf{{515.8}}" in tex.read_text()
+    assert ('class="rme paper-colours"' in (tmp_path / "index.html").read_text()) == (colours == "paper")
+    with pytest.raises(SystemExit, match="2"):
+        main([*arguments, "--colours", "red"])
+    assert "--colours: invalid choice: 'red' (choose from 'plain', 'paper')" in capsys.readouterr().err
 
 
 def test_the_tracking_uri_defaults_to_the_environments(store, tmp_path, monkeypatch, capsys):

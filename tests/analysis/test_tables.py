@@ -141,7 +141,8 @@ def test_differences_from_the_control():
     assert table.name == "test_iwae-minus-vae-more-mnist-conv" and "difference from VAE-more" in table.title
     assert entry(table, "VAE").mean == pytest.approx(-5)
     assert "Hodges-Lehmann" in render.details(table, entry(table, "VAE"))
-    assert "best is above" not in render.details(table, entry(table, "VAE"))
+    assert "best − this" not in render.details(table, entry(table, "VAE"))
+    assert "mean difference -5.0000" in render.details(table, entry(table, "VAE"))
 
 
 def test_no_difference_table_without_a_vae():
@@ -175,12 +176,14 @@ def test_text(table):
     assert rows["VAE"] == "VAE 685.0 ± 0.7 n=3/10 929.2 ± 0.2 *"
     assert rows["RME(5)"] == "RME(5) 700.0 ± 0.7 * –"
     assert rows["SA(1)"].endswith("† –") and rows["SA(8)"].endswith("‡ –") and rows["RME(2)"].endswith("§ –")
-    assert "* best mean" in text and "§ p > 0.1" in text
+    assert "*  best" not in text and "* best mean" in text
 
 
 def test_text_in_colour(table):
-    line = next(line for line in render.to_text(table, colour=True).splitlines() if "RME(5)" in line)
-    assert re.search(r"\x1b\[1;31m\s*700\.0", line)
+    for colours, best, tie in (("plain", "1;38;5;32", "38;5;32"), ("paper", "1;31", "38;5;202")):
+        lines = render.to_text(table, colour=True, colours=colours).splitlines()
+        of = {label: next(line for line in lines if label in line) for label in ("RME(5)", "RME(2)")}
+        assert re.search(rf"\x1b\[{best}m\s*700\.0", of["RME(5)"]) and re.search(rf"\x1b\[{tie}m\s*698", of["RME(2)"])
 
 
 def test_markdown(table):
@@ -189,7 +192,6 @@ def test_markdown(table):
     assert len(rows) == 2 + 6 and len({row.count("|") for row in rows}) == 1
     assert "| RME(5) | **700.0 ± 0.7** | – |" in rows
     assert "| VAE | 685.0 ± 0.7 | n=3/10 **929.2 ± 0.2** |" in rows
-    assert any("§ p > 0.1" in line for line in lines)
 
 
 def test_csv_holds_every_number(table):
@@ -198,15 +200,67 @@ def test_csv_holds_every_number(table):
     for row in rows:
         expected = entry(table, row["label"], int(row["dim"]))
         assert float(row["mean"]) == expected.mean and float(row["sd"]) == expected.sd
+        given = next(scores for key, scores in CELLS.items() if key[2:] == (row["label"], int(row["dim"])))
+        assert [float(value) for value in row["values"].split()] == list(given)
+        assert row["seeds"].split() == [str(seed) for seed in range(len(given))]
         assert row["p_holm"] == ("" if np.isnan(expected.p_holm) else repr(expected.p_holm))
-        assert row["low"] == ("" if np.isnan(expected.low) else repr(expected.low))
+        assert row["hodges_lehmann_low"] == ("" if np.isnan(expected.low) else repr(expected.low))
         assert (int(row["n"]), int(row["expected"]), int(row["rank"])) == (expected.n, 10, expected.rank)
         assert row["p"] == ("" if np.isnan(expected.p) else repr(expected.p)) and row["colour"] == expected.colour
     assert {row["order"] for row in rows if row["method"] == "vae"} == {""}
 
 
+def test_csv_names_each_difference():
+    (table,) = difference_tables(runs_of(CELLS))
+    rows = csv.DictReader(io.StringIO(render.to_csv(table)))
+    row = next(row for row in rows if row["label"] == "SA(1)")
+    differences = CELLS["sa", 1, "SA(1)", 10] - (685 + SPREAD)
+    walsh = [(a + b) / 2 for i, a in enumerate(differences) for b in differences[i:]]
+    assert "mean" not in row and float(row["mean_difference"]) == pytest.approx(differences.mean())
+    assert float(row["sd_of_differences"]) == pytest.approx(differences.std(ddof=1))
+    assert float(row["median_difference"]) == pytest.approx(np.median(differences))
+    assert float(row["hodges_lehmann"]) == pytest.approx(np.median(walsh))
+    assert [float(value) for value in row["values"].split()] == pytest.approx(differences)
+
+
+def test_the_legend_is_in_words_in_every_format(table):
+    meanings = {
+        "*": "best mean", "§": "indistinguishable from the best (p > 0.1)",
+        "‡": "indistinguishable from the best, narrowly (0.05 < p ≤ 0.1)",
+        "†": "significantly below the best (0.01 < p ≤ 0.05)", "": "significantly below the best (p ≤ 0.01)",
+    }  # fmt: skip
+    text, markdown, html = render.to_text(table), render.to_markdown(table), Cells(render.to_html(table)).text
+    for mark, meaning in meanings.items():
+        assert f"{mark or 'no mark:'} {meaning}" in text and f"{mark} {meaning}" in html
+        assert f"{'**bold**' if mark == '*' else mark or 'no mark:'} {meaning}" in markdown
+    for colours, marks in (
+        ("plain", [r"\S", r"\ddag", r"\dag", "gray"]),
+        ("paper", ["red-orange", "yellow", "no colour"]),
+    ):
+        caption = render.to_latex(table, colours).partition(r"\caption")[2].partition("\n")[0]
+        assert "old " + {"plain": "blue", "paper": "red"}[colours] + ": best mean" in caption
+        assert all(mark in caption for mark in marks)
+        assert r"indistinguishable from the best (p $>$ 0.1)" in caption
+        assert r"significantly below the best (p $\le$ 0.01)" in caption
+
+
+def test_a_narrow_terminal_does_not_break_a_meaning(table):
+    lines = render.to_text(table, width=70).splitlines()
+    assert any("§ indistinguishable from the best (p > 0.1)" in line for line in lines)
+
+
 def test_latex(table):
     text = render.to_latex(table)
+    assert r"RME$^{(5)}$ & \textcolor{closest}{$\mathbf{700.0}^{0.7}$} & -- \\" in text
+    assert r"VAE & \textcolor{black!60}{$685.0^{0.7}$} & {\scriptsize n=3/10} \textcolor{closest}" in text
+    rows = {line.partition(" & ")[0]: line for line in text.splitlines()}
+    assert r"^{4.8}$\rlap{\,\dag} & " in rows["SA$^{(1)}$"] and r"$\rlap{\,\ddag} & " in rows["SA$^{(8)}$"]
+    assert r"\textcolor{closest}{$" in rows["RME$^{(2)}$"] and r"\rlap{\,\S}" in rows["RME$^{(2)}$"]
+    assert text.count("{") == text.count("}") and r"\definecolor{closest}" in text
+
+
+def test_latex_in_the_papers_colours(table):
+    text = render.to_latex(table, "paper")
     assert r"RME$^{(5)}$ & \textcolor{red}{$\mathbf{700.0}^{0.7}$} & -- \\" in text
     assert r"VAE & $685.0^{0.7}$ & {\scriptsize n=3/10} \textcolor{red}{$\mathbf{929.2}^{0.2}$} \\" in text
     assert r"SA$^{(1)}$ & \textcolor{YellowOrange}{$" in text and r"SA$^{(8)}$ & \textcolor{Orange}{$" in text
@@ -232,7 +286,8 @@ def test_latex_compiles(table, hostile, tmp_path):
     both = decoder_table(pd.concat([runs_of(CELLS), runs_of(CELLS, decoder="fc")]))
     runs = runs_of({(*row, dim): scores for (*row, at), scores in CELLS.items() if at == 10 for dim in (10, 50)})
     lists = [claim_listing(score_claims(runs)), rank_listing(compare_ranks(runs, expected_seeds=10), "conv")]
-    tables = map(render.to_latex, (table, hostile, differences, both, *paper_tables(runs)))
+    shown = (table, hostile, differences, both, *paper_tables(runs))
+    tables = [render.to_latex(one, colours) for colours in ("plain", "paper") for one in shown]
     body = "\n".join([*tables, *map(to_latex, lists), to_latex(replace(lists[0], rows=4 * lists[0].rows))])
     packages = r"\usepackage{booktabs,longtable}\usepackage[dvipsnames]{xcolor}"
     (tmp_path / "t.tex").write_text(rf"\documentclass{{article}}{packages}\begin{{document}}{body}\end{{document}}")
@@ -250,10 +305,13 @@ def test_html(table):
     assert (kind, text.split()) == ("best", ["700.0", "±", "0.7", "*"])
     assert title == "n = 10 of 10, mean 700.0000, sd 0.6728, rank 1"
     assert "p = 0.00098 (10 pairs), Holm's p = 0.0049" in rows["VAE"][0][1]  # 1/1024, of five tests
-    assert "above by median +15.0000, Hodges-Lehmann +15.0000 [+15.0000, +15.0000] (95.1%)" in rows["VAE"][0][1]
+    assert (
+        "best − this: median difference +15.0000, Hodges-Lehmann estimate +15.0000 [+15.0000, +15.0000] (95.1%)"
+        in (rows["VAE"][0][1])
+    )
     assert rows["VAE"][1][2].split()[0] == "n=3/10"
     assert [rows[label][0][0] for label in ("VAE", "SA(1)", "SA(8)", "RME(2)")] == [
-        None, "yellow-orange", "orange", "red-orange",
+        "below", "yellow-orange", "orange", "red-orange",
     ]  # fmt: skip
 
 
@@ -269,7 +327,8 @@ def test_labels_are_escaped(hostile):
 def test_untested_cells_are_marked():
     (table,) = score_tables(runs_of({("vae", None, "VAE", 10): [1.0, 2.0], ("sa", 1, "SA(1)", 10): [2.0, 4.0]}))
     assert "too few pairs" in render.to_text(table) and "1.5 ± 0.7 ?" in render.to_text(table)
-    assert r"\textcolor{gray}{$1.5^{0.7}$}" in render.to_latex(table)
+    assert r"\textcolor{black!60}{$1.5^{0.7}$}\rlap{\,?}" in render.to_latex(table)
+    assert r"\textcolor{gray}{$1.5^{0.7}$}" in render.to_latex(table, "paper")
     assert 'class="untested"' in render.to_html(table)
     assert [colour for colour, _, _ in render.legend(table)] == ["best", "untested"]
     assert "2 pairs cannot give" in render.details(table, entry(table, "VAE"))

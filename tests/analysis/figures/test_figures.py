@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import gzip
+import json
 import re
 import struct
 from itertools import combinations
@@ -23,7 +25,7 @@ from analysis.figures.common import subjects, unique_names
 from analysis.figures.curves import ROWS, SEEDS, curve_figures, to_read
 from analysis.figures.differences import difference_figures
 from analysis.figures.ranks import rank_figures
-from analysis.figures.scores import score_figures
+from analysis.figures.scores import BESIDE, score_figures
 from analysis.figures.times import time_figures
 from analysis.report import build_report
 from rme import methods
@@ -94,7 +96,7 @@ def bands(axes):
     """Bands as (colour, x, lower ends, upper ends)."""
     found = []
     for band in axes.collections:
-        if isinstance(band, PolyCollection):
+        if isinstance(band, PolyCollection) and band.get_paths():
             vertices = band.get_paths()[0].vertices
             x = np.unique(vertices[:, 0])
             ends = [(vertices[vertices[:, 0] == at, 1].min(), vertices[vertices[:, 0] == at, 1].max()) for at in x]
@@ -173,7 +175,7 @@ def test_scores_of_one_dim_are_dots_with_bars():
     for y, label in enumerate(labels):
         of = runs.loc[runs["method_label"] == label, "test_iwae"]
         colour = style.colour(runs.loc[runs["method_label"] == label, "method"].iloc[0])
-        assert drawn(axes, of, np.full(len(of), y), colour) and drawn(axes, [of.mean()], [y], colour)
+        assert drawn(axes, of, np.full(len(of), y + BESIDE), colour) and drawn(axes, [of.mean()], [y], colour)
         segments = [c.get_segments()[0] for c in axes.collections]
         assert any(np.allclose(s, [[of.mean() - of.std(), y], [of.mean() + of.std(), y]]) for s in segments)
     hollow = [line.get_ydata()[0] for line in axes.get_lines() if line.get_markerfacecolor() == "white"]
@@ -192,7 +194,7 @@ def test_paired_differences():
             difference = (wide[row] - wide["VAE"]).to_numpy()
             colour = style.colour(runs.loc[runs["method_label"] == row, "method"].iloc[0])
             walsh = np.sort([(difference[i] + difference[j]) / 2 for i in range(8) for j in range(i, 8)])
-            assert drawn(panel, difference, np.full(8, y), colour)
+            assert drawn(panel, difference, np.full(8, y + BESIDE), colour)
             assert drawn(panel, [np.median(walsh)], [y], colour)
             # Hollander, Wolfe and Chicken, table A.4: P(W+ >= 32) = .027 for n = 8, so the 4th from either end
             assert drawn(panel, [walsh[3], walsh[-4]], [y, y], colour)
@@ -265,6 +267,68 @@ def test_training_curves_count_the_epochs_of_the_starting_vae():
     kl = parts[0].drawing.axes[-1]
     of = recorded[(recorded["metric"] == "kl") & (recorded["dim"] == 10)].groupby("epoch")["value"].mean()
     assert drawn(kl, of.index + 40, of, style.colour("rme"))
+
+
+def test_a_short_stage_is_shown_again_larger():
+    runs = made([("vae", None), ("rme", 2)], dims=(10,))
+    whole = made_curves(runs, 60)
+    recorded = whole[(whole["method"] == "vae") | (whole["epoch"] <= 8)]
+    figure = curve_figures(recorded, runs)[0]
+    left, right = figure.drawing.axes
+    of = recorded[(recorded["method"] == "rme") & (recorded["metric"] == "val_elbo")]
+    by_epoch = of.groupby("epoch")["value"].mean()
+    for axes in (left, right):
+        assert drawn(axes, by_epoch.index + 60, by_epoch, style.colour("rme"))
+    low, high = right.get_xlim()
+    assert (
+        58 < low < 60
+        and 68 < high < 70
+        and left.get_xlim()[0] <= 1
+        and "Right: the same from epoch 60" in figure.caption
+    )
+    late = by_epoch[by_epoch.index >= 4]
+    assert right.get_ylim()[0] < late.min() and late.max() < right.get_ylim()[1]
+
+
+def test_bands_stay_within_what_is_possible():
+    runs = made([("vae", None), ("rme", 2)], dims=(10,))
+    recorded = made_curves(runs)
+    spread = np.random.default_rng(3).exponential(size=len(recorded)) ** 3  # sd larger than the mean
+    recorded["value"] = recorded["value"].where(~recorded["metric"].isin(["alpha", "kl"]), spread)
+    figure = curve_figures(recorded, runs)[1]
+    _, weight, kl = figure.drawing.axes
+    of = recorded[recorded["metric"] == "kl"].groupby("epoch")["value"].agg(["mean", "std"])
+    assert (of["std"] > of["mean"]).any()
+    (band,) = bands(kl)
+    assert np.allclose(band[2], np.maximum(0, of["mean"] - of["std"])) and np.allclose(band[3], of["mean"] + of["std"])
+    assert all(low.min() >= 0 and high.max() <= 1 for _, _, low, high in bands(weight))
+    assert kl.get_ylim()[0] >= 0 and weight.get_ylim()[0] >= 0
+
+
+@pytest.mark.parametrize("rows", [SMALL, PAPER])
+def test_orders_differ_in_line_and_mark_and_legends_show_them(rows):
+    runs = made(rows)
+    figure = score_figures(runs)[0]
+    level = figure.drawing.axes[0]
+    looks = [
+        (line.get_color(), str(line.get_linestyle()), line.get_marker(), line.get_fillstyle())
+        for line in level.get_lines()
+    ]
+    assert len(looks) == len(set(looks)) == len(rows)
+    times = time_figures(runs)[0].drawing.axes[0]
+    marks = [(line.get_color(), line.get_fillstyle()) for line in times.get_lines() if line.get_marker() != "None"]
+    assert len(set(marks)) == len(rows)
+    for drawing in (figure.drawing, time_figures(runs)[0].drawing):
+        legends = [*drawing.legends, *filter(None, (axes.get_legend() for axes in drawing.axes))]
+        listed = {
+            text.get_text(): handle.get_fillstyle()
+            for legend in legends
+            for handle, text in zip(legend.legend_handles, legend.get_texts(), strict=True)
+        }
+        if rows is SMALL:
+            assert set(listed) == set(runs["method_label"]) and listed["RME(2)"] != listed["RME(5)"]
+        else:
+            assert {"RME", "smallest order", "fourth"} <= set(listed) and listed["second"] != listed["third"]
 
 
 def test_caption_says_which_curves_are_left_out():
@@ -491,9 +555,11 @@ def test_the_report_holds_and_writes_the_figures(store, tmp_path):
         "val_elbo-by-epoch-mnist-conv", "components-by-epoch-mnist-conv-d10",
     ]  # fmt: skip
     page = report.index.read_text()
-    held = [base64.b64decode(text) for text in re.findall(r'src="data:image/png;base64,([^"]+)"', page)]
-    assert held == [(tmp_path / "figures" / f"{figure.name}.png").read_bytes() for figure in report.figures]
+    packed = json.loads(gzip.decompress(base64.b64decode(re.search(r'id="packed">([^<]+)<', page).group(1))))
+    assert page.count("<svg") == len(report.figures) and set(packed["marks"]) == {f.name for f in report.figures}
     for figure in report.figures:
+        held = base64.b64decode(packed["pictures"][f"{figure.name}.png"])
+        assert held == (tmp_path / "figures" / f"{figure.name}.png").read_bytes()
         assert f'<figure id="{figure.name}" class="drawing"' in page
         for suffix in ("png", "pdf", "csv"):
             assert f'href="figures/{figure.name}.{suffix}"' in page
@@ -506,4 +572,4 @@ def test_names_in_figures_are_escaped_in_the_page(store, tmp_path):
     report = build_report("hostile", tmp_path, store.uri)
     page = report.index.read_text()
     assert len(report.figures) >= 2 and "onerror" in page
-    assert page.count("<img") == len(report.figures) and "<img src=x" not in page
+    assert page.count("<svg") == len(report.figures) and "<img" not in page

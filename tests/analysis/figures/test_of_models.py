@@ -20,6 +20,7 @@ from analysis.figures.posteriors import _levels
 from analysis.measures import Budget, measure
 from analysis.models import shown_models
 from analysis.names import IMAGES
+from analysis.progress import Steps
 from analysis.report import build_report
 from rme import RunSpec
 from rme.model_file import NAME as MODEL
@@ -129,6 +130,56 @@ def test_cells_beyond_the_budget_are_noted(recorded, runs, tmp_path) -> None:
     figures, notes = figures_of_runs(recorded[0].uri, runs, tmp_path, replace(BUDGET, minutes=-1))
     assert [figure.name.partition("-")[0] for figure in figures] == ["reconstructions", "samples"]
     assert notes == [f"spots d2 {label}: not computed yet" for label in ("VAE", "IAF(1)", "RME(2)")]
+
+
+class Told(Steps):
+    """Keeps the lines that a terminal or a log would show."""
+
+    def __init__(self):
+        self.lines = []
+
+    def slow(self, text, done=0, total=None):
+        self.lines.append(text)
+
+    say = slow
+
+
+def test_what_is_measured_is_announced(recorded, runs, tmp_path) -> None:
+    """Also how long it may take, before it begins; models at hand are not announced again."""
+    told = Told()
+    models = shown_models(recorded[0].uri, runs)
+    measure(replace(models, shown=models.shown[:1]), BUDGET, tmp_path)
+    measure(models, BUDGET, tmp_path, told)
+    opening, *lines = told.lines
+    assert opening.startswith("to measure: 2 models, ") and "1 are measured already; about" in opening
+    assert [line.split(" in ")[0].split(",")[0] for line in lines] == [
+        "measuring 1 of 2: spots d2 IAF(1)", "measured spots d2 IAF(1)", "measuring 2 of 2: spots d2 RME(2)",
+        "measured spots d2 RME(2)",
+    ]  # fmt: skip
+    assert "to go" in lines[2]
+    told.lines.clear()
+    measure(models, BUDGET, tmp_path, told)
+    assert told.lines == []
+
+
+def test_ctrl_c_keeps_what_is_measured(recorded, runs, tmp_path, monkeypatch) -> None:
+    told, compute, calls = Told(), measures._compute, []
+
+    def interrupted_at_the_second(shown, budget):
+        calls.append(shown)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return compute(shown, budget)
+
+    monkeypatch.setattr(measures, "_compute", interrupted_at_the_second)
+    models = shown_models(recorded[0].uri, runs)
+    found = measure(models, BUDGET, tmp_path, told)
+    assert set(found.gaps["method_label"]) == {"VAE"} and len(calls) == 2
+    assert [(note.row.label, note.reason) for note in found.notes] == [
+        ("IAF(1)", "not computed yet"), ("RME(2)", "not computed yet"),
+    ]  # fmt: skip
+    assert told.lines[-1] == "interrupted: 1 of 3 are measured; the next report continues with the rest"
+    assert len(list(tmp_path.glob("*.safetensors"))) == 1
 
 
 def test_what_is_missing_is_left_out_with_a_reason(recorded, runs, tmp_path) -> None:
