@@ -24,16 +24,19 @@ from rich.console import Console
 
 from analysis.runs import COLUMNS, frame_of
 from rme.config import RunSpec
+from tune.carry_out import array_size_of
+from tune.command_line import check_together, options_of, parse
 from tune.plan.clashes import Row, clash
-from tune.plan.grid import Grid, GridError
+from tune.plan.errors import GridError
+from tune.plan.grid import Grid
 from tune.plan.grid_options import check_whole, chosen_grid
 from tune.plan.kinds import KINDS, kind_of
 from tune.run import driver
+from tune.run.checks import check_start
 from tune.run.driver import Swept
 from tune.run.options import Options
-from tune.run.stopping import INTERRUPTED, OUT_OF_TIME, TERMINATED, Terminated
+from tune.run.stopping import HUNG_UP, INTERRUPTED, OUT_OF_TIME, TERMINATED, Terminated
 from tune.store.storage import Storage
-from tune.sweep import array_size_of, check_together, options_of, parser
 
 EXPERIMENT = "sweep"
 """The experiment of a list of runs, if no other is named."""
@@ -73,7 +76,8 @@ def sweep(
         tracking_uri: where MLflow records; None: $MLFLOW_TRACKING_URI or `sqlite:///mlflow.db`.
         inline: train in this process, one trial after another, without Ray and MLflow. The results are on the storage.
         only: keep the grid's runs whose field has one of these values: `{"method": ["vae", "rme"], "seed": "0-4"}`.
-        overrides: fields to set in every run of the grid: `{"epochs": 5, "options.steps": 3}`.
+        overrides: fields to set in every run of the grid: `{"epochs": 5, "options.steps": 3}`; a list or a range is
+            set in turn, in place of the grid's: `{"seed": "0-3", "dim": [10, 50]}`.
         address: of a running Ray cluster (`auto` or `HOST:PORT`); None: Ray is started on this machine.
         cpus_per_trial: cores of a trial.
         gpus_per_trial: GPUs of a trial, or a fraction of one; "auto": measure how many trials fit in a GPU's memory;
@@ -127,11 +131,15 @@ def sweep(
         chosen = _grid_of(runs, asked.experiment or EXPERIMENT, options)
     check_whole(chosen)
     place = Storage(options.storage)
+    check_start(options, chosen, place)
     array_size = array_size_of(asked, options.resources, chosen, place)
     with _unchanged():
         swept = driver.sweep(options, chosen, array_size, place, _console())
     if swept.status == INTERRUPTED:
         raise KeyboardInterrupt("the sweep is interrupted; the same call resumes")
+    if swept.status == HUNG_UP:
+        signal.raise_signal(signal.SIGHUP)  # as SIGTERM
+        raise KeyboardInterrupt("the sweep is interrupted by SIGHUP; the same call resumes")
     if swept.status == TERMINATED:
         signal.raise_signal(signal.SIGTERM)  # for the program's own handler, which usually ends the program
         raise Terminated("the sweep is interrupted by SIGTERM; the same call resumes")
@@ -155,15 +163,15 @@ def _asked(
     texts = [f"--{name.replace('_', '-')}={value}" for name, value in values.items() if value is not None]
     texts += [f"--{name.replace('_', '-')}" for name, on in switches.items() if on]
     texts += [f"--only={field}={_choice(wanted)}" for field, wanted in only.items()]
-    texts += [
-        f"--set={field}={json.dumps(value, default=str, ensure_ascii=False)}" for field, value in overrides.items()
-    ]
-    options = parser()
-    options.exit_on_error = False
-    try:
-        return options.parse_args(texts)
-    except argparse.ArgumentError as error:
-        raise GridError(str(error).removeprefix("argument ")) from None
+    texts += [f"--set={field}={_json(value)}" for field, value in overrides.items()]
+    return parse(texts)
+
+
+def _json(value: Any) -> str:
+    """The text of `--set FIELD=...`; other collections, such as a range or an array, become lists."""
+    if isinstance(value, Iterable) and not isinstance(value, str | Mapping | Path):
+        value = list(value)
+    return json.dumps(value, default=str, ensure_ascii=False)
 
 
 def _choice(wanted: Any) -> str:

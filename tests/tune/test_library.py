@@ -182,6 +182,11 @@ def test_a_list_of_runs_is_trained_in_its_own_experiment(inline):
     assert inline(runs[0])["run_key"].tolist() == [runs[0].key]
 
 
+def test_a_range_or_a_list_replaces_the_grid_s_seeds(inline):
+    for seeds in (range(2, 4), [2, 3], "2-3"):
+        assert inline(only={"method": "vae"}, overrides={"epochs": 1, "seed": seeds})["seed"].tolist() == [2, 3]
+
+
 def test_failures_are_warned_of_and_trained_again_when_asked(inline):
     with pytest.warns(UserWarning, match="2 of 4 runs are done; 2 runs failed, the first: spots d3 RME") as caught:
         frame = inline(on_epoch=fail)
@@ -251,13 +256,16 @@ def test_two_runs_in_conflict_are_named_by_their_places(inline):
     ("smoke", {"only": {"method": ["vae", "vaee"]}}, "--only method=vaee"),
     ("smoke", {"overrides": {"epoch": 1}}, "--set epoch=1: no such field"),
     ("smoke", {"overrides": {"epochs": 0}}, "epochs=0"),
-    ("smoke", {"cpus_per_trial": 0}, "--cpus-per-trial: 0 must be a number, more than 0"),
+    ("smoke", {"overrides": {"seed": "5-0"}}, "--set seed=5-0: the range is empty; write 0-5"),
+    ("smoke", {"overrides": {"epochs": [1, 2]}}, "--set epochs=[1, 2]: digits d10 BVI-ER1(2) with two settings"),
+    ("smoke", {"tracking_uri": ""}, "--tracking-uri '': it is empty"),
+    ("smoke", {"cpus_per_trial": 0}, "--cpus-per-trial 0: must be a whole number, 1 or more"),
     ("smoke", {"cpus_per_trial": 100000}, "--cpus-per-trial 100000"),
-    ("smoke", {"seeds_per_trial": 1.5}, "--seeds-per-trial: invalid int value: '1.5'"),
+    ("smoke", {"seeds_per_trial": 1.5}, "--seeds-per-trial 1.5: must be a whole number, 1 or more"),
     ("smoke", {"gpus_per_trial": "some"}, "--gpus-per-trial"),
     ("smoke", {"gpus_per_trial": "auto"}, "--gpus-per-trial auto"),
-    ("smoke", {"minutes": float("nan")}, "--minutes: nan"),
-    ("smoke", {"experiment": "a/b"}, "--experiment: 'a/b' must be a plain name"),
+    ("smoke", {"minutes": float("nan")}, "--minutes nan: must be a number, more than 0"),
+    ("smoke", {"experiment": "a/b"}, "--experiment 'a/b': must be a plain name"),
     ("smoke", {"tracking_uri": "sqlite:///x.db"}, "--inline and --tracking-uri"),
     ("smoke", {"report": "report"}, "--inline and --report"),
     ("smoke", {"storage": "s3://bucket"}, "--storage s3://bucket: only folders"),

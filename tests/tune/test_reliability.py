@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import sqlite3
@@ -38,6 +39,7 @@ from tests.sweeping import (
     write_grid,
 )
 from tests.tiny import write_npz
+from tune.run.ray_worker import STOP_EVERY_S
 
 pytestmark = pytest.mark.slow
 
@@ -359,7 +361,7 @@ def small_disk(tmp_path):
     """(pid, folder): in this process's mount namespace, a small disk is mounted at the folder."""
     folder = tmp_path / "full" / "storage"
     folder.mkdir(parents=True)
-    mount = f"mount -t tmpfs -o size=64m tmpfs '{folder}' && echo mounted && exec sleep infinity"
+    mount = f"mount -t tmpfs -o size=256m tmpfs '{folder}' && echo mounted && exec sleep infinity"
     holder = subprocess.Popen(
         ["unshare", "--mount", "--propagation", "private", "sh", "-c", mount],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -372,11 +374,11 @@ def small_disk(tmp_path):
     holder.wait()
 
 
-def fill(ballast: Path) -> None:
-    """Fill the disk."""
+def fill(ballast: Path, leave: int = 0) -> None:
+    """Fill the disk up to `leave` bytes."""
     with open(ballast, "wb", buffering=0) as file:
         try:
-            while True:
+            while shutil.disk_usage(ballast.parent).free > leave:
                 file.write(bytes(1 << 20))
         except OSError:
             pass
@@ -397,13 +399,39 @@ def test_a_full_disk_fails_the_trial_and_keeps_existing_files(
     fill(sweep.storage / "ballast")
     hold.lift()
     assert driver.wait(timeout=PATIENCE_S) == 1, output(sweep)
-    assert "No space left on device" in output(sweep) and "runs are done" in output(sweep)
-    failed = [run for run in sweep.runs() if run.info.status == "FAILED"]
-    assert any("No space left" in run.data.tags["failure"] for run in failed)
+    failed = [run.data.tags["failure"] for run in sweep.runs() if run.info.status == "FAILED"]
+    # whichever comes first: a write that fails, or the look at the free space every ten seconds
+    assert any("No space left" in reason for reason in failed) or "is nearly full" in output(sweep), output(sweep)
     assert checkpoints(sweep), "earlier checkpoints were lost"
     (sweep.storage / "ballast").unlink()
     done = finish(sweep)
     assert "ignored: " not in done.stderr, "an earlier checkpoint is damaged"
+    assert_same(sweep, undisturbed)
+
+
+def test_a_disk_that_fills_up_stops_the_sweep_while_checkpoints_can_be_saved(
+    undisturbed, tmp_path, grid, ray_folder, small_disk, hold
+):
+    pid, folder = small_disk
+    inside = ("nsenter", f"--mount=/proc/{pid}/ns/mnt", f"--wd={folder}")
+    sweep = Sweep(folder.parent, grid, ray_folder, prefix=inside, hold=hold)
+    sweep.storage = Path(f"/proc/{pid}/root{folder}")  # the disk's path in this process's namespace
+    hold.after(1)
+    driver = sweep.start()
+    wait_for(hold.standing, driver)
+    before = {path: path.stat().st_mtime_ns for path in checkpoints(sweep)}
+    fill(sweep.storage / "ballast", leave=40 << 20)  # two checkpoints of 15 MB fit
+    wait_for(lambda: "is nearly full" in output(sweep), driver)
+    time.sleep(2 * STOP_EVERY_S)  # then a training asks at its next epoch
+    hold.lift()
+    assert driver.wait(timeout=PATIENCE_S) == 1, output(sweep)
+    printed = output(sweep)
+    assert "the same command resumes" in printed and "No space left" not in printed
+    assert {path: path.stat().st_mtime_ns for path in checkpoints(sweep)} != before, "no checkpoint was saved"
+    refused = sweep.run()
+    assert refused.returncode == 2 and "MB are free" in refused.stderr and str(folder) in refused.stderr
+    (sweep.storage / "ballast").unlink()
+    finish(sweep)
     assert_same(sweep, undisturbed)
 
 

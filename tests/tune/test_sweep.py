@@ -113,9 +113,13 @@ def test_variants_the_control_and_an_untrained_method_are_rows_of_their_own(undi
 
 def test_the_same_command_skips_finished_runs(undisturbed):
     before = [run.to_dictionary() for run in undisturbed.runs() + undisturbed.runs(children=False)]
-    again = undisturbed.run(*GOOD)
+    page = undisturbed.folder / "report" / "spots" / "index.html"
+    written = page.stat().st_mtime_ns
+    again = undisturbed.call(*GOOD)
     assert again.returncode == 0
     assert "14 runs are done already" in again.stderr and "started" not in again.stderr
+    assert page.stat().st_mtime_ns == written, "the report is of the same runs"
+    assert "RME(2), kl 20" in again.stderr and str(page.relative_to(undisturbed.folder)) in again.stderr
     assert [run.to_dictionary() for run in undisturbed.runs() + undisturbed.runs(children=False)] == before
 
 

@@ -13,6 +13,7 @@ from rme import data
 from rme.checkpoint import write_atomically
 from rme.config import RunSpec
 from tune.cost.hours import StepTimes
+from tune.cost.progress import progress
 from tune.store.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -45,9 +46,11 @@ def measured(
     missing = [name for name in largest if name not in chosen]
     if missing:
         times = StepTimes(device)
-        for name in missing:
-            chosen[name] = _best(largest[name], seeds[name], times)
-            log.info("%s: arrays of %d runs", name, chosen[name])
+        with progress("measuring array sizes", len(missing)) as advance:
+            for name in missing:
+                chosen[name] = _best(largest[name], seeds[name], times)
+                log.info("%s: arrays of %d runs", name, chosen[name])
+                advance()
         if keep:
             _write(storage, chosen)
     return lambda spec: chosen[kind(spec)]

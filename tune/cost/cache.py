@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import rme
 from rme.checkpoint import write_atomically
 
 
@@ -32,3 +35,10 @@ class UserCache:
     def save(self) -> None:
         with suppress(OSError):  # if the folder cannot be written, the next command measures again
             write_atomically(self.path, lambda path: path.write_text(json.dumps(self._all, indent=1)))
+
+
+@cache
+def code() -> str:
+    """A digest of the code of `rme`, because measurements of other code do not apply."""
+    files = sorted(Path(rme.__file__).parent.rglob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]

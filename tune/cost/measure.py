@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,8 +23,11 @@ if TYPE_CHECKING:
 SCORED_IMAGES = 8
 """How many images IWAE is timed on."""
 
-SAMPLES_S = 0.15
-"""Minimum total seconds of the timing samples, after a warm-up."""
+ROUNDS, LEAST_ROUNDS = 9, 2
+"""How many samples of each work are taken, and how many if they take longer than `WORK_S`."""
+
+WORK_S = 0.15
+"""Seconds that the samples of one work may take, beyond `LEAST_ROUNDS`."""
 
 
 class EngineStep:
@@ -59,26 +64,35 @@ def array_engine(
     return untrained_engine(runs, pixels, device)
 
 
-def step_seconds(spec: RunSpec, shape: ImageShape, device: torch.device, members: int = 1) -> float:
-    """Seconds of one member's training step in an array of `members`; CPU time on a CPU."""
-    return _median(EngineStep(spec, shape, device, members), device) / members
+def step_seconds(specs: Sequence[RunSpec], shape: ImageShape, device: torch.device, members: int = 1) -> list[float]:
+    """Seconds of one member's training step in an array of `members`, for each of these runs; CPU time on a CPU.
+
+    The runs are timed in turn, so that other work on the machine slows all of them alike.
+    """
+    steps = [EngineStep(spec, shape, device, members) for spec in specs]
+    return [seconds / members for seconds in medians(steps, device)]
 
 
-def image_seconds(spec: RunSpec, shape: ImageShape, device: torch.device, samples: int = 100) -> float:
-    """Seconds of one image's IWAE with `samples` samples, by one model; CPU time on a CPU."""
-    engine = array_engine(spec, shape, device, pixels=random_images(SCORED_IMAGES, shape))
-    index = torch.arange(SCORED_IMAGES, device=device).unsqueeze(0)
-
-    def score() -> object:
-        generators = [noise.generator(0, 0, noise.EVALUATE, device)]
-        return evaluate.scores(engine.method, engine.pixels, index, samples=samples, generators=generators)
-
-    return _median(score, device) / SCORED_IMAGES
+def image_seconds(specs: Sequence[RunSpec], shape: ImageShape, device: torch.device, samples: int = 100) -> list[float]:
+    """Seconds of one image's IWAE with `samples` samples, by one model of each of these runs; as `step_seconds`."""
+    works = [partial(_score, array_engine(s, shape, device, pixels=random_images(SCORED_IMAGES, shape)), samples)
+             for s in specs]  # fmt: skip
+    return [seconds / SCORED_IMAGES for seconds in medians(works, device)]
 
 
-def _median(work: Callable[[], object], device: torch.device) -> float:
-    timer = timed(work, device, sample_s=0.0)
-    samples: list[float] = []
-    while sum(samples) < SAMPLES_S:
-        samples.append(timer())
-    return statistics.median(samples)
+def _score(engine: Engine, samples: int) -> object:
+    index = torch.arange(SCORED_IMAGES, device=engine.device).unsqueeze(0)
+    generators = [noise.generator(0, 0, noise.EVALUATE, engine.device)]
+    return evaluate.scores(engine.method, engine.pixels, index, samples=samples, generators=generators)
+
+
+def medians(works: Sequence[Callable[[], object]], device: torch.device) -> list[float]:
+    """Median seconds of each work, timed in turn in each of several rounds, after a warm-up."""
+    timers = [timed(work, device, sample_s=WORK_S / ROUNDS) for work in works]
+    began = time.perf_counter()
+    rounds: list[list[float]] = []
+    while len(rounds) < LEAST_ROUNDS or (
+        len(rounds) < ROUNDS and time.perf_counter() - began < 2 * WORK_S * len(works)
+    ):
+        rounds.append([timer() for timer in timers])
+    return [statistics.median(samples) for samples in zip(*rounds, strict=True)]

@@ -5,14 +5,20 @@ A table has one number for each cell. Settings are everything in a run's key exc
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import shlex
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from analysis.names import CELL
 from rme.config import RunSpec
+from tune.plan.value_text import listed
 
 _SHOWN = 4
 """How many differing fields a message names."""
+
+
+Several = Mapping[str, str] | None
+"""How the command line sets fields to several values, by field; None if it sets none."""
 
 
 @dataclass(frozen=True)
@@ -23,12 +29,14 @@ class Row:
     line: int
 
 
-def clash(rows: Iterable[Row], starts: Iterable[Row]) -> str | None:
+def clash(rows: Iterable[Row], starts: Iterable[Row], several: Several = None) -> str | None:
     """The first conflict, as `lines 3 and 7: problem; how to fix it`; None without one.
 
     Args:
         rows: the runs to train.
         starts: rows of the same grid from whose runs others may start, even if `--only` excludes these rows.
+        several: the options that set fields to several values, by field; None if no option sets any. If they cause the
+            conflict, its text begins with them, not with lines.
     """
     by_settings: dict[str, Row] = {}
     by_cell: dict[tuple, tuple[Row, str]] = {}
@@ -36,10 +44,10 @@ def clash(rows: Iterable[Row], starts: Iterable[Row]) -> str | None:
         settings, cell = row.spec.cell_key, _cell(row.spec)
         known = by_settings.setdefault(settings, row)
         if known.spec.variant != row.spec.variant:
-            return _two_names(known, row)
+            return _two_names(known, row, several)
         first, first_settings = by_cell.setdefault(cell, (row, settings))
         if first_settings != settings:
-            return _two_settings(first, row)
+            return _two_settings(first, row, several)
     named = {row.spec.cell_key for row in starts} | by_settings.keys()
     for row in starts:
         by_cell.setdefault(_cell(row.spec), (row, row.spec.cell_key))
@@ -62,15 +70,28 @@ def _cell(spec: RunSpec) -> tuple:
     return tuple(getattr(spec, name) for name in CELL)
 
 
-def _two_names(a: Row, b: Row) -> str:
+def _two_names(a: Row, b: Row, several: Several) -> str:
+    if several is not None and "variant" in several:
+        return f"{several['variant']}: {a.spec.cell} and {b.spec.cell} would be the same runs under two names; give one"
+    one = "" if several is None else f"keep one of them with --only {shlex.quote(f'variant={_name(a)}')}, "
     return (
-        f"{_lines(a, b)}: {a.spec.cell} and {b.spec.cell} are the same runs under two names; remove one of them, or "
-        "give it other settings"
+        f"{_lines(a, b)}: {a.spec.cell} and {b.spec.cell} are the same runs under two names; {one}remove one of them, "
+        "or give it other settings"
     )
 
 
-def _two_settings(a: Row, b: Row) -> str:
+def _name(row: Row) -> str:
+    """Its variant, as `--only` takes it."""
+    return listed("variant", [row.spec.variant])
+
+
+def _two_settings(a: Row, b: Row, several: Several) -> str:
     what = f"{a.spec.cell} with two settings ({_difference(a.spec, b.spec)})"
+    if causes := [(several or {})[name] for name in _differing(a.spec, b.spec) if name in (several or ())]:
+        return (
+            f"{' '.join(causes)}: {what}, but an experiment holds one of each cell; sweep one value at a time, each "
+            "with an --experiment NAME of its own"
+        )
     right = "give one of them a `variant`, a name for its settings"
     if a.spec.variant is not None:
         right = "give their variants different names"
@@ -104,10 +125,15 @@ def _lines(a: Row, b: Row) -> str:
 def _difference(a: RunSpec, b: RunSpec) -> str:
     """The settings that differ, as `kl_max 500.0 and 20.0`."""
     ours, theirs = _settings(a), _settings(b)
-    names = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
+    names = _differing(a, b)
     listed = [f"{name} {ours.get(name, 'unset')} and {theirs.get(name, 'unset')}" for name in names]
     more = [f"{len(listed) - _SHOWN} more"] if len(listed) > _SHOWN else []
     return ", ".join(listed[:_SHOWN] + more)
+
+
+def _differing(a: RunSpec, b: RunSpec) -> list[str]:
+    ours, theirs = _settings(a), _settings(b)
+    return [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
 
 
 def _settings(spec: RunSpec) -> dict[str, object]:

@@ -66,25 +66,32 @@ class Plan:
         return [spec for spec in runs if spec.key in self.on_storage and spec.key not in self.recorded]
 
     def counts(self) -> dict[str, int]:
-        """How many cells, runs, trainings and trials the grid has, including absent cells, and how many are done.
-
-        `paper_cells` counts the cells in the paper's tables, `control_cells` those of a control.
-        """
-        runs, absent = self.grid.runs, self.grid.absent
-        wanted = {spec.key for spec in runs}
+        """`grid_counts`, the number of its trials, and how many runs are done and would be trained."""
+        wanted = {spec.key for spec in self.grid.runs}
         own = [t for t in self.trials if not wanted.isdisjoint(t.run_keys)]
         return {
-            "cells": len({spec.cell_key for spec in runs}) + len(absent),
-            "paper_cells": paper_cells(self.grid),
-            "control_cells": control_cells(self.grid),
-            "runs": len(runs) + sum(cell.seeds for cell in absent),
-            "trainings": sum(spec.restarts for spec in runs) + sum(cell.seeds * cell.restarts for cell in absent),
+            **grid_counts(self.grid),
             "trials": len(own) + self.absent_trials,
             "done_runs": len(wanted & (self.recorded | self.on_storage)),
             "to_train_trials": len(self.to_train),
             "to_train_runs": sum(len(t.runs) for t in self.to_train),
             "starting_points": len({key for t in self.trials for key in t.run_keys} - wanted),
         }
+
+
+def grid_counts(grid: Grid) -> dict[str, int]:
+    """How many cells, runs and trainings a grid has, including absent cells.
+
+    `paper_cells` counts the cells in the paper's tables, `control_cells` those of a control.
+    """
+    runs, absent = grid.runs, grid.absent
+    return {
+        "cells": len({spec.cell_key for spec in runs}) + len(absent),
+        "paper_cells": paper_cells(grid),
+        "control_cells": control_cells(grid),
+        "runs": len(runs) + sum(cell.seeds for cell in absent),
+        "trainings": sum(spec.restarts for spec in runs) + sum(cell.seeds * cell.restarts for cell in absent),
+    }
 
 
 def make_plan(

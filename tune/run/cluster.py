@@ -7,9 +7,11 @@ import logging
 import os
 import signal
 import socket
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from types import FrameType
 from typing import Any
 
 # before the import: Ray reads some of these while it is imported
@@ -33,11 +35,14 @@ from ray._private import services
 
 from rme.errors import first_line
 from tune.run.machine import available
-from tune.run.stopping import in_main_thread, without_sigterm
+from tune.run.stopping import in_main_thread, nothing, without_sigterm
 from tune.store.errors import CommandError
 
 START_S = 180.0
 """Time limit for Ray's own processes to start on this machine, s."""
+
+LOOK_EVERY_S = 0.2
+"""Interval at which a SIGTERM that waits for Ray's start is looked for."""
 
 OBJECT_STORE_BYTES = 128 << 20
 """Small, because trials do not use Ray's object store; Ray's default is a third of the memory."""
@@ -47,15 +52,18 @@ class ClusterError(CommandError):
     """Ray cannot be reached or started, or it is unknown whether it has GPUs."""
 
 
-def connect(address: str | None) -> None:
-    """Start Ray here, or join the cluster at `address`. Raises ClusterError."""
+def connect(address: str | None, on_signal: Callable[[], object] = nothing) -> None:
+    """Start Ray here, or join the cluster at `address`. Raises ClusterError.
+
+    `on_signal`: called in a thread at Ctrl-C or SIGTERM, of which the second has to wait until Ray has started.
+    """
     local: dict[str, Any] = {
         "num_cpus": available()["cpu"], "object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False
     }  # fmt: skip
     logging.getLogger("ray").setLevel(logging.ERROR)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
-        with _own_sigterm():
+        with _own_signals(on_signal):
             if address and ":" in address and "://" not in address:
                 # checked here, because Ray would try for a minute and then end the process
                 host, _, port = address.rpartition(":")
@@ -73,28 +81,58 @@ def connect(address: str | None) -> None:
 
 
 @contextmanager
-def _own_sigterm() -> Iterator[None]:
+def _own_signals(on_signal: Callable[[], object]) -> Iterator[None]:
     """While Ray starts, keep this process's handler of SIGTERM, and let the signal wait until Ray has started.
+
+    At Ctrl-C, and at a SIGTERM that waits, `on_signal` is called in a thread.
 
     Interrupted in the middle, Ray would leave processes. They inherit that the signal is blocked, as Ray blocks Ctrl-C
     in them: Slurm and systemd send it to every process, and then the trials must still be able to save.
     """
     handler, set_handler = signal.getsignal(signal.SIGTERM), ray._private.utils.set_sigterm_handler
+    interrupt = signal.getsignal(signal.SIGINT)
     received: list[int] = []
+    ended = threading.Event()
+
+    def tell() -> None:
+        # in a thread: the main thread may be printing
+        threading.Thread(target=on_signal, name="stopping", daemon=True).start()
+
+    def interrupted(signum: int, frame: FrameType | None) -> None:
+        tell()
+        received.append(signum)  # Python drops an exception that is raised where it forks a process
+        if callable(interrupt):
+            interrupt(signum, frame)
+
+    def terminated(signum: int, frame: FrameType | None) -> None:
+        tell()
+        received.append(signum)
+
+    def watch() -> None:
+        while not ended.wait(LOOK_EVERY_S):
+            if signal.SIGTERM in signal.sigpending():
+                on_signal()
+                return
+
     ray._private.utils.set_sigterm_handler = lambda handler: None
     with without_sigterm():
         if in_main_thread():
             # a library's thread may not block the signal
-            signal.signal(signal.SIGTERM, lambda signum, frame: received.append(signum))
+            signal.signal(signal.SIGTERM, terminated)
+            signal.signal(signal.SIGINT, interrupted)
+            threading.Thread(target=watch, name="SIGTERM", daemon=True).start()
         try:
             yield
         finally:
+            ended.set()
             ray._private.utils.set_sigterm_handler = set_handler
             if in_main_thread():
                 # Ray's C++ code has installed one that ends the process; so before a pending signal is delivered
                 signal.signal(signal.SIGTERM, handler)
+                signal.signal(signal.SIGINT, interrupt)
     if received:
-        signal.raise_signal(signal.SIGTERM)
+        # delivered to a thread that does not block SIGTERM, or a Ctrl-C of which the exception was dropped
+        signal.raise_signal(received[0])
 
 
 def _start(**arguments: Any) -> None:
@@ -120,6 +158,12 @@ def _start(**arguments: Any) -> None:
         raise
     finally:
         services.get_node = get_node
+
+
+def logs() -> str:
+    """The folder of the logs of the workers that Ray has on this machine."""
+    node = ray._private.worker._global_node
+    return f"{'/tmp/ray/session_latest' if node is None else node.get_session_dir_path()}/logs"
 
 
 def disconnect() -> None:

@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Mapping
-from contextlib import ExitStack
+from collections.abc import Mapping
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from rme import hooks
-from rme.config import RunSpec
+from tune.plan.cautions import cautions_of
 from tune.plan.conflicts import check_settings
 from tune.plan.grid import Grid
-from tune.plan.plan import Plan, make_plan, with_children
+from tune.plan.plan import Plan, make_plan
 from tune.plan.trials import ArraySize, Trial
 from tune.record.unrecorded import Unrecorded
+from tune.run.disk import watch
 from tune.run.dispatcher import Dispatcher
 from tune.run.display import Display
+from tune.run.doing import doing, say
+from tune.run.ending import Ending, conclude, runs_are
 from tune.run.images import prepare_images
+from tune.run.open_files import allow_many_open_files
 from tune.run.options import Options
 from tune.run.other_sweeps import OtherSweeps
 from tune.run.schedule import Schedule
 from tune.run.stopping import Stopping, without_sigterm
-from tune.store.errors import CommandError
 from tune.store.failure import Failure
 from tune.store.storage import Storage
 
@@ -51,21 +52,28 @@ class Swept:
 
 
 def sweep(options: Options, grid: Grid, array_size: ArraySize, storage: Storage, console: Console) -> Swept:
-    """Train and record the grid's runs. Raises CommandError, DataError or HookError before anything starts."""
-    hooks.on_epoch()  # a wrong hook is reported here once, not by each worker
-    if options.register is not None:
-        from tune.record.register import check_one_cell  # late, as the tracker
-
-        check_one_cell(options.register, grid.runs)
+    """Train and record the grid's runs, once `check_start` has passed. Raises CommandError before anything starts."""
+    allow_many_open_files()
     storage.check_writable()
     if not storage.locks.supported:
         console.print(f"--storage {storage.root} has no file locks: let one sweep at a time use it", style="yellow")
-    if not options.record:
-        prepare_images(grid, options.data_dir, console)
-    plan = _checked_plan(options, grid, array_size, storage)
+    if not options.record and not all(storage.has_result(spec.key) for spec in grid.runs):
+        with doing("checking the data sets", console, options.began):
+            prepare_images(grid, options.data_dir, console)
+    mlflow = "" if options.inline else "loading MLflow and "
+    with doing(f"{mlflow}looking up which runs are done", console, options.began):
+        plan = _checked_plan(options, grid, array_size, storage)
     for key in plan.retried or ():
         storage.forget_failure(key)
+    if plan.to_train and not options.record:
+        _warn(options, grid, console)
     return _carry_out(options, plan, storage, console)
+
+
+def _warn(options: Options, grid: Grid, console: Console) -> None:
+    """Print warnings about settings that are likely to mislead; not about the starting points of a search."""
+    for caution in cautions_of(grid) if options.search is None else ():
+        say(console, f"warning: {caution}", "yellow", wrap=True)
 
 
 def _checked_plan(options: Options, grid: Grid, array_size: ArraySize, storage: Storage) -> Plan:
@@ -96,11 +104,12 @@ def _carry_out(options: Options, plan: Plan, storage: Storage, console: Console)
     began = time.monotonic()
     to_train = [] if options.record else plan.to_train
     training = {spec.key: spec for trial in to_train for spec in trial.runs}
-    schedule = Schedule.of(to_train, plan.on_storage - training.keys())
+    with doing("ordering the trials", console, options.began) if to_train else nullcontext():
+        schedule = Schedule.of(to_train, plan.on_storage - training.keys())
     done = sum(plan.is_done(spec) for t in plan.trials for spec in t.runs if spec.key not in training)
-    display = Display(schedule, done, console)
+    display = Display(schedule, done, console, options.began)
     if done and not options.record:
-        console.print(f"{plan.grid.name}: {done} runs are done already", highlight=False)
+        say(console, f"{plan.grid.name}: {runs_are(done)} done already")
     reported: set[str] = set()
 
     def on_end(trial: Trial, failures: dict[str, Failure]) -> None:
@@ -117,14 +126,16 @@ def _carry_out(options: Options, plan: Plan, storage: Storage, console: Console)
             if failure.lasting:
                 _keep(failure, key, storage)
 
-    def say(line: str) -> None:
-        console.print(line, highlight=False)
+    def warn(line: str) -> None:
+        say(console, line, "yellow")
 
-    stopping = Stopping(say, limit=options.limit)
+    stopping = Stopping(display.stopping, limit=options.limit)
+    space = watch(options, storage, to_train, plan.to_record, stopping, warn) if to_train else nullcontext()
     with ExitStack() as stack:
         with without_sigterm():  # their threads
             stack.enter_context(display.live())
             recorder = _recorder(options, plan.grid.name, storage, display)
+            stack.enter_context(space)
         stack.enter_context(recorder)
         if not options.inline:
             for spec in plan.to_record:
@@ -139,8 +150,11 @@ def _carry_out(options: Options, plan: Plan, storage: Storage, console: Console)
             if options.inline:
                 from tune.run.inline import run_inline as run
             else:
+                display.doing("loading Ray")
                 from tune.run.trials import run_trials as run  # late: imports Ray, which not every sweep needs
             run(dispatcher, options.resources, options.data_dir, display, stopping, plan.grid.kind)
+        if not options.inline and (to_train or plan.to_record):
+            display.doing("recording in MLflow")
     ending = Ending(
         failed=schedule.failed_runs | recorder.failures,
         unfinished=schedule.unfinished,
@@ -148,15 +162,9 @@ def _carry_out(options: Options, plan: Plan, storage: Storage, console: Console)
         status=stopping.status if schedule.unfinished else None,
         seconds=time.monotonic() - began,
     )
-    # a stopped sweep has little time left: after SIGTERM comes SIGKILL
-    if plan.grid.kind.trains and options.reports and ending.status is None:
-        _write_report(options, plan.grid.name, console)
     failed = {key: failure.reason for key, failure in plan.held_back.items()} | dict(ending.failed)
     failed |= {spec.key: "not recorded yet" for spec in ending.left if spec.key not in failed}
-    status = _farewell(options, plan, storage, console, ending)
-    if options.register is not None and ending.status is None:
-        status = _register(options, options.register, plan.grid, storage, console) or status
-    return Swept(status, failed)
+    return Swept(conclude(options, plan, storage, console, ending), failed)
 
 
 def _keep(failure: Failure, key: str, storage: Storage) -> None:
@@ -164,95 +172,3 @@ def _keep(failure: Failure, key: str, storage: Storage) -> None:
         storage.save_failure(key, failure)
     except OSError as error:  # no reason to stop: the same command will only try the run again
         log.warning("the failure is not saved, so the same command tries the run again: %s", error)
-
-
-def _write_report(options: Options, experiment: str, console: Console) -> None:
-    """Write the report of all runs recorded so far. If that is impossible, say why; the sweep has not failed."""
-    from analysis.collect import CollectError
-    from analysis.report import build_report
-
-    try:
-        report = build_report(experiment, options.report or Path("report") / experiment, options.tracking_uri)
-        console.print(f"report: {report.index}", markup=False, highlight=False, soft_wrap=True)
-    except (CollectError, OSError) as error:
-        console.print(f"no report: {error}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _register(options: Options, name: str, grid: Grid, storage: Storage, console: Console) -> int:
-    """Register the best recorded run's model, and say which. Returns the exit status: 1 if none is registered."""
-    from tune.record.register import register_best
-
-    def say(text: str, style: str | None = None) -> None:
-        console.print(text, markup=False, highlight=False, soft_wrap=True, style=style)
-
-    try:
-        # two sweeps that register the same run at once would create two versions
-        with storage.locks.holding(f"registering {name}", patience_s=600):
-            found = register_best(options.tracking_uri, grid.name, grid.runs, name)
-    except CommandError as error:
-        say(f"not registered: {error}", "red")
-        return 1
-    total = len(grid.runs)
-    if found is None:
-        say(f"not registered: --register {name}: none of the {total} runs of {grid.runs[0].cell} is recorded", "red")
-        return 1
-    done = f"registered {found.uri}" if found.new else f"{found.uri} is registered already"
-    left = total - found.recorded
-    missing = f"; {left} of the cell's {total} runs are not recorded" if left else ""
-    say(f"{done}: {found.run_name}, the best of {found.recorded} by validation{missing}")
-    return 0
-
-
-@dataclass(frozen=True)
-class Ending:
-    """How a sweep ended.
-
-    Attributes:
-        failed: reasons of the runs that failed or were skipped, by key.
-        unfinished: keys of the runs that were to be trained and were not.
-        left: runs that are not recorded yet.
-        status: the exit status if it was stopped before all were trained; else None.
-        seconds: how long it took.
-    """
-
-    failed: Mapping[str, str]
-    unfinished: Collection[str]
-    left: Collection[RunSpec]
-    status: int | None
-    seconds: float
-
-
-def _farewell(options: Options, plan: Plan, storage: Storage, console: Console, ending: Ending) -> int:
-    """Print how the sweep ended, and return the exit status."""
-
-    def say(text: str, style: str | None = None) -> None:
-        console.print(text, markup=False, highlight=False, soft_wrap=True, style=style)
-
-    runs = {spec.key: spec for trial in plan.trials for spec in trial.runs}
-    for key, failure in plan.held_back.items():
-        say(f"failed before: {runs[key].run_name}: {failure.reason}", "red")
-    for key, reason in ending.failed.items():
-        say(f"failed: {runs[key].run_name}: {reason}", "red")
-    for spec in ending.left:
-        say(f"not recorded yet: {spec.run_name}", "red")
-    training = set() if options.record else {spec.key for trial in plan.to_train for spec in trial.runs}
-    undone = {*ending.failed, *ending.unfinished}  # failed also: a result found damaged while it was recorded
-    undone |= {key for key, spec in runs.items() if not (key in training or plan.is_done(spec))}
-    if ending.status is not None:
-        say(f"interrupted with {len(runs) - len(undone)} of {len(runs)} runs done; the same command resumes")
-        return ending.status
-    say(f"{plan.grid.name}: {len(runs) - len(undone)} of {len(runs)} runs are done, in {ending.seconds:.0f} s")
-    lasting = storage.failures(undone)
-    stuck = with_children(lasting, runs.values(), runs.keys() - undone)
-    if lasting:
-        tracebacks = storage.failures_folder if options.inline else "MLflow"
-        say(f"--retry-failed trains the failed runs again; their tracebacks are in {tracebacks}")
-    if others := len(undone - stuck.keys()):
-        option = "--retry-failed" if plan.retried is not None else "--record" if options.record else ""
-        plain = f"the command without {option}" if option else "the same command"
-        say(f"{plain} continues with the other {others}")
-    if ending.left:
-        say("the results are safe on the storage; the same command records them")
-    if options.inline and len(undone) < len(runs):
-        say(f"the results are in {storage.root}; the command with --record instead of --inline records them in MLflow")
-    return 1 if undone or ending.left else 0

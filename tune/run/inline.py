@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import signal
 import threading
 import time
@@ -58,6 +59,7 @@ def run_inline(
     """
     check_machine(resources, kind)
     schedule = dispatcher.schedule
+    display.look_at = f"`py-spy dump --pid {os.getpid()}` (pip install py-spy) shows where"
     if in_main_thread():
         # as a second Ctrl-C does, in the middle of an epoch
         stopping.on_expired = partial(signal.pthread_kill, threading.get_ident(), signal.SIGINT)
@@ -86,6 +88,8 @@ def run_inline(
                     dispatcher.ended(trial, Outcome(), lost.failure)
                     log.warning("this process has lost its GPU: start the same command again, which resumes")
                     return
+                if outcome.stopped:
+                    display.stopped(trial.key)
                 dispatcher.ended(trial, outcome, raised)
                 _free_memory(device)
     except KeyboardInterrupt:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,6 +59,7 @@ class Options:
         retry_failed: whether to train only failed runs.
         inline: whether to train in this process, without Ray and MLflow.
         record: whether to record only what the storage has, and train nothing.
+        began: when the command began, on the monotonic clock.
         limit: when the command must stop; None: no limit.
         register: the registered model of which the best run becomes a version; None: nothing is registered.
         search: the search's options; None: a sweep.
@@ -78,6 +80,7 @@ class Options:
     retry_failed: bool = False
     inline: bool = False
     record: bool = False
+    began: float = field(default_factory=time.monotonic)
     limit: TimeLimit | None = None
     register: str | None = None
     search: Search | None = None

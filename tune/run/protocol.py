@@ -105,7 +105,9 @@ class Outcome:
         epoch, epochs: finished and total number of epochs; of a timing, repeats.
         members: how many models train together now.
         seconds: of training so far.
-        val_elbo: the validation ELBO for the display or ASHA, nats per image; None before the first.
+        val_elbo: of a search's sample, the validation ELBO for ASHA, nats per image; None before the first.
+        val_elbos: for the display, the validation ELBO of each run's best restart, in the runs' order; NaN for a run
+            without one. Empty before the first.
         val_iwae: at the end of a search's sample, the validation IWAE of each run's best restart, in the runs' order.
         diverged: at the end of a sample without a score, the reason.
         ended: at the end of a trial, by run key the failure, or None for a run with a result.
@@ -120,6 +122,7 @@ class Outcome:
     members: int = 0
     seconds: float = 0.0
     val_elbo: float | None = None
+    val_elbos: tuple[float, ...] = ()
     val_iwae: tuple[float, ...] | None = None
     diverged: str | None = None
     ended: Mapping[str, Failure | None] | None = None
@@ -138,6 +141,8 @@ class Outcome:
         }  # fmt: skip
         if self.val_elbo is not None:
             result["val_elbo"] = self.val_elbo
+        if self.val_elbos:
+            result["val_elbos"] = json.dumps(self.val_elbos)
         if self.val_iwae is not None:
             result |= {
                 "val_iwae": sum(self.val_iwae) / len(self.val_iwae), "val_iwae_by_run": json.dumps(self.val_iwae)
@@ -166,6 +171,7 @@ class Outcome:
             members=int(result.get("members", 0)),
             seconds=float(result.get("seconds", 0.0)),
             val_elbo=result.get("val_elbo"),
+            val_elbos=tuple(json.loads(result.get("val_elbos", "[]"))),
             val_iwae=None if by_run is None else tuple(json.loads(by_run)),
             diverged=result.get("diverged"),
             ended=None if ended is None else _failures(json.loads(ended)),

@@ -1,4 +1,4 @@
-"""Stops a sweep tidily: after Ctrl-C or SIGTERM, or when the time of `--minutes` is over.
+"""Stops a sweep tidily: after Ctrl-C, SIGTERM or SIGHUP (its terminal was closed), or when `--minutes` are over.
 
 Each running training finishes its epoch, saves a checkpoint and ends. What has not ended after `GRACE_S` is stopped
 where it is, and resumes from its checkpoint before. A second Ctrl-C or SIGTERM stops at once.
@@ -6,6 +6,7 @@ where it is, and resumes from its checkpoint before. A second Ctrl-C or SIGTERM 
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -17,6 +18,9 @@ from typing import Any
 
 INTERRUPTED, TERMINATED, OUT_OF_TIME = 128 + signal.SIGINT, 128 + signal.SIGTERM, 124
 """Exit statuses after Ctrl-C (130), after SIGTERM (143), and of `--minutes` (124, that of `timeout`)."""
+
+HUNG_UP = 128 + signal.SIGHUP
+"""Exit status after SIGHUP (129)."""
 
 GRACE_S = 15.0
 """How long trainings may take to finish their epoch and save: shorter than the half minute that Slurm and Kubernetes
@@ -44,7 +48,8 @@ def without_sigterm() -> Iterator[None]:
     It is delivered to another thread, or at the end of the block. So it cannot reach a handler that a library's C++
     code has installed meanwhile, which would end the process at once.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    # SIGHUP too: a terminal that is closed sends it to all processes that were started from it
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGHUP})
     try:
         yield
     finally:
@@ -77,9 +82,10 @@ class TimeLimit:
 
 
 class Stopping:
-    """Within its block, Ctrl-C, SIGTERM and the end of the time request a stop; a second signal interrupts at once.
+    """Within its block, Ctrl-C, SIGTERM, SIGHUP and the end of the time request a stop; a second signal interrupts.
 
-    The second signal raises KeyboardInterrupt. In another thread than the main one, only the end of the time counts.
+    The second signal raises KeyboardInterrupt, unless it is SIGHUP: both the kernel and the shell send that. SIGHUP
+    stays ignored if it is (`nohup`). In another thread than the main one, only the end of the time counts.
 
     Args:
         say: prints a line.
@@ -101,19 +107,22 @@ class Stopping:
         self.limit = limit
         self.status: int | None = None
         """The exit status once a stop is requested."""
+        self._reason = ""
         self._hurry = threading.Event()
         self._left = False
         self._timer: threading.Timer | None = None
         self._before: dict[int, Any] = {}
+        self._terminals: list[int] = []
 
     @property
     def requested(self) -> bool:
         return self.status is not None
 
-    def request(self, status: int) -> None:
-        """Request the stop; only the first request counts."""
+    def request(self, status: int, reason: str = "") -> None:
+        """Request the stop; only the first request counts. `reason`: printed before what happens next."""
         if not self.requested:
             self.status = status
+            self._reason = reason
             # in a thread: a signal may arrive while the main thread is printing, and then it must not print itself
             threading.Thread(target=self._stop, name="stopping", daemon=True).start()
 
@@ -122,22 +131,36 @@ class Stopping:
         self._hurry.set()
 
     def _stop(self) -> None:
-        over = "the time is over: " if self.status == OUT_OF_TIME else ""
-        self.say(f"{over}stopping: saving checkpoints")
+        reason = self._reason or ("the time is over" if self.status == OUT_OF_TIME else "")
+        self.say(f"{reason}{': ' if reason else ''}stopping: saving checkpoints")
         self.on_request()
         self._hurry.wait(self.limit.grace_s if self.limit is not None and self.status == OUT_OF_TIME else GRACE_S)
         if not self._left:
             self.on_expired()
 
     def _signalled(self, signum: int, frame: FrameType | None) -> None:
+        if signum == signal.SIGHUP:
+            self._let_go_of_terminals()
+            if self.requested:
+                return
         if self.requested:
             raise KeyboardInterrupt
         self.request(128 + signum)
 
+    def _let_go_of_terminals(self) -> None:
+        """Discard what is printed from now on to a terminal that was closed, where it would raise OSError."""
+        closed = [descriptor for descriptor in self._terminals if not os.isatty(descriptor)]
+        if closed:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            for descriptor in closed:
+                os.dup2(nowhere, descriptor)
+
     def __enter__(self) -> Stopping:
         if in_main_thread():
-            for signum in (signal.SIGINT, signal.SIGTERM):
-                self._before[signum] = signal.signal(signum, self._signalled)
+            self._terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
+            for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                if signum != signal.SIGHUP or signal.getsignal(signum) != signal.SIG_IGN:
+                    self._before[signum] = signal.signal(signum, self._signalled)
         if self.limit is not None:
             left = max(0.0, self.limit.stop_at - time.monotonic())
             self._timer = threading.Timer(left, self.request, (OUT_OF_TIME,))

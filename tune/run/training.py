@@ -81,7 +81,9 @@ class _Reporter:
         self.epochs = specs[0].training_epochs
         self.training = self.members
         """Number of members of the part in training."""
-        self.val_elbo: float | None = None
+        self.val_elbos: dict[int, float] = {}
+        """The newest validation ELBO of each run's best restart, by seed."""
+        self.seeds = [spec.seed for spec in specs]
         self.epochs_left = 0
         self._parts: dict[tuple[str, ...], tuple[float, float]] = {}
         """For each part, by its members: its epochs times its share, and their seconds."""
@@ -96,9 +98,7 @@ class _Reporter:
         share = len(engine.members) / self.members
         self._parts[tuple(map(str, engine.members))] = (engine.epoch * share, sum(engine.history.seconds))
         self.training = len(engine.members)
-        newest = engine.history.val_elbo[-1]
-        if newest.isfinite().any():
-            self.val_elbo = float(newest[newest.isfinite()].max())
+        self.val_elbos |= _best_by_seed(engine)
         self.link.check()
         self.epochs_left -= 1
         if self.epochs_left > 0:
@@ -115,9 +115,18 @@ class _Reporter:
             epochs=self.epochs,
             members=self.training,
             seconds=sum(seconds for _, seconds in self._parts.values()),
-            val_elbo=self.val_elbo,
+            val_elbos=tuple(self.val_elbos.get(seed, math.nan) for seed in self.seeds) if self.val_elbos else (),
             ended=ended,
         )
+
+
+def _best_by_seed(engine: Engine) -> dict[int, float]:
+    """The highest validation ELBO of each seed's members after the last epoch; without those that are not finite."""
+    found: dict[int, float] = {}
+    for member, value in zip(engine.members, engine.history.val_elbo[-1].tolist(), strict=True):
+        if math.isfinite(value):
+            found[member.spec.seed] = max(value, found.get(member.spec.seed, -math.inf))
+    return found
 
 
 def epochs_between_reports(epoch_s: float, report_s: float) -> int:

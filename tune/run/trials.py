@@ -23,7 +23,7 @@ from tune.plan.kinds import TIMING, TRAINING, Kind
 from tune.plan.trials import Trial
 from tune.run.dispatcher import Dispatcher
 from tune.run.display import Display
-from tune.run.machine import check_machine
+from tune.run.machine import available, check_machine
 from tune.run.options import Resources
 from tune.run.other_sweeps import LOOK_EVERY_S
 from tune.run.protocol import Job
@@ -64,7 +64,13 @@ def run_trials(
     Raises CommandError before anything starts.
     """
     check_machine(resources, kind)
-    cluster.connect(resources.address)
+    cores = available()["cpu"]
+    here = f"starting Ray, {cores} core{'s' if cores != 1 else ''}"
+    place = here if resources.address is None else f"joining Ray at {resources.address}"
+    display.doing(place)
+    cluster.connect(resources.address, lambda: display.stopping("stopping: no training has started"))
+    display.doing("starting the first worker")
+    display.look_at = f"look at `top` (ray::ImplicitFunc) and the logs in {cluster.logs()}"
     name = experiment_name()
     schedule, storage = dispatcher.schedule, dispatcher.storage
     try:
@@ -112,6 +118,7 @@ def run_trials(
                         break  # Ray Tune stopped the trials
                 else:
                     time.sleep(LOOK_EVERY_S)  # other sweeps train all that is left
+        display.doing("stopping Ray")
     finally:
         cluster.disconnect()
 

@@ -3,6 +3,7 @@
 STORAGE/search/<key>/search.json        the runs and the space of the search
 STORAGE/search/<key>/0007.json          a sample's values and, once it has ended, its outcome and scores
 STORAGE/search/<key>/0007/              its checkpoints while it is trained
+STORAGE/search/<key>/optuna.log         what optuna-dashboard shows (`tune.search.study`), written from these
 """
 
 from __future__ import annotations

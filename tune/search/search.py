@@ -42,6 +42,7 @@ from tune.search import space as spaces
 from tune.search.halving import Halving, halving_of
 from tune.search.samples import Sample, Samples, Status
 from tune.search.searcher import SampleSearcher
+from tune.search.study import study_file, write_study
 from tune.search.tracking import SearchTracker
 from tune.search.trainable import train_sample
 from tune.store.storage import Storage, StorageError
@@ -82,6 +83,8 @@ def search(
         interrupted = False
         if ended < wanted:
             interrupted = _run(options, samples, wanted, recording, console, stopping)
+        elif not study_file(samples).exists():  # the search of an earlier version
+            write_study(samples)
     stopped = stopping.status if interrupted else None
     return _summary(options, console, samples, recording, stopped, time.monotonic() - began)
 
@@ -240,6 +243,7 @@ def _summary(
     counts = {outcome: sum(s.outcome is outcome for s in samples.all) for outcome in Status}
     listed = ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)
     say(f"{samples.runs[0].cell}: {len(samples.all)} samples ({listed}), in {seconds:.0f} s")
+    say(f"Optuna's view of it: {shlex.join(['optuna-dashboard', str(study_file(samples))])}")
     best = samples.best
     if best is not None:
         seeds = len(samples.runs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -12,16 +12,15 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, TPESampler
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 from ray.tune.search.optuna import OptunaSearch
 
 from tune.run.protocol import Job, Outcome
 from tune.run.stopping import Stopping
 from tune.run.worker_failure import WORKER_DIED
 from tune.search.samples import Sample, Samples, Status
+from tune.search.study import study_name, write_study
 from tune.store.failure import Failure
-
-_STUDY = "search"
 
 ERROR_FILE = "error.txt"
 """The last traceback of a failed sample, in its folder."""
@@ -66,17 +65,10 @@ class SampleSearcher(OptunaSearch):
         stopping: Stopping,
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        # in memory: the samples are on the storage, and a database in a shared folder would not be safe
-        storage = optuna.storages.InMemoryStorage()
-        study = optuna.create_study(storage=storage, study_name=_STUDY, direction="maximize")
-        for sample in samples.all:  # in order, because TPE gives newer ones more weight
-            if sample.missing:
-                study.enqueue_trial(sample.values)
-            else:
-                study.add_trial(_ended_trial(sample, samples.space.fields))
+        storage = write_study(samples)
         super().__init__(
             space=dict(samples.space.fields), metric="val_iwae", mode="max", sampler=NumberedTPE(), storage=storage,
-            study_name=_STUDY,
+            study_name=study_name(samples),
         )  # fmt: skip
         self.samples = samples
         self.job = job
@@ -156,15 +148,3 @@ class SampleSearcher(OptunaSearch):
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Ray pickles its Tuner, with this, in each experiment's folder
-
-
-def _ended_trial(sample: Sample, fields: Mapping[str, BaseDistribution]) -> FrozenTrial:
-    """A sample that has ended, as the Optuna trial that it was when it ended."""
-    value = {Status.DONE: sample.val_iwae, Status.DIVERGED: -math.inf}.get(sample.outcome)
-    return optuna.trial.create_trial(
-        state=TrialState.PRUNED if sample.outcome is Status.STOPPED else TrialState.COMPLETE,
-        value=value,
-        params=sample.values,
-        distributions=dict(fields),
-        intermediate_values=dict(sample.curve),
-    )

@@ -21,6 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from analysis.names import CELL
 from rme.config import RunSpec, SpecError
+from rme.errors import nearest
 from tune.plan.grid import GridError
 from tune.plan.yaml_text import YamlError, parse
 
@@ -76,8 +77,9 @@ def load(source: str, cell: RunSpec) -> Space:
     if not path.is_file():
         path = SPACES / f"{source}.yaml"
     if not path.is_file():
-        names = ", ".join(sorted(p.stem for p in SPACES.glob("*.yaml")))
-        raise SpaceError(f"--space {source}: file not found; give a path, or a name from tune/spaces: {names}")
+        names = sorted(p.stem for p in SPACES.glob("*.yaml"))
+        known = f"give a path, or a name from tune/spaces: {', '.join(names)}"
+        raise SpaceError(f"--space {source}: file not found; {nearest(source, names)}{known}")
     fields: dict[str, BaseDistribution] = {}
     for name, content, line in _entries(path):
         where = f"{path}, line {line}: {name}"

@@ -5,21 +5,32 @@ from __future__ import annotations
 from mlflow.entities import Metric, RunStatus, RunTag
 
 from analysis.names import FAILURE
+from tune.record import notes
 from tune.record.commit import git_commit
 from tune.record.tracking import Tracker, missing_params
+from tune.record.views import View
 from tune.search.samples import Sample, Samples, Status
+
+
+def view_of(samples: Samples) -> View:
+    """The samples of one search, the best first, with the searched values."""
+    values = tuple(f"params.`{name}`" for name in samples.space.fields)
+    return View(
+        f"rme-{samples.key}",
+        f"Search {samples.key[:6]}, {samples.runs[0].cell}",
+        f"tags.search = '{samples.key}'",
+        "metrics.`val/iwae`",
+        ("metrics.`val/iwae`", "tags.`outcome`", *values, "metrics.`time/train_s`", "tags.`failure`"),
+    )
 
 
 class SearchTracker(Tracker):
     """Records samples in the experiment of a grid's searches."""
 
-    note = (
-        "A run for each sample of a search, with its values and validation scores; the best of each search is found "
-        "by `tags.best = 'true'`, the samples of one by `tags.search = '...'`.\n"
-    )
-
     def record_search(self, samples: Samples) -> None:
-        """Record every ended sample that is not recorded yet, and move the tag `best` to the best."""
+        """Record every ended sample that is not recorded yet, move the tag `best` to the best, and update the
+        experiment's description and view.
+        """
         for sample in samples.all:
             if sample.outcome is not Status.OPEN:
                 self.record_sample(samples, sample)
@@ -33,6 +44,8 @@ class SearchTracker(Tracker):
             winner = self._find("sample", name)
             assert winner is not None, f"{name} was recorded above"
             self.client.set_tag(winner.info.run_id, "best", "true")
+        view = view_of(samples)
+        self._set_page([view], notes.of_searches(self.experiment_id, view, samples.key, samples.runs[0].cell))
 
     def record_sample(self, samples: Samples, sample: Sample) -> None:
         """Record a sample that has ended, or complete an interrupted recording. MLflow's errors propagate."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
+import torch
 
 from tests.tune.plan.test_grid import spec
+from tune.cost import flops
 from tune.cost.flops import array_flops
 
 
@@ -24,3 +28,21 @@ def test_cost_grows_with_components_steps_epochs_and_images():
     # SVI trains nothing; at test time it takes 50 or 10 steps on each image's posterior
     assert cost("svi", 50, epochs=50) == cost("svi", 50, epochs=900)
     assert 4 < cost("svi", 50, iwae_samples=1) / cost("svi", 10, iwae_samples=1) < 5.1
+
+
+def test_counts_are_cached_and_made_with_one_thread(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    threads, counted = torch.get_num_threads(), []
+    count = flops._count
+
+    def noted(run, shape):
+        counted.append(torch.get_num_threads())
+        return count(run, shape)
+
+    monkeypatch.setattr(flops, "_count", noted)
+    flops._per_image.cache_clear()
+    first = array_flops([spec("hf", 2)])
+    (values,) = json.loads((tmp_path / "rme" / "flops.json").read_text()).values()
+    assert len(values) == 1 and counted == [1] and torch.get_num_threads() == threads
+    flops._per_image.cache_clear()  # another process
+    assert array_flops([spec("hf", 2)]) == first and counted == [1]

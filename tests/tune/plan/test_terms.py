@@ -1,8 +1,7 @@
-"""How a plan describes each row's training, and its bounds on the hours."""
+"""How a plan describes each row's training, and when patience can end one."""
 
 from __future__ import annotations
 
-import json
 from functools import partial
 
 import pytest
@@ -14,11 +13,7 @@ from rme.training import is_measured
 from tests.tune.plan.test_grid import spec
 from tune.cost.hours import earliest_end
 from tune.plan import terms
-from tune.plan.grid import Grid
-from tune.plan.plan import make_plan
-from tune.plan.show_plan import show_plan
 from tune.plan.terms import Terms
-from tune.store.storage import Storage
 
 
 def vae(**fields):
@@ -72,45 +67,3 @@ def test_the_earliest_end_is_that_of_a_training_that_only_gets_worse(fields, end
     for epoch in filter(partial(is_measured, run), range(1, run.training_epochs + 1)):
         kept.measured(epoch, torch.tensor([-epoch], dtype=torch.float64), {"weight": torch.zeros(1)})
     assert earliest_end(run) == end == (kept.finished.item() or run.training_epochs)
-
-
-@pytest.fixture
-def planned(tmp_path, monkeypatch):
-    """A function that prints the plan of some runs, with one hour for each epoch."""
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def hours(arrays, *, earliest=False):
-        epochs = [(earliest_end if earliest else lambda run: run.training_epochs)(runs[0]) for runs in arrays]
-        return {("digits", "all"): float(sum(epochs))}
-
-    monkeypatch.setattr("tune.cost.hours.hours", hours)
-
-    def show(runs, as_json=False):
-        plan = make_plan(Grid("g", "a grid", tuple(runs), ()), 2, (), Storage(tmp_path))
-        show_plan(plan, as_json, None)
-
-    return show
-
-
-def test_a_plan_shows_hours_with_and_without_patience(planned, capsys):
-    runs = [vae(patience=5), spec("rme", 2, epochs=60, learning_rate=5e-4, patience=5, stage_patience=2)]
-    planned(runs, as_json=True)
-    plan = json.loads(capsys.readouterr().out)
-    assert plan["hours"] == 60 + 60 and plan["hours_if_patience_ends_all"] == 6 + 3
-    assert [(row["method"], row["patience"]) for row in plan["rows"]] == [("VAE", 5), ("RME(2)", 2)]
-    planned(runs)
-    text = capsys.readouterr().out
-    assert "upper bound" in text and "as soon as its patience allows" in text
-    planned([vae()], as_json=True)
-    assert json.loads(capsys.readouterr().out)["hours_if_patience_ends_all"] is None
-    planned([vae()])
-    assert "bound" not in capsys.readouterr().out
-
-
-def test_a_starting_point_that_no_row_names_has_terms_too(planned, capsys):
-    planned([spec("rme", 2, epochs=60, variant="low", stage_learning_rate=1e-5)], as_json=True)
-    rows = json.loads(capsys.readouterr().out)["rows"]
-    assert [(row["method"], row["starts_from"], row["learning_rate"]) for row in rows] == [
-        ("VAE", "scratch", 1e-3),
-        ("RME(2), low", "vae", 1e-5),
-    ]

@@ -178,7 +178,8 @@ def test_at_the_end_a_cell_shows_the_pictures_of_its_best_run(session):
     uri = session.tracker.uri
     picture = download_artifacts(run_id=parent.info.run_id, artifact_path="samples.png", tracking_uri=uri)
     with Image.open(picture) as samples:
-        assert samples.getpixel((5, 5)) == (50, 50, 50)
+        colours = sorted((count, colour) for count, colour in samples.getcolors(2**24) if colour != (255, 255, 255))
+        assert colours[-1][1] == (50, 50, 50)
 
 
 def parents(tracker: Tracker, spec: RunSpec) -> list[Run]:

@@ -4,29 +4,37 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sqlite3
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import numpy as np
 import pytest
 import torch
-from mlflow.entities import Metric
+from mlflow.data import get_source
+from mlflow.entities import Metric, Param
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
 import rme
-from analysis.collect import collect
+from analysis.collect import collect, curves
+from analysis.recorded_model import model_file
 from analysis.stats import summarise, wilcoxon_greater
-from rme import RunSpec
+from rme import RunSpec, data
 from tests.databases import blank_database
 from tests.sweeping import SMALL
 from tests.tiny import write_npz
 from tune.record.artifacts import IMAGES
+from tune.record.notes import EARLIER
 from tune.record.tracking import Tracker, TrackingError, finished_without_creating
 from tune.store.failure import Failure
+
+NOTE = "mlflow.note.content"
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +62,10 @@ def database(tmp_path_factory):
 
 def children(tracker: Tracker):
     return list(tracker._search())
+
+
+def cells(tracker: Tracker):
+    return list(tracker.client.search_runs([tracker.experiment_id], "tags.cell_key != ''"))
 
 
 def download(tracker: Tracker, run, name: str) -> str:
@@ -88,7 +100,7 @@ def test_a_run_is_recorded_as_documented(results, database):
     assert {"val/elbo", "test/elbo", "time/inference_ms", "time/train_s"} <= run.data.metrics.keys()
 
     curve = tracker.client.get_metric_history(run.info.run_id, "train/loss_q_1")
-    assert [m.step for m in curve] == [1, 2]
+    assert [m.step for m in curve] == [3, 4], "after the VAE's two epochs"
     assert [m.value for m in curve] == pytest.approx(result.losses[:, result.updates.index("q_1"), chosen].tolist())
     assert curve[0].timestamp < curve[1].timestamp
 
@@ -223,7 +235,7 @@ def test_recording_twice_changes_nothing(results, database):
     assert tracker.recorded() == {results[0].spec.key}
 
 
-@pytest.mark.parametrize("writes", range(9))
+@pytest.mark.parametrize("writes", range(11))
 def test_an_interrupted_recording_is_completed(results, database, monkeypatch, writes):
     """The driver is killed after each possible number of writes."""
     tracker = Tracker(database, f"cut {writes}")
@@ -243,7 +255,7 @@ def test_an_interrupted_recording_is_completed(results, database, monkeypatch, w
 
         return counted
 
-    for name in ("log_batch", "create_run", "set_tag", "set_terminated"):
+    for name in ("log_batch", "log_inputs", "create_run", "set_tag", "set_terminated"):
         monkeypatch.setattr(tracker.client, name, kill(getattr(tracker.client, name)))
     for name in ("log_artifact", "log_artifacts"):
         monkeypatch.setattr(LocalArtifactRepository, name, kill(getattr(LocalArtifactRepository, name)))
@@ -257,9 +269,10 @@ def test_an_interrupted_recording_is_completed(results, database, monkeypatch, w
     (run,) = children(fresh)
     assert run.info.status == "FINISHED"
     assert len(fresh.client.get_metric_history(run.info.run_id, "train/loss_q_0")) == 2  # each point once
-    parents = fresh.client.search_runs([fresh.experiment_id], "tags.cell_key != ''")
-    assert [parent.info.status for parent in parents] == ["FINISHED"]
-    assert parents[0].data.params["kl_max"] == "5.0"
+    assert len(run.inputs.dataset_inputs) == 1
+    (parent,) = cells(fresh)
+    assert parent.info.status == "FINISHED" and parent.data.params["kl_max"] == "5.0"
+    assert len(parent.inputs.dataset_inputs) == 1
 
 
 def test_a_failed_run_that_ends_well_later_is_finished_without_its_old_reason(results, database):
@@ -268,11 +281,13 @@ def test_a_failed_run_that_ends_well_later_is_finished_without_its_old_reason(re
     tracker.record_failure(spec, Failure("loss is NaN", "Traceback: in the loss"))
     (run,) = children(tracker)
     assert (run.info.status, run.data.tags["failure"]) == ("FAILED", "loss is NaN")
+    assert "loss is NaN" in run.data.tags[NOTE]
     assert Path(download(tracker, run, "traceback.txt")).read_text() == "Traceback: in the loss"
     assert tracker.recorded() == set()
     tracker.record(results[0])
     (run,) = children(tracker)
     assert run.info.status == "FINISHED" and "failure" not in run.data.tags
+    assert NOTE not in run.data.tags
     artifacts = {artifact.path for artifact in tracker.client.list_artifacts(run.info.run_id)}
     assert "traceback.txt" not in artifacts and "model" in artifacts
     tracker.record_failure(spec, Failure("too late"))
@@ -364,3 +379,197 @@ def test_history_points_are_finite(results, database):
     for name in run.data.metrics:
         history: list[Metric] = tracker.client.get_metric_history(run.info.run_id, name)
         assert history and all(math.isfinite(m.value) for m in history)
+
+
+# ---------------------------------------------------------------------- what MLflow's page shows
+def test_a_run_s_data_set_is_its_input(results, database):
+    tracker = Tracker(database, "inputs")
+    tracker.record(results[0])
+    with np.load(results[0].spec.dataset) as arrays:
+        train, test, shape = len(arrays["train"]), len(arrays["test"]), arrays["train"].shape[1:]
+    for run in (*children(tracker), *cells(tracker)):
+        (found,) = run.inputs.dataset_inputs
+        assert [(tag.key, tag.value) for tag in found.tags] == [("mlflow.data.context", "training")]
+        about = found.dataset
+        assert (about.name, about.digest) == ("spots", data.identity(results[0].spec.dataset))
+        profile = json.loads(about.profile)
+        parts = [profile[f"{part}_images"] for part in ("training", "validation", "test")]
+        assert parts == [train - round(train / 10), round(train / 10), test] and profile["num_rows"] == train + test
+        (pixels,) = json.loads(json.loads(about.schema)["mlflow_tensorspec"]["features"])
+        assert pixels["tensor-spec"] == {"dtype": "uint8", "shape": [-1, 1, *shape[:2]]}
+        assert get_source(found).load() == results[0].spec.dataset
+
+
+def timed(result, seed: int, start: float, seconds: float):
+    """The same result, trained at another time: s since 1970."""
+    epochs = len(result.finished_at)
+    ends = start + torch.linspace(seconds / epochs, seconds, epochs, dtype=torch.float64)
+    spec = result.spec.model_copy(update={"seed": seed})
+    return replace(result, spec=spec, finished_at=ends, train_s=seconds)
+
+
+def test_a_cell_lasts_as_long_as_its_runs_and_fails_if_all_of_them_do(results, database):
+    tracker = Tracker(database, "times")
+    spec = results[0].spec
+    tracker.record_failure(spec.model_copy(update={"batch_size": 7}), Failure("NaN"))
+    tracker.record(timed(results[0], 0, 1000.0, 60.0))
+    tracker.record(timed(results[0], 1, 1030.0, 90.0))
+    tracker.record_failure(spec.model_copy(update={"seed": 2}), Failure("NaN"))
+    (fine,) = (cell for cell in cells(tracker) if cell.data.params["batch_size"] == "11")
+    assert (fine.info.start_time, fine.info.end_time) == (1_000_000, 1_060_000)
+    tracker.summarise_cells()
+    found = {cell.data.params["batch_size"]: cell for cell in cells(tracker)}
+    fine, failed = found["11"], found["7"]
+    assert (failed.info.status, fine.info.status) == ("FAILED", "FINISHED")
+    assert fine.info.start_time == 1_000_000
+    assert fine.info.end_time == max(run.info.end_time for run in children(tracker) if run.data.tags["cell"])
+    # the failed run ends well: so does its cell, also before it is summarised
+    tracker.record(replace(timed(results[0], 0, 2000.0, 60.0), spec=spec.model_copy(update={"batch_size": 7})))
+    assert {cell.info.status for cell in cells(tracker)} == {"FINISHED"}
+    before = {cell.info.run_id: cell.to_dictionary() for cell in cells(tracker)}
+    tracker.summarise_cells()
+    tracker.summarise_cells()
+    now = {cell.info.run_id: cell.to_dictionary()["info"] for cell in cells(tracker)}
+    assert now == {key: cell["info"] for key, cell in before.items()}
+
+
+def test_a_stage_s_steps_go_on_from_its_vae_and_its_curves_do_not(results, database):
+    """Also if an earlier version recorded the run, without saying where its steps begin."""
+    tracker = Tracker(database, "steps")
+    for result in results:
+        tracker.record(result)
+    by_method = {run.data.params["method"]: run for run in children(tracker)}
+
+    def steps(run, name: str) -> list[int]:
+        return [metric.step for metric in tracker.client.get_metric_history(run.info.run_id, name)]
+
+    assert (steps(by_method["vae"], "train/val_elbo"), steps(by_method["rme"], "train/val_elbo")) == ([1, 2], [3, 4])
+    assert (steps(by_method["vae"], "test/iwae"), steps(by_method["rme"], "test/iwae")) == ([2], [4])
+    found = curves(database, "steps", metrics=["val_elbo"])
+    for result in results:
+        mine = found[found["run_key"] == result.spec.key]
+        assert mine["epoch"].tolist() == [1, 2]
+        assert mine["value"].tolist() == result.history_elbo[:, result.chosen].tolist()
+    earlier = tracker.client.create_run(tracker.experiment_id, tags={
+        name: value for name, value in by_method["rme"].data.tags.items()
+        if name not in ("epochs_before", "mlflow.parentRunId")
+    } | {"run_key": "earlier"})  # fmt: skip
+    points = [Metric("train/val_elbo", value, 0, epoch) for epoch, value in ((1, -9.0), (2, -8.0))]
+    params = [Param(name, value) for name, value in by_method["rme"].data.params.items() if name != "seed"]
+    tracker.client.log_batch(earlier.info.run_id, points, [*params, Param("seed", "7")])
+    tracker.client.set_terminated(earlier.info.run_id)
+    again = curves(database, "steps", {"seed": "7"}, metrics=["val_elbo"])
+    assert again[["epoch", "value"]].values.tolist() == [[1, -9], [2, -8]]
+
+
+def searches(text: str) -> list[str]:
+    """What a description says to type into the search box."""
+    return [part for part in re.findall("`([^`]+)`", text) if "=" in part]
+
+
+def test_an_experiment_s_description_has_searches_that_find_its_own_runs(results, database):
+    tracker = Tracker(database, "its own")
+    named = results[1].spec.model_copy(update={"variant": "kl '20'", "kl_max": 20.0})
+    for result in (*results, replace(results[1], spec=named)):
+        tracker.record(result)
+    early = tracker.client.get_experiment(tracker.experiment_id).tags[NOTE]
+    assert early, "described by its first run"
+    tracker.record_failure(named.model_copy(update={"seed": 1}), Failure("NaN"))
+    tracker.summarise_cells()
+    experiment = tracker.client.get_experiment(tracker.experiment_id)
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+    asked = searches(experiment.tags[NOTE])
+    assert len(asked) == 6
+    for search in asked:
+        assert tracker.client.search_runs([tracker.experiment_id], search), search
+    links = re.findall(r"\[[^]]+\]\(#/experiments/(\d+)/runs\?([^)]+)\)", experiment.tags[NOTE])
+    assert len(links) == 3 and {number for number, _ in links} == {tracker.experiment_id}
+    recorded = [*children(tracker), *cells(tracker)]
+    kinds = ("metrics", "params", "tags")
+    columns = {f"{kind}.`{name}`" for kind in kinds for run in recorded for name in getattr(run.data, kind)}
+    for _, query in links:
+        words = parse_qs(query)
+        assert words["workflowType"] == ["machine_learning"]
+        view = json.loads(experiment.tags[f"mlflow.sharedViewState.{words['viewStateShareKey'][0]}"])
+        # the format of MLflow 3.17's own views
+        assert isinstance(view["name"], str) and view["createdAt"] == view["updatedAt"] == experiment.creation_time
+        state = json.loads(view["state"])
+        order = [f"{state['orderByKey']} {'ASC' if state['orderByAsc'] else 'DESC'}"]
+        assert tracker.client.search_runs([tracker.experiment_id], state["searchFilter"], order_by=order), view["name"]
+        shown = {name for name in state["selectedColumns"] if not name.startswith("attributes.")}
+        assert shown - {"metrics.`cell/p`", "metrics.`cell/sd`"} <= columns  # of cells with more seeds
+    tracker.summarise_cells()
+    assert tracker.client.get_experiment(tracker.experiment_id).tags == experiment.tags
+
+
+def test_a_user_s_description_and_views_are_kept(results, database):
+    tracker = Tracker(database, "users")
+    tracker.record(results[0])
+    tracker.summarise_cells()
+    number, client = tracker.experiment_id, tracker.client
+    ours = client.get_experiment(number).tags[NOTE]
+    client.set_experiment_tag(number, NOTE, f"Before.\n\n{ours}\nAfter.")
+    client.set_experiment_tag(number, "mlflow.experimentKind", "finetuning")
+    view = json.loads(client.get_experiment(number).tags["mlflow.sharedViewState.rme-cells"])
+    changed = json.dumps(view | {"updatedAt": view["createdAt"] + 5, "state": "{}"})
+    client.set_experiment_tag(number, "mlflow.sharedViewState.rme-cells", changed)
+    tracker.record(results[1])
+    tracker.summarise_cells()
+    tags = client.get_experiment(number).tags
+    assert tags[NOTE].startswith("Before.\n\n") and tags[NOTE].endswith("\nAfter.")
+    assert "RME(2)" in tags[NOTE] and "RME(2)" not in ours, "the program's part is of all cells now"
+    assert tags["mlflow.experimentKind"] == "finetuning"
+    assert tags["mlflow.sharedViewState.rme-cells"] == changed
+    client.set_experiment_tag(number, NOTE, "Mine alone.")
+    tracker.summarise_cells()
+    assert client.get_experiment(number).tags[NOTE] == "Mine alone."
+
+
+def test_an_earlier_version_s_experiment_is_described_anew(results, database):
+    client = Tracker(database, "elsewhere").client
+    number = client.create_experiment("early", tags={NOTE: EARLIER})
+    tracker = Tracker(database, "early")
+    assert client.get_experiment(number).tags == {NOTE: EARLIER}, "a command that only reads does not write"
+    tracker.summarise_cells()
+    tracker.record(results[1])
+    tracker.summarise_cells()
+    tags = client.get_experiment(number).tags
+    assert "mnist" not in tags[NOTE] and "spots" in tags[NOTE]
+    assert tags["mlflow.experimentKind"] == "custom_model_development"
+
+
+def test_a_cell_s_description_names_its_best_run_and_how_to_load_it(results, database):
+    tracker = Tracker(database, "best")
+    for seed, score in enumerate((-7.0, -3.0, -5.0)):
+        spec = results[0].spec.model_copy(update={"seed": seed})
+        tracker.record(replace(results[0], spec=spec, val_iwae=torch.full((2,), score)))
+    tracker.record_failure(results[0].spec.model_copy(update={"seed": 3}), Failure("NaN"))
+    tracker.summarise_cells()
+    (cell,) = cells(tracker)
+    by_seed = {run.data.params["seed"]: run.info.run_id for run in children(tracker)}
+    (source,) = re.findall(r'rme\.load\("([^"]+)"\)', cell.data.tags[NOTE])
+    assert source == f"runs:/{by_seed['1']}"
+    assert model_file(source, database).spec.seed == 1
+    assert "-3.00" in cell.data.tags[NOTE] and by_seed["3"] in cell.data.tags[NOTE]
+
+
+def test_pictures_are_enlarged_below_their_title(results, database):
+    """Each test image is found in the picture, each of its pixels thrice as wide and high."""
+    tracker = Tracker(database, "labelled")
+    tracker.record(results[0])
+    (cell,) = cells(tracker)
+    with Image.open(download(tracker, cell, "reconstructions.png")) as picture:
+        found = np.asarray(picture.convert("L"))
+    originals, reconstructions = results[0].reconstructions.numpy()
+    wanted = [np.kron(images[0, 0], np.ones((3, 3), np.uint8)) for images in (originals, reconstructions)]
+    windows = np.lib.stride_tricks.sliding_window_view(found, (1, 84))[:, :, 0]
+    places = []
+    for image in wanted:
+        rows = np.argwhere((windows == image[0]).all(-1))
+        places.append([at for at in rows if np.array_equal(found[at[0] : at[0] + 84, at[1] : at[1] + 84], image)])
+    ((top, left),), ((below, same),) = places
+    assert left == same and below >= top + 84
+    assert (found[:top] < 128).any(), "a title"
+    assert (found[top : top + 84, :left] < 128).any() and (found[below : below + 84, :left] < 128).any(), (
+        "names of rows"
+    )

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+import time
+from contextlib import suppress
+
 import pytest
 from ray._private import services
 
 from tune.run import cluster
 from tune.run.cluster import ClusterError
+from tune.run.stopping import Terminated, terminate
 
 
 @pytest.fixture
@@ -42,6 +49,45 @@ def test_if_ray_does_not_start_the_error_says_why(slow, monkeypatch):
     monkeypatch.setattr(cluster, "START_S", 0.3)
     with pytest.raises(ClusterError, match="Ray does not start: The current node timed out"):
         cluster.connect(None)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_ray_starts_is_said_at_once_and_then_obeyed(monkeypatch, signum):
+    """SIGTERM only once Ray has started, because Ray would leave processes."""
+    told, started = threading.Event(), []
+
+    def init(**arguments):
+        os.kill(os.getpid(), signum)
+        # not one long wait: a library's thread may have received the signal, which this thread then handles
+        assert any(told.wait(0.1) for _ in range(600))
+        started.append(True)
+
+    monkeypatch.setattr(cluster.ray, "init", init)
+    monkeypatch.setattr(cluster, "disconnect", lambda: None)
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        with pytest.raises(Terminated if signum == signal.SIGTERM else KeyboardInterrupt):
+            cluster.connect(None, told.set)
+        assert told.wait(60) and bool(started) == (signum == signal.SIGTERM)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_ctrl_c_that_is_lost_while_ray_starts_is_obeyed_once_it_has_started(monkeypatch):
+    """Python drops what a handler raises within the hooks of a fork, and Ray starts processes."""
+    ended = []
+
+    def init(**arguments):
+        with suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(60)
+
+    monkeypatch.setattr(cluster.ray, "init", init)
+    monkeypatch.setattr(cluster, "disconnect", lambda: ended.append(True))
+    with pytest.raises(KeyboardInterrupt):
+        cluster.connect(None)
+    assert ended
 
 
 def test_a_cluster_is_joined_not_started(monkeypatch):

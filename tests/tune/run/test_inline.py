@@ -81,9 +81,13 @@ def at(epoch: int, method: str, act):
 def test_all_runs_are_trained_once(command):
     assert command() == 0, command.text
     assert "4 of 4 runs are done" in command.text
+    # before training: two seeds, and a stage without its control
+    assert "warning: all rows: too few seeds: 2 seeds" in command.text
+    assert command.text.index("warning: RME(2): no control") < command.text.index("started")
     assert len(command.scores()) == 4 and not list(command.storage.root.glob("trials/*"))
     assert command(on_epoch=lambda engine: pytest.fail("trained again")) == 0
     assert "4 runs are done already" in command.text and "started" not in command.text
+    assert "warning" not in command.text
     assert not Path("mlflow.db").exists() and not (command.storage.root / "ray").exists()
 
 

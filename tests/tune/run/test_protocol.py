@@ -34,6 +34,7 @@ FAILURE = Failure("DivergedError: no loss is finite", "Traceback ...", lasting=T
     [
         Outcome(),
         Outcome(epoch=3, epochs=9, members=6, seconds=1.5, val_elbo=-12.25),
+        Outcome(epoch=3, epochs=9, members=6, seconds=1.5, val_elbos=(-12.25, 3.5)),
         Outcome(epoch=9, val_iwae=(-1.5, 2.0), seconds=3.0),
         Outcome(epoch=2, diverged="no loss is finite"),
         Outcome(ended={"a": None, "b": FAILURE}),

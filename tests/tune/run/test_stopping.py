@@ -10,7 +10,7 @@ import time
 import pytest
 
 from tune.run import stopping
-from tune.run.stopping import INTERRUPTED, OUT_OF_TIME, TERMINATED, Stopping, TimeLimit
+from tune.run.stopping import HUNG_UP, INTERRUPTED, OUT_OF_TIME, TERMINATED, Stopping, TimeLimit
 
 PATIENCE_S = 60
 
@@ -25,9 +25,11 @@ class Watched:
         self.stopping = Stopping(self.lines.append, self.requested.set, self.expired.set, limit)
 
 
-@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, INTERRUPTED), (signal.SIGTERM, TERMINATED)])
+@pytest.mark.parametrize(
+    ("signum", "status"), [(signal.SIGINT, INTERRUPTED), (signal.SIGTERM, TERMINATED), (signal.SIGHUP, HUNG_UP)]
+)
 def test_the_first_signal_requests_a_stop_and_the_second_interrupts(signum, status):
-    handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+    handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
     watched = Watched()
     with pytest.raises(KeyboardInterrupt), watched.stopping:
         assert not watched.stopping.requested
@@ -38,7 +40,35 @@ def test_the_first_signal_requests_a_stop_and_the_second_interrupts(signum, stat
         time.sleep(PATIENCE_S)
     assert watched.stopping.status == status, "the first counts"
     assert not watched.expired.is_set(), "the block has been left"
-    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == handlers
+
+
+def test_sighup_twice_is_one_request():
+    watched = Watched()
+    with watched.stopping:
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert watched.requested.wait(PATIENCE_S)
+    assert watched.stopping.status == HUNG_UP and len(watched.lines) == 1
+
+
+def test_sighup_stays_ignored_under_nohup():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with (watched := Watched()).stopping:
+            os.kill(os.getpid(), signal.SIGHUP)
+            time.sleep(0.01)
+        assert watched.stopping.status is None and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_reason_of_its_own_is_printed_first():
+    watched = Watched()
+    with watched.stopping:
+        watched.stopping.request(1, "the disk is nearly full")
+        assert watched.requested.wait(PATIENCE_S)
+    assert watched.lines == ["the disk is nearly full: stopping: saving checkpoints"] and watched.stopping.status == 1
 
 
 def test_what_has_not_ended_in_time_is_interrupted(monkeypatch):

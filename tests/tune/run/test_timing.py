@@ -56,7 +56,7 @@ def test_fields_of_a_training_are_refused(tmp_path):
     with pytest.raises(GridError, match="--set epochs=5: no such field"):
         grid.load("timing", overrides={"epochs": 5})
     path.write_text("kind: tuning\nrows: [{method: vae}]")
-    with pytest.raises(GridError, match="kind: 'tuning' must be one of training, timing"):
+    with pytest.raises(GridError, match="kind: 'tuning': did you mean training\\? valid values are training, timing"):
         grid.load(str(path))
 
 

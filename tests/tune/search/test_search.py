@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shlex
 import signal
 import time
@@ -19,8 +20,10 @@ from rme.config import SpecError
 from rme.engine import DivergedError
 from rme.selection import results
 from rme.training import build, train, validate
+from tests.databases import blank_database
 from tests.sweeping import Hold, Sweep, is_stopping, processes_of, wait_for, write_grid
 from tests.tiny import write_npz
+from tune.command_line import options_of, parse
 from tune.run.protocol import Job, Outcome
 from tune.run.ray_worker import STOP_EVERY_S
 from tune.run.stopping import TERMINATED, Stopping
@@ -30,9 +33,9 @@ from tune.search.samples import Samples, Status
 from tune.search.search import _wanted, command_line
 from tune.search.searcher import SampleSearcher
 from tune.search.space import SpaceError
+from tune.search.tracking import SearchTracker
 from tune.store.failure import Failure
 from tune.store.storage import Storage
-from tune.sweep import options_of, parser
 
 ROWS = [{"method": "vae"}, {"method": "rme", "order": [2, 3]}]
 SPACE = "stage_learning_rate: {log-uniform: [1e-5, 1e-2]}\neps_max: {uniform: [0.05, 0.5]}\n"
@@ -358,6 +361,69 @@ def test_a_failed_sample_names_what_its_worker_raised_last(samples):
     assert (search.samples.training_folder(first) / "error.txt").read_text() == "Traceback ..."
 
 
+def trials_in_dashboard(samples: Samples) -> list[optuna.trial.FrozenTrial]:
+    """The trials of a search's file, as another process reads them."""
+    file = samples.folder / "optuna.log"
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(file)))
+    (summary,) = optuna.get_all_study_summaries(storage)
+    assert samples.runs[0].cell in summary.study_name
+    study = optuna.load_study(study_name=summary.study_name, storage=storage)
+    assert study.direction is optuna.study.StudyDirection.MAXIMIZE
+    return study.trials
+
+
+def test_optuna_s_dashboard_shows_every_sample_while_and_after_it_is_trained(samples):
+    search = searcher(samples, {"1"})
+    values = [values_of(search.suggest(str(number))) for number in range(5)]
+    search.on_trial_result("0", Outcome(epoch=1, val_elbo=-4.0).to_result())
+    running = trials_in_dashboard(samples)
+    assert [trial.state.name for trial in running] == ["RUNNING"] * 5
+    assert running[0].intermediate_values == {1: -4.0}
+    for epoch, elbo in ((2, -3.0), (3, -2.5)):
+        search.on_trial_result("0", Outcome(epoch=epoch, val_elbo=elbo).to_result())
+    search.on_trial_complete("0", Outcome(epoch=9, val_iwae=(-2.0, -1.0), seconds=40.0).to_result())
+    search.on_trial_complete("1", Outcome(epoch=2, val_elbo=-50.0).to_result())
+    search.on_trial_complete("2", Outcome(epoch=2, diverged="NaN").to_result())
+    search.on_trial_complete("3", error=True)
+    ended = trials_in_dashboard(samples)
+    assert [trial.state.name for trial in ended] == ["COMPLETE", "PRUNED", "COMPLETE", "FAIL", "RUNNING"]
+    (samples.folder / "optuna.log.lock").touch()  # as if killed while it wrote
+    searcher(samples)
+    resumed = trials_in_dashboard(samples)
+    assert [trial.state.name for trial in resumed] == ["COMPLETE", "PRUNED", "COMPLETE", "WAITING", "WAITING"]
+    for trials in (ended, resumed):
+        assert [trial.number for trial in trials] == list(range(5))
+        assert [trials[0].value, trials[2].value] == [-1.5, -math.inf]
+        assert trials[0].intermediate_values == {1: -4.0, 2: -3.0, 3: -2.5}
+        assert trials[1].intermediate_values == {2: -50.0}
+        for trial, wanted in zip(trials[:3], values, strict=False):
+            assert trial.params == {name: wanted[name] for name in ("stage_learning_rate", "eps_max")}
+            assert trial.distributions == samples.space.fields
+    lasted = resumed[0].datetime_complete - resumed[0].datetime_start
+    assert lasted.total_seconds() == pytest.approx(40, abs=1e-3)
+
+
+def test_mlflow_s_page_lists_the_samples_of_a_search(samples, tmp_path):
+    for number, score in enumerate((-5.0, -3.0)):
+        sample = samples.add({"stage_learning_rate": 1e-3, "eps_max": 0.1 + number / 10})
+        sample.outcome, sample.val_iwae, sample.curve = Status.DONE, score, [(1, score - 1)]
+        samples.note(sample)
+    tracker = SearchTracker(blank_database(tmp_path / "mlflow.db"), "demo-search")
+    tracker.record_search(samples)
+    tags = tracker.client.get_experiment(tracker.experiment_id).tags
+    asked = re.findall("`(tags[^`]+)`", tags["mlflow.note.content"])
+    found = [len(tracker.client.search_runs([tracker.experiment_id], search)) for search in asked]
+    assert found == [1, 2, 0], "the best, those of the search, and those that were stopped"
+    view = json.loads(json.loads(tags[f"mlflow.sharedViewState.rme-{samples.key}"])["state"])
+    runs = tracker.client.search_runs(
+        [tracker.experiment_id], view["searchFilter"], order_by=[f"{view['orderByKey']} DESC"]
+    )
+    assert [run.data.metrics["val/iwae"] for run in runs] == [-3, -5]
+    assert {"params.`stage_learning_rate`", "params.`eps_max`"} <= set(view["selectedColumns"])
+    tracker.record_search(samples)
+    assert tracker.client.get_experiment(tracker.experiment_id).tags == tags
+
+
 class Trial:
     trial_id = "new"
 
@@ -437,7 +503,7 @@ def test_the_printed_command_repeats_typed_options_with_default_values(monkeypat
 
 
 def printed_command(asked: list[str]) -> list[str]:
-    options = options_of(parser().parse_args(asked))
+    options = options_of(parse(asked))
     return shlex.split(command_line(options, {"kl_max": 20.0, "stage_epochs": 3}))
 
 
