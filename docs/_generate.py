@@ -12,7 +12,6 @@ from html import escape, unescape
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-import yaml
 from matplotlib.font_manager import FontProperties
 from matplotlib.mathtext import MathTextParser
 from matplotlib.path import Path as Outline
@@ -24,7 +23,9 @@ from analysis import collect, report
 from bench import device
 from rme import RunSpec, commands, data, methods
 from rme import __main__ as rme_command
-from tune import sweep
+from tune import command_line as sweep_command_line
+from tune import help_text
+from tune.plan import grid_files
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -74,14 +75,31 @@ def _drawn(tex: str) -> str:
 def command_line() -> str:
     """Each command: how it is called, and its options."""
     of_models = [commands.parser(name, rme_command.PROG)[0] for name in commands.COMMANDS]
-    parsers = [sweep.parser(), report.parser(), collect.parser(), device.parser(), *of_models]
+    parsers = [sweep_command_line.parser(), report.parser(), collect.parser(), device.parser(), *of_models]
     return "\n\n".join(map(_command, parsers))
 
 
 def _command(parser: argparse.ArgumentParser) -> str:
     name = parser.prog if parser.prog.startswith("python") else f"python {parser.prog}"
-    rows = [(_code(_call(action)), _help(action)) for action in parser._actions if action.dest != "help"]
-    return f"## {name}\n\n{escape(parser.description or '')}\n\n{_table(['option', 'meaning'], rows)}"
+    tables = []
+    for group in parser._action_groups:
+        actions = [action for action in group._group_actions if action.dest != "help"]
+        if actions:
+            # argparse's own groups have titles that say nothing
+            title = group.title if group.title not in ("options", "positional arguments") else "option"
+            rows = [(_code(_call(action)), _help(action)) for action in actions]
+            tables.append(_table([title or "option", "meaning"], rows))
+    return "\n\n".join([f"## {name}", escape(parser.description or ""), *tables])
+
+
+def values() -> str:
+    """How the values of `--only` and `--set` are written."""
+    return _table(["written", "meaning"], [(_code(name), escape(text)) for name, text in help_text.VALUES])
+
+
+def exit_statuses() -> str:
+    """The sweep's exit statuses."""
+    return _table(["exit status", "meaning"], [(name, escape(text)) for name, text in help_text.EXIT_STATUSES])
 
 
 def _call(action: argparse.Action) -> str:
@@ -128,8 +146,8 @@ def _bounds(metadata: Iterable[Any]) -> str:
 
 def grids() -> str:
     """The grids that come with the project."""
-    contents = [yaml.safe_load(path.read_text()) for path in sorted((ROOT / "tune" / "grids").glob("*.yaml"))]
-    return _table(["grid", "what it runs"], [(_code(each["name"]), escape(each["description"])) for each in contents])
+    found = grid_files.descriptions()
+    return _table(["grid", "what it runs"], [(_code(name), escape(text)) for name, text in found.items()])
 
 
 def method_table() -> str:
@@ -159,6 +177,8 @@ def data_set_table() -> str:
 
 PARTS: dict[str, Callable[[], str]] = {
     "command line": command_line,
+    "values": values,
+    "exit statuses": exit_statuses,
     "fields": run_spec,
     "grids": grids,
     "methods": method_table,

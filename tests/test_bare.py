@@ -57,7 +57,7 @@ def test_an_inline_sweep(bare, tmp_path):
     command = (str(ROOT / "tune" / "sweep.py"), "--grid", "smoke", "--only", "method=vae", "--only", "decoder=conv",
                "--only", "seed=0")  # fmt: skip
     done = bare(*command, "--inline")
-    assert done.returncode == 0 and "1 of 1 runs are done" in done.stderr, done.stderr
+    assert done.returncode == 0 and "1 of 1 run is done" in done.stderr, done.stderr
     assert len(list((tmp_path / "storage" / "runs").iterdir())) == 1
     plan = bare(*command, "--inline", "--plan", "--json")
     assert plan.returncode == 0 and json.loads(plan.stdout)["done_runs"] == 1, plan.stderr
