@@ -5,6 +5,9 @@ from __future__ import annotations
 _UNITS = (("s", 1, 60), ("min", 60, 90), ("h", 3600, 48), ("days", 86400, 730), ("years", 365.25 * 86400, float("inf")))
 """Unit, its seconds, and from how many of them the next unit is used."""
 
+SECONDS = {unit: seconds for unit, seconds, _ in _UNITS}
+"""Seconds of each unit of `duration`."""
+
 
 def duration(seconds: float) -> str:
     """`42 s`, `5.4 min`, `2.1 h`, `3.2 days` or `4.5 years`: two significant digits, all digits from 10 on.

@@ -87,19 +87,21 @@ class Figure:
     def places(self) -> list[list]:
         """For each mark within its axes: [x, y] in the SVG's points, or a bar's [x0, y0, x1, y1]; name; lines."""
         self._lay_out()
-        found: list[list] = []
-        for mark in self.marks:
-            ends = np.array([np.broadcast_to(end, 2) for end in (mark.x, mark.y)], dtype=float).T  # (2 ends, x and y)
-            pixels = mark.axes.transData.transform(ends)
-            box = mark.axes.bbox
-            if not np.isfinite(pixels).all() or not box.padded(1).contains(*pixels.mean(axis=0)):
-                continue
-            points = np.clip(pixels, box.min, box.max) * _POINTS / self.drawing.dpi
-            points[:, 1] = self.drawing.get_figheight() * _POINTS - points[:, 1]
-            points = np.sort(points.round(DIGITS - 1), axis=0) + 0.0
-            place = points[0] if (points[0] == points[1]).all() else points.ravel()
-            found.append([place.tolist(), mark.name, *mark.lines])
-        return found
+        found: dict[int, list] = {}
+        for axes in dict.fromkeys(mark.axes for mark in self.marks):  # thousands of marks: not one by one
+            of = {i: mark for i, mark in enumerate(self.marks) if mark.axes is axes}
+            ends = np.array([[_ends(mark.x), _ends(mark.y)] for mark in of.values()], dtype=float).transpose(0, 2, 1)
+            pixels = axes.transData.transform(ends.reshape(-1, 2)).reshape(ends.shape)  # (marks, 2 ends, x and y)
+            middles, low, high = pixels.mean(axis=1), np.array(axes.bbox.min), np.array(axes.bbox.max)
+            inside = ((middles >= low - 1) & (middles <= high + 1)).all(axis=1)  # NaN is not
+            points = np.clip(pixels, low, high) * _POINTS / self.drawing.dpi
+            points[..., 1] = self.drawing.get_figheight() * _POINTS - points[..., 1]
+            points = np.sort(points.round(DIGITS - 1), axis=1) + 0.0
+            is_point = (points[:, 0] == points[:, 1]).all(axis=1)
+            for (i, mark), shown, one, place in zip(of.items(), inside, is_point, points, strict=True):
+                if shown:
+                    found[i] = [(place[0] if one else place.ravel()).tolist(), mark.name, *mark.lines]
+        return [found[i] for i in sorted(found)]
 
     def _lay_out(self) -> None:
         """Place everything, once for all files: it takes as long as drawing."""
@@ -125,3 +127,7 @@ class Figure:
         for suffix, content in files.items():
             (folder / f"{self.name}.{suffix}").write_bytes(content)
         return [folder / f"{self.name}.{suffix}" for suffix in files]
+
+
+def _ends(place: float | tuple[float, float]) -> tuple[float, float]:
+    return place if isinstance(place, tuple) else (place, place)

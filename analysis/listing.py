@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import string
+import textwrap
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,6 +20,7 @@ from rich.text import Text
 from analysis import trainings
 from analysis.claims import HELD, NOT_ABOVE, NOT_HELD, NOT_RUN, STATUSES, TOO_FEW, UNKNOWN, Claim, count
 from analysis.claims import title as title_of
+from analysis.duration import SECONDS
 from analysis.gains import Gain, gains
 from analysis.names import CELL, CONTROL
 from analysis.ranks import RankComparison
@@ -254,17 +257,22 @@ def to_csv(listing: Listing) -> str:
 
 def to_latex(listing: Listing) -> str:
     """LaTeX table (booktabs). Columns of long texts are paragraphs; a list of many rows is a longtable."""
-    wide = [max(len(_words(row[i])) for row in listing.rows) > _PARAGRAPH for i in range(len(listing.header))]
-    share = 0.6 / max(1, sum(wide))
+    longest = [max(len(_words(row[i])) for row in listing.rows) for i in range(len(listing.header))]
+    share = 0.6 / max(1, sum(letters > _PARAGRAPH for letters in longest))
     shape = "".join(
-        rf"p{{{share:.2f}\linewidth}}" if is_wide else "l" if isinstance(listing.rows[0][i], str) else "r"
-        for i, is_wide in enumerate(wide)
+        rf"p{{{min(share, letters * _LETTER):.2f}\linewidth}}"
+        if letters > _PARAGRAPH
+        else "l"
+        if isinstance(listing.rows[0][i], str)
+        else "r"
+        for i, letters in enumerate(longest)
     )
     caption = rf"\caption{{{escape_latex(listing.caption)}}}\label{{tab:{listing.name}}}"
-    head = [r"\toprule", " & ".join(map(escape_latex, listing.header)) + r" \\", r"\midrule"]
+    titles = [_latex_header(title, letters) for title, letters in zip(listing.header, longest, strict=True)]
+    head = [r"\toprule", " & ".join(titles) + r" \\", r"\midrule"]
     rows = []
     for row in listing.rows:
-        cells = [label_latex(str(v)) if i in listing.labels else escape_latex(_words(v)) for i, v in enumerate(row)]
+        cells = [label_latex(str(v)) if i in listing.labels else _latex_words(_words(v)) for i, v in enumerate(row)]
         rows.append(" & ".join(cells) + r" \\")
     if len(rows) > _PAGE:
         needs, begin = r"% needs \usepackage{booktabs,longtable}", rf"\begin{{longtable}}{{{shape}}}"
@@ -279,6 +287,20 @@ def to_latex(listing: Listing) -> str:
 
 _PAGE = 45  # most rows of a table on one page
 _PARAGRAPH = 24  # most characters of a column that is not set as paragraphs
+_LETTER = 0.0135  # width of a letter of footnote size, in line widths of an article
+
+
+def _latex_header(title: str, letters: int) -> str:
+    """A column's title, in lines about as wide as the column, whose longest cell has so many letters."""
+    lines = textwrap.wrap(title, max(letters, 8), break_long_words=False) or [""]
+    if len(lines) == 1 or letters > _PARAGRAPH:
+        return escape_latex(title)
+    return r"\shortstack{" + r"\\".join(map(escape_latex, lines)) + "}"
+
+
+def _latex_words(text: str) -> str:
+    """`text` with LaTeX's special characters escaped, and the minus of each negative number."""
+    return escape_latex(re.sub(r"(?<![\w.-])-(?=\d)", "−", text))
 
 
 def to_html(listing: Listing) -> str:
@@ -293,12 +315,35 @@ def to_page_html(listing: Listing) -> Markup:
 
 def _html(listing: Listing, alone: bool) -> str:
     macro = templates.get_template("listing.html.j2").module.listing  # type: ignore[attr-defined]
-    return str(macro(listing, _words, _sort_key, alone))
+    return str(macro(listing, _words, _sort_keys(listing), alone))
+
+
+def _sort_keys(listing: Listing) -> list[list[str]]:
+    """The number by which the page sorts each cell; empty where there is none, and in a column of texts.
+
+    A column is one of numbers if it has a number, and its other cells have no digits: they are empty or say why.
+    """
+    columns = []
+    for column in zip(*listing.rows, strict=True):
+        keys = [_sort_key(value) for value in column]
+        of_texts = any(not key and re.search(r"\d", str(value)) for key, value in zip(keys, column, strict=True))
+        columns.append([""] * len(keys) if of_texts else keys)
+    return [list(row) for row in zip(*columns, strict=True)]
+
+
+_DIGITS = r"[+-]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:e[+-]?\d+)?"
+_NUMBER = re.compile(rf"({_DIGITS})(?: ({'|'.join(SECONDS)}))?(?: (?:to|or|of|±) .+)?|\[({_DIGITS}), {_DIGITS}\]")
 
 
 def _sort_key(value: Value) -> str:
-    """Full precision of a number, by which the page sorts; empty for a text."""
-    return "" if isinstance(value, str) or np.isnan(value) else repr(value)
+    """A number in full precision; the first one of `1,245,242`, `8.1 min` (in seconds), `1 to 3`, `[-1.1, +0.2]`."""
+    if not isinstance(value, str):
+        return "" if np.isnan(value) else repr(value)
+    found = _NUMBER.fullmatch(value.strip())
+    if found is None:
+        return ""
+    number, unit, low = found.groups()
+    return repr(float((number or low).replace(",", "")) * SECONDS.get(unit, 1))
 
 
 def _words(value: Value) -> str:

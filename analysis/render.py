@@ -110,7 +110,7 @@ def detail_list(table: Table, entry: Entry) -> list[str]:
         whose = "" if table.signed else "best − this: "
         estimate = f"Hodges-Lehmann estimate {entry.estimate:+.4f} {interval_text(entry)}"
         parts.append(f"{whose}median difference {entry.median:+.4f}, {estimate}")
-    if entry.restarts:
+    if any(entry.restarts):  # all 0 says nothing: there may have been one restart
         parts.append(f"chosen restart by seed: {' '.join(map(str, entry.restarts))}")
     if entry.beside is not None:
         parts.append(f"in parentheses: {details(table, entry.beside)}")

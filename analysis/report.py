@@ -221,7 +221,7 @@ def report_of(
     out, steps = Path(out), steps or Steps()
     steps.doing(f"comparing {len(runs):,} runs")
     (out / "tables").mkdir(parents=True, exist_ok=True)  # fails before minutes of work, not after them
-    freshness.forget(out)
+    freshness.begin(out)
     failed = frame_of([], FAILURE_COLUMNS) if failed is None else failed
     timings, scored = runs[is_timing(runs)], runs[~is_timing(runs)]
     answer, tables, against, ranks, claims = [], [], [], [], []
@@ -296,8 +296,8 @@ def report_of(
     index.write_text(page, encoding="utf-8")
     options: dict[str, object] = {"where": where, "expected_seeds": expected_seeds, "no_figures": not draw}
     options |= {"colours": colours} if colours != PLAIN else {}
-    freshness.leave(out, freshness.fingerprint(runs, failed, title, **options))
     files = [index, *(out / "tables" / name for name in written | not_on_page), *pictures]
+    freshness.leave(out, freshness.fingerprint(runs, failed, title, **options), files)
     return Report(index, files, answer, tables, against, found, gained, trained, claims, drawn, warnings)
 
 

@@ -293,7 +293,7 @@ def print_to(console: Console, compared: SideBySide, index: Path) -> None:
 def write(compared: SideBySide, out: Path) -> Path:
     """Write the page `out/index.html`, and each list as files in `out/tables`. Returns the page. OSError propagates."""
     (out / "tables").mkdir(parents=True, exist_ok=True)
-    freshness.forget(out)  # the folder's page is another one now
+    freshness.begin(out)
     files = {
         f"{each.name}.{suffix}": to_format(each) for each in compared.lists for suffix, to_format in _RENDERERS.items()
     }
@@ -315,4 +315,5 @@ def write(compared: SideBySide, out: Path) -> Path:
     )
     index = out / "index.html"
     index.write_text(text, encoding="utf-8")
+    freshness.leave(out, "a comparison", [index, *(out / "tables" / name for name in [*files, "answer.txt"])])
     return index

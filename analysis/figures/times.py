@@ -49,7 +49,8 @@ def time_figures(
 
     Returns:
         Figures whose data have a row for each cell: the cell's columns and labels, device, n (scores), mean, sd (nats;
-        NaN for one score), ratio (inference time over the VAE's of the same column and device).
+        NaN for one score), n_times (of trainings: how many times the median is of), ratio (inference time over the
+        VAE's of the same column and device).
     """
     if runs.empty:
         return []
@@ -75,15 +76,19 @@ def _timed(timings: pd.DataFrame) -> pd.DataFrame:
 
 
 def _of_trainings(runs: pd.DataFrame) -> pd.DataFrame:
-    """Each cell's mean time as a ratio to the VAE's of the same column and device, as trainings measured them."""
+    """Each cell's median time as a ratio to the VAE's of the same column and device, as trainings measured them."""
     runs = runs.assign(device=runs["device"].fillna(_UNKNOWN)).astype(KEY_TYPES)
-    ms = runs.groupby([*CELL, "device"], dropna=False)["inference_ms"].mean().reset_index()
+    # the median, because other work on the device made some of these times several times longer
+    of_cell = runs.groupby([*CELL, "device"], dropna=False)["inference_ms"]
+    ms = of_cell.agg(inference_ms="median", n_times="count").reset_index()
     column = ["dataset", "dim", "decoder", "device"]
     # training does not change a VAE's inference time, so any of its variants would do; the plain one is preferred
     vaes = ms[ms["method"] == "vae"].sort_values("variant", na_position="first").drop_duplicates(column)
     vae = vaes.set_index(column)["inference_ms"].rename("vae_ms")
     ms = ms.join(vae, on=column)
-    return ms.assign(ratio=ms["inference_ms"] / ms["vae_ms"])[[*CELL, "device", "ratio"]].dropna(subset="ratio")
+    return ms.assign(ratio=ms["inference_ms"] / ms["vae_ms"])[[*CELL, "device", "n_times", "ratio"]].dropna(
+        subset="ratio"
+    )
 
 
 @style.printed()
@@ -113,8 +118,8 @@ def _draw(
     how = (
         "each alone on the device, alternating with a VAE"
         if timed
-        else "as measured at the end of each training, while other work may have run on the device; a timing grid is "
-        "more accurate"
+        else "the median of what trainings measured at their end, while other work may have run on the device: rows "
+        "of few runs can be far off, and a timing grid is more accurate"
     )
     slowest = data.sort_values("ratio").iloc[-1]
     return Figure(
@@ -149,6 +154,8 @@ def _panel(panel: Axes, cells: pd.DataFrame, rows: list[Row], expected: int) -> 
             panel.plot(cell["ratio"], cell["mean"], zorder=3, **look)
             seeds, value = mean_words(cell["n"], cell["mean"], cell["sd"])
             time = f"{cell['ratio']:.3g} times the VAE's inference time"
+            if "n_times" in cell:
+                time += f" (median of {cell['n_times']} run{'' if cell['n_times'] == 1 else 's'})"
             marks.append(
                 Mark(panel, cell["ratio"], cell["mean"], row.label, (f"dim {cell['dim']}, {seeds}", value, time))
             )

@@ -22,13 +22,14 @@
 
   document.addEventListener("click", async (event) => {
     const link = event.target.closest("a[download]");
-    if (!link || link.protocol === "blob:" || !("DecompressionStream" in window)) return;
+    if (!link || !("DecompressionStream" in window)) return;
     event.preventDefault();
     const types = { csv: "text/csv", md: "text/markdown", tex: "application/x-tex", png: "image/png",
       pdf: "application/pdf" };
     const type = types[link.download.split(".").pop()];
-    link.href = URL.createObjectURL(new Blob([await contentOf(link.download)], { type }));
-    link.click();
+    const href = URL.createObjectURL(new Blob([await contentOf(link.download)], { type }));
+    make("a", { href, download: link.download }).click(); // outside the page: its click does not come here again
+    setTimeout(() => URL.revokeObjectURL(href), 60_000); // when the browser has read it
   });
 
   // ------------------------------------------------------------ copying a text
@@ -50,8 +51,9 @@
   }
 
   function keyOf(cell, numeric) {
-    if (!numeric) return cell.textContent.trim();
-    return cell.dataset.key ? Number(cell.dataset.key) : null;
+    if (numeric) return cell.dataset.key ? Number(cell.dataset.key) : null;
+    const text = cell.textContent.trim();
+    return ["", "–"].includes(text) ? null : text;
   }
 
   function sort(table, head, direction) {
@@ -64,6 +66,8 @@
       const keys = new Map(rows.map((row) => [row, keyOf(row.cells[place], numeric)]));
       const sign = direction === "ascending" ? 1 : -1;
       order = [...rows].sort((one, other) => {
+        const [total, second] = [one, other].map((row) => "total" in row.dataset);
+        if (total || second) return total - second; // so are totals
         const [a, b] = [keys.get(one), keys.get(other)];
         if (a === null || b === null) return (a === null) - (b === null); // missing values last, in both directions
         return sign * compare(a, b);
@@ -240,8 +244,15 @@
   const state = document.getElementById("state");
   const heads = (figure) => figure.dataset.columns ? JSON.parse(figure.dataset.columns) : [];
 
-  function matcher(text) { // true for labels in which any of the terms begins a word
-    const terms = text.toLowerCase().split(/[\s,;]+/).filter(Boolean);
+  const labelled = all("figure.table, figure.methods");
+  const labelOf = (row, figure) => row.cells[figure.dataset.label ?? 0].textContent;
+  const labels = labelled.flatMap((figure) =>
+    all("tbody tr", figure).map((row) => labelOf(row, figure).toLowerCase()));
+
+  function matcher(text) { // true for labels in which any of the terms begins a word; the beginning of a label is one
+    const whole = text.toLowerCase().replace(/[\s,;]+$/, "").trim();
+    const isLabel = labels.some((label) => label.startsWith(whole));
+    const terms = isLabel ? [whole].filter(Boolean) : whole.split(/[\s,;]+/).filter(Boolean);
     return (label) => {
       const parts = label.toLowerCase();
       return !terms.length || terms.some((term) => {
@@ -283,9 +294,9 @@
         }
       }
     }
-    for (const figure of all("figure.table, figure.methods")) {
+    for (const figure of labelled) {
       const rows = all("tbody tr", figure);
-      for (const row of rows) row.hidden = !matches(row.cells[0].textContent);
+      for (const row of rows) row.hidden = !matches(labelOf(row, figure)) || !isOfDataset(row.dataset.dataset);
       say(figure, rows.every((row) => row.hidden) ? "No method matches." : "");
       const table = figure.querySelector("table");
       const focused = table.querySelector('[tabindex="0"]');

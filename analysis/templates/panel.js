@@ -42,6 +42,20 @@ function makePanel({ all, make, packed, nameOf, placeOf }) { // eslint-disable-l
     return element;
   };
 
+  const LINE = 16; // height of a name's line
+  const pen = make("canvas").getContext("2d");
+
+  function linesOf(words, width) { // a name, broken at its spaces
+    pen.font = `600 13px ${getComputedStyle(document.body).fontFamily}`;
+    const lines = [];
+    for (const word of words.split(" ")) {
+      const longer = lines.length ? `${lines[lines.length - 1]} ${word}` : word;
+      if (lines.length && pen.measureText(longer).width <= width - 2 * LEFT) lines[lines.length - 1] = longer;
+      else lines.push(word);
+    }
+    return lines;
+  }
+
   function axisOf(values, width) { // from a value to its place, and ticks at round numbers
     const [least, most] = [Math.min(...values), Math.max(...values)];
     const span = most - least || Math.abs(most) || 1;
@@ -64,8 +78,9 @@ function makePanel({ all, make, packed, nameOf, placeOf }) { // eslint-disable-l
     plot.append(svg("text", { class: "words", x: LEFT, y: y + 33 }, words));
   }
 
-  function drawStrip(plot, axis, y, { words, seeds, values, digits, kind, estimate, low, high }) {
-    plot.append(svg("text", { class: "name", x: LEFT, y: y - 15 }, words));
+  function drawStrip(plot, axis, y, { lines, seeds, values, digits, kind, estimate, low, high }) {
+    lines.forEach((line, i) =>
+      plot.append(svg("text", { class: "name", x: LEFT, y: y - 15 - LINE * (lines.length - 1 - i) }, line)));
     if (low !== undefined) {
       plot.append(svg("line", { class: "interval", x1: axis.at(low), x2: axis.at(high), y1: y + 13, y2: y + 13 }));
     }
@@ -86,24 +101,27 @@ function makePanel({ all, make, packed, nameOf, placeOf }) { // eslint-disable-l
     const { data, best, digits } = of;
     const plot = svg("svg", { role: "img", width, "aria-label": spoken(of) });
     const axis = axisOf(of.range, width);
-    let y = 32;
+    const more = (lines) => LINE * (lines.length - 1);
+    const own = linesOf(of.name, width);
+    const theirs = best ? linesOf(`${best.name} (best)`, width) : [];
+    let y = 32 + more(best ? theirs : own);
     if (of.signed) {
       plot.append(svg("line", { class: "zero", x1: axis.at(0), x2: axis.at(0), y1: y - 12, y2: y + 30 }));
     }
     if (best) {
-      const theirs = [...best.values];
-      const below = y + 56;
+      const runs = [...best.values];
+      const below = y + 56 + more(own);
       const ours = bySeed(data);
       for (const seed of of.shared) {
         plot.append(svg("line", { class: "pair", x1: axis.at(best.values.get(seed)), x2: axis.at(ours.get(seed)), y1: y,
           y2: below }));
       }
-      drawStrip(plot, axis, y, { words: `${best.name} (best)`, seeds: theirs.map(([seed]) => seed),
-        values: theirs.map(([, value]) => value), digits, kind: "other" });
+      drawStrip(plot, axis, y, { lines: theirs, seeds: runs.map(([seed]) => seed), values: runs.map(([, value]) => value),
+        digits, kind: "other" });
       y = below;
     }
-    const own = of.signed ? data : { seeds: data.seeds, values: data.values };
-    drawStrip(plot, axis, y, { ...own, words: of.name, digits, kind: "own" });
+    const drawn = of.signed ? data : { seeds: data.seeds, values: data.values };
+    drawStrip(plot, axis, y, { ...drawn, lines: own, digits, kind: "own" });
     if (data.paper !== undefined) {
       const x = axis.at(data.paper);
       plot.append(svg("line", { class: "paper", x1: x, x2: x, y1: y - 10, y2: y + 20 }));
@@ -118,10 +136,11 @@ function makePanel({ all, make, packed, nameOf, placeOf }) { // eslint-disable-l
       const { estimate, low, high } = data;
       const known = [0, ...of.differences, ...[estimate, low, high].filter((value) => value !== undefined)];
       const apart = axisOf(known, width);
-      y += 34;
+      const lines = linesOf(`${best.name} − ${of.name}, paired by seed`, width);
+      y += 34 + more(lines);
       plot.append(svg("line", { class: "zero", x1: apart.at(0), x2: apart.at(0), y1: y - 12, y2: y + 30 }));
-      drawStrip(plot, apart, y, { words: `${best.name} − ${of.name}, paired by seed`, seeds: of.shared,
-        values: of.differences, digits, kind: "own", estimate, low, high });
+      drawStrip(plot, apart, y, { lines, seeds: of.shared, values: of.differences, digits,
+        kind: "own", estimate, low, high });
       y += 30;
       drawAxis(plot, apart, y, width, "difference, nats per image");
       y += 40;

@@ -80,3 +80,14 @@ def test_a_folder_without_a_report_is_not_fresh(tmp_path, runs, failed):
     assert not is_fresh(tmp_path / "missing", runs, failed, "demo")
     (tmp_path / FINGERPRINT).write_bytes(b"\xff")
     assert not is_fresh(tmp_path, runs, failed, "demo")
+
+
+def test_the_next_report_in_the_folder_replaces_the_files_of_the_one_before(fresh, runs, failed):
+    mine = fresh / "tables" / "mine.csv"
+    mine.touch()
+    before = {path.name for path in (fresh / "tables").iterdir()}
+    vaes = runs[runs["method"] == "vae"].reset_index(drop=True)
+    report = report_of(vaes, fresh, "demo", draw=False)
+    left = {path.name for path in (fresh / "tables").iterdir()}
+    assert left == {path.name for path in report.files if path.parent.name == "tables"} | {mine.name}
+    assert before > left and not is_fresh(fresh, vaes, failed, "demo")  # without figures it is not the usual one

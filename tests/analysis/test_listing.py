@@ -17,7 +17,7 @@ def test_every_format_has_the_claims():
     for text in (to_markdown(listing), to_csv(listing), to_html(listing), to_latex(listing)):
         assert text.count("RME is better than its control") == 1 and "+10.0 nats" in text
     latex = to_latex(listing)
-    assert latex.count("{") == latex.count("}") and latex.count(r"\\") == len(listing.rows) + 1
+    assert latex.count("{") == latex.count("}") and latex.count("\\\\\n") == len(listing.rows) + 1
     body = latex[latex.index(r"\midrule") : latex.index(r"\bottomrule")]
     assert {line.count("&") for line in body.splitlines()[1:]} == {5}
     long = to_latex(replace(listing, rows=9 * listing.rows))

@@ -86,6 +86,20 @@ def drawn(dataset):
     )
 
 
+COMPUTE = listing.Listing(
+    "compute", "Parameters and compute", "A list of numbers in words.",
+    ["Row", "Parameters", "Time", "Interval", "Rate"],
+    [
+        ["RME(5), 2e-5", "1,245,242", "2.0 h", "[-1.14, +0.20]", "2e-5"],
+        ["RME(5), 1e-4", "99,000", "8.1 min", "", "1e-4"],
+        ["VAE", "", "0.0 s", "[+3.00, +4.00]", "not trained"],
+        ["RME(5)", "403,222 to 2,000,000", "14 h", "[-12.00, +1.00]", "0.05"],
+        ["All", "", "16 h", "", ""],
+    ],
+    labels=(0,),
+)  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     """The page, alone in its folder, and its contents."""
@@ -105,7 +119,7 @@ def report(tmp_path_factory):
         for suffix, write in {"csv": render.to_csv, "tex": render.to_latex, "md": render.to_markdown}.items()
     } | {
         f"{item.name}.{suffix}": write(item)
-        for item in [*lists, gains, trainings, *filter(None, ranks)]
+        for item in [*lists, gains, trainings, COMPUTE, *filter(None, ranks)]
         for suffix, write in {"csv": listing.to_csv, "tex": listing.to_latex, "md": listing.to_markdown}.items()
     }
     pictures = [(figure, figure.png()) for figure in (drawn("svhn"), drawn(""))]
@@ -128,7 +142,7 @@ def report(tmp_path_factory):
         how_it_was_run={
             "where": {}, "n_runs": 1234, "commands": ["python tune/sweep.py --grid paper"], "first": "2026-01-01",
             "last": "2026-01-02", "trained_for": "12 h of training", "compute": None, "untimed": 0, "seeds": "0 to 9",
-            "warnings": [HOSTILE], "conditions": [], "model_facts": {"Model": "small"},
+            "warnings": [HOSTILE], "conditions": [COMPUTE], "model_facts": {"Model": "small"},
             "paragraph": paragraph,
             "made_with": {"Commit": {"abc1234": 1234}}, "settings": {"epochs": ["20"]},
             "failed": [{"dataset": "svhn", "dataset_label": "SVHN", "dim": 10, "decoder": "conv", "seed": 3,
@@ -277,6 +291,24 @@ def test_sorting_by_method_and_in_lists(visit, report):
     assert labels(page, "claims") == sorted(claim.status for claim in report.claims)
 
 
+def test_numbers_in_words_are_sorted_as_numbers(visit):
+    """Missing values come last in both directions, and the row of totals after them."""
+    page = visit()
+    ascending = {
+        "Parameters": ["RME(5), 1e-4", "RME(5)", "RME(5), 2e-5", "VAE"],  # of the VAE there is none
+        "Time": ["VAE", "RME(5), 1e-4", "RME(5), 2e-5", "RME(5)"],
+        "Interval": ["RME(5)", "RME(5), 2e-5", "VAE", "RME(5), 1e-4"],
+        "Rate": ["RME(5), 2e-5", "RME(5), 1e-4", "RME(5)", "VAE"],
+    }
+    for title, rows in ascending.items():
+        known = rows if title == "Time" else rows[:-1]
+        button = page.locator("#compute thead button", has_text=title)
+        button.click()
+        assert labels(page, "compute") == [*rows, "All"]
+        button.click()
+        assert labels(page, "compute") == [*known[::-1], *rows[len(known) :], "All"]
+
+
 def test_times_are_sorted_from_the_shortest():
     frame = runs_of({("vae", None, "VAE", 50): [2.0], ("sa", 8, "SA(8)", 50): [30.0], ("rme", 2, "RME(2)", 50): [2.5]})
     (table,) = score_tables(frame)
@@ -320,6 +352,25 @@ def test_filter_by_method(visit):
         page.fill("input[name=method]", text)
         assert labels(page, SCORES) == kept
         assert page.locator(f"#{SCORES} .empty").is_visible() == (not kept)
+
+
+def test_filter_by_a_label_with_a_comma(visit):
+    page = visit()
+    for text, kept in (
+        ("RME(5), 2e-5", ["RME(5), 2e-5"]),
+        ("rme(5), 1e", ["RME(5), 1e-4"]),  # the beginning of a label
+        ("rme(5), ", ["RME(5), 2e-5", "RME(5), 1e-4", "RME(5)"]),
+        ("rme(5), vae", ["RME(5), 2e-5", "RME(5), 1e-4", "VAE", "RME(5)"]),
+    ):
+        page.fill("input[name=method]", text)
+        assert labels(page, "compute") == kept
+
+
+def test_lists_are_filtered_by_their_column_of_labels(visit, report):
+    page = visit("#dataset=svhn&method=rme")
+    rows = page.locator("#gains tbody tr:visible").all_inner_texts()
+    expected = [row for row in gain_listing(report.runs).rows if row[0].startswith("SVHN") and row[1].startswith("RME")]
+    assert [text.split("\t")[:2] for text in rows] == [row[:2] for row in expected] and expected
 
 
 def test_filter_the_claims(visit, report):
