@@ -19,6 +19,7 @@ from analysis.runs import (
     IDENTITY,
     AmbiguousRuns,
     CollectError,
+    NoMatch,
     check_one_setting_per_cell,
     choose,
     finite,
@@ -80,7 +81,8 @@ def collect(tracking_uri: str, experiment: str, where: Mapping[str, str] | None 
         which their steps exceed the epochs of the run's own training; then every other param, as text.
 
     Raises:
-        CollectError: the store or the experiment does not exist, no run has a field of `where`, or a run is incomplete.
+        CollectError: the store or the experiment does not exist, no run has a field or a value of `where`, or a run is
+            incomplete.
         AmbiguousRuns: a cell has runs with different settings.
     """
     return collected(_read(tracking_uri, experiment, "FINISHED"), where)
@@ -181,9 +183,24 @@ def _read(tracking_uri: str, experiment: str, status: str) -> list[Run]:
             return list(_pages(client, found.experiment_id, f"attributes.status = '{status}' and tags.{RUN_KEY} != ''"))
     except Exception as error:  # each of MLflow's stores raises errors of its own
         raise CollectError(f"cannot read the MLflow store {tracking_uri!r}: {first_line(error)}") from error
+    raise _no_experiment(tracking_uri, experiment)
+
+
+def check_experiment(tracking_uri: str, experiment: str) -> None:
+    """Raise CollectError, with the names that there are, if the store does not exist or has no such experiment."""
+    check_reachable(tracking_uri)
+    try:
+        found = _client(tracking_uri).get_experiment_by_name(experiment)
+    except Exception as error:  # each of MLflow's stores raises errors of its own
+        raise CollectError(f"cannot read the MLflow store {tracking_uri!r}: {first_line(error)}") from error
+    if found is None or found.lifecycle_stage != "active":
+        raise _no_experiment(tracking_uri, experiment)
+
+
+def _no_experiment(tracking_uri: str, experiment: str) -> CollectError:
     names = experiments(tracking_uri)
     close, valid = nearest(experiment, names), ", ".join(names) or "none"
-    raise CollectError(f"no experiment {experiment!r} in {tracking_uri}; {close}it has {valid}")
+    return CollectError(f"no experiment {experiment!r} in {tracking_uri}; {close}it has {valid}")
 
 
 def experiments(tracking_uri: str) -> list[str]:
@@ -270,6 +287,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     if not (options.experiment or options.storage or options.runs):
         parser().error("say what to collect: --experiment E, --storage DIR or --runs A.csv")
+    if options.tracking_uri and not options.experiment:
+        parser().error(f"--tracking-uri {options.tracking_uri} without --experiment: give --experiment E, or leave "
+                       "--tracking-uri out")  # fmt: skip
     try:
         runs, points = _collect_all(options)
         write_runs(runs, options.out)
@@ -294,9 +314,14 @@ def _collect_all(options: argparse.Namespace) -> tuple[pd.DataFrame, pd.DataFram
         sources.append(stored(folder))
     if options.experiment:
         uri = options.tracking_uri or default_tracking_uri()
-        runs = collect(uri, options.experiment, where)
-        found = curves(uri, options.experiment, runs=runs) if draw else points_of([])
-        sources.append((runs, found[POINT]))
+        try:
+            runs = collect(uri, options.experiment, where)
+        except NoMatch:
+            if not sources:  # the runs that match may all be in the others
+                raise
+        else:
+            found = curves(uri, options.experiment, runs=runs) if draw else points_of([])
+            sources.append((runs, found[POINT]))
     runs, points = merge(sources, where)
     if runs.empty:
         raise CollectError("no finished run was found" + (" that matches" if where else ""))

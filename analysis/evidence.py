@@ -130,6 +130,10 @@ def _read(
     path: Path, needed: Sequence[str], types: Mapping[str, Callable[[str], object]]
 ) -> list[tuple[int, dict[str, object]]]:
     """Line number and values by column of each line; an empty field is None."""
+    if path.is_dir():
+        inside = path / "runs.csv"
+        give = inside if inside.is_file() else "a file that analysis.collect wrote"
+        raise CollectError(f"{path} is a folder, not a file of runs; give {give}")
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:

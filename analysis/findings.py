@@ -68,12 +68,14 @@ def _of_column(column: pd.DataFrame, found: list[Gain], score: str, expected: in
     tests = _tests(key_of(first), others, reported)
     close = [row["method_label"] for _, row in sort_rows(others[others["p"] > LEVEL]).iterrows()]
     short = others[(others["n"] < first["n"]) & (others["n"] > 0)]
-    lacking = [f"{row['method_label']} ({row['n']} of {first['n']} seeds)" for _, row in sort_rows(short).iterrows()]
+    lacking = [_short(row, f" of {expected} seeds") for _, row in sort_rows(short[short["n"] < expected]).iterrows()]
+    fewer = [_short(row, "") for _, row in sort_rows(short[short["n"] >= expected]).iterrows()]
     details = [
         f"Against the control, {own}." if own else "",
         f"By the one-sided Wilcoxon test, {first['method_label']} against {tests}." if tests else "",
         f"It is indistinguishable (p > {LEVEL}) from {_listed(close)}." if close else "",
         f"Not ranked, as runs are missing: {_listed(lacking)}." if lacking else "",
+        f"Not ranked, as the best row has more seeds ({first['n']}): {_listed(fewer)}." if fewer else "",
     ]
     return [opening, *filter(None, [" ".join(filter(None, details))])]
 
@@ -107,6 +109,10 @@ def _p(rival: pd.Series) -> str:
     if np.isnan(rival["p"]):
         return f"no test is possible ({rival['note'] or 'no score'})"
     return f"p = {p_text(rival['p'])}"
+
+
+def _short(row: pd.Series, of: str) -> str:
+    return f"{row['method_label']} ({row['n']}{of})"
 
 
 def _listed(labels: list[str]) -> str:

@@ -1,8 +1,8 @@
 """Whether a written report is of the same runs and the same code as one that would be written now.
 
 A report takes seconds to write, most of them for its figures. So each report leaves a fingerprint of what it was made
-of in its folder, and a sweep that finds the same fingerprint leaves the report as it is. The names of the report's files
-stand there, too: the next report in the folder replaces them all.
+of in its folder, and a sweep that finds the same fingerprint leaves the report as it is. Beside it are the names of the
+report's files: the next report in the folder replaces them all.
 """
 
 from __future__ import annotations

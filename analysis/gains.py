@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +33,7 @@ class Gain:
         above_control: mean paired difference row minus control, nats; NaN without a control or a pair.
         own: estimates of that difference; n_pairs: seeds that row and control share.
         p: of the one-sided Wilcoxon test that the row is above its control; NaN if the pairs cannot give a p of .05.
+        n_equal: of those pairs, how many have equal scores, which the test leaves out.
     """
 
     key: Key
@@ -50,6 +51,7 @@ class Gain:
     own: Location
     p: float
     n_pairs: int
+    n_equal: int
 
     @property
     def is_control(self) -> bool:
@@ -58,7 +60,9 @@ class Gain:
 
 
 def gains(column: pd.DataFrame, score: str = "test_iwae") -> list[Gain]:
-    """Gain of every row of a column that has a score, except of the baseline VAE; best mean first.
+    """Gain of every row of a column that has a score, except of the baseline VAE.
+
+    Best mean first, as `analysis.stats.compare_column` ranks: rows that have fewer runs than others come last.
 
     Args:
         column: runs of one (dataset, dim, decoder), as `analysis.collect.collect` returns them.
@@ -97,9 +101,11 @@ def gains(column: pd.DataFrame, score: str = "test_iwae") -> list[Gain]:
                 own=own,
                 p=test.p if test is not None and usable else np.nan,
                 n_pairs=own.n_pairs,
+                n_equal=test.n_zero if test is not None else 0,
             )
         )
-    return sorted(found, key=lambda gain: -gain.mean)
+    most = max((int(cell["n"]) for cell in cells.values()), default=0)
+    return sorted(found, key=lambda gain: (gain.n < most, -gain.mean))
 
 
 def control_differences(runs: pd.DataFrame, score: str = "test_iwae") -> pd.DataFrame:
@@ -161,9 +167,24 @@ def own_words(gain: Gain) -> str:
     if gain.control is None or gain.own.n_pairs == 0:
         return ""
     interval = "" if np.isnan(gain.own.low) else f" [{gain.own.low:+.1f}, {gain.own.high:+.1f}]"
-    p = f", p = {gain.p:.2g}" if not np.isnan(gain.p) else f", too few pairs ({gain.n_pairs}) for a test"
+    p = f", p = {gain.p:.2g}" if not np.isnan(gain.p) else f", {_untested(gain)}"
     estimate = f"{_signed(gain.own.estimate)} nats{interval} (Hodges-Lehmann)"
     return f"{gain.label} − {gain.control_label}: {estimate}{p}"
+
+
+def _untested(gain: Gain) -> str:
+    """Why there is no p: `too few pairs (3) for a test`, `all 9 pairs equal`."""
+    if gain.n_equal == gain.n_pairs:
+        return "the only pair equal" if gain.n_pairs == 1 else f"all {gain.n_pairs} pairs equal"
+    if gain.n_equal:
+        return f"too few pairs for a test ({gain.n_equal} of {gain.n_pairs} equal)"
+    return f"too few pairs ({gain.n_pairs}) for a test"
+
+
+def levels_text(found: Iterable[Gain]) -> str:
+    """The levels that the intervals attain: `95.3%`, `95.1% to 96.9%`; empty without an interval."""
+    levels = sorted(gain.own.level for gain in found if not np.isnan(gain.own.level))
+    return " to ".join(dict.fromkeys(f"{100 * level:.1f}%" for level in [*levels[:1], *levels[-1:]]))
 
 
 def _above(difference: float, unit: str = "") -> str:

@@ -21,7 +21,7 @@ from analysis import trainings
 from analysis.claims import HELD, NOT_ABOVE, NOT_HELD, NOT_RUN, STATUSES, TOO_FEW, UNKNOWN, Claim, count
 from analysis.claims import title as title_of
 from analysis.duration import SECONDS
-from analysis.gains import Gain, gains
+from analysis.gains import Gain, gains, levels_text
 from analysis.names import CELL, CONTROL
 from analysis.ranks import RankComparison
 from analysis.render import escape_latex, escape_markdown, label_latex, p_text, source, templates
@@ -155,7 +155,7 @@ def gain_listing(runs: pd.DataFrame, score: str = "test_iwae") -> Listing | None
         score: a key of `analysis.tables.SCORES`, nats.
     """
     rows: list[list[Value]] = []
-    datasets = []
+    datasets, shown = [], []
     for column in sorted_columns(runs):
         first = column.iloc[0]
         decoder = "" if first["decoder"] == "conv" else f" {first['decoder']}"
@@ -166,16 +166,19 @@ def gain_listing(runs: pd.DataFrame, score: str = "test_iwae") -> Listing | None
             if gain is not None and not np.isnan(gain.above_vae):
                 rows.append([f"{first['dataset_label']} d{first['dim']}{decoder}", *_gain_row(gain)])
                 datasets.append(str(first["dataset"]))
+                shown.append(gain)
     if not rows:
         return None
     header = ["Where", "Row", "Above the VAE (mean)", "Its control", "The control above the VAE (mean)",
               "Above its control (Hodges-Lehmann)", "Its interval", "p", "Pairs"]  # fmt: skip
+    levels = levels_text(shown)
+    interval = f"its confidence interval ({levels})" if levels else "its confidence interval"
     caption = (
         f"{SCORES[score]}, nats per image, paired by seed. Above the VAE: mean difference from the VAE that the row "
         "starts from, over the seeds that its control has too. Its control: the VAE trained for as many epochs at the "
         "same rate, from the same start, so its gain is that of training longer; also a mean difference. Above its "
-        "control: Hodges-Lehmann estimate of the row's own gain, its confidence interval, and p of the one-sided "
-        "Wilcoxon test; empty if the pairs are too few."
+        f"control: Hodges-Lehmann estimate of the row's own gain, {interval}, and p of the one-sided Wilcoxon test; "
+        "empty if the pairs are too few."
     )
     return Listing(
         "gains", "What each gain over the VAE is worth", caption, header, rows, datasets=datasets, labels=(1, 3)
@@ -332,11 +335,13 @@ def _sort_keys(listing: Listing) -> list[list[str]]:
 
 
 _DIGITS = r"[+-]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:e[+-]?\d+)?"
-_NUMBER = re.compile(rf"({_DIGITS})(?: ({'|'.join(SECONDS)}))?(?: (?:to|or|of|±) .+)?|\[({_DIGITS}), {_DIGITS}\]")
+_NUMBER = re.compile(
+    rf"({_DIGITS})(?: ({'|'.join(SECONDS)}))?(?: (?:to|or|of|±) .+| \(\d+\))?|\[({_DIGITS}), {_DIGITS}\]"
+)
 
 
 def _sort_key(value: Value) -> str:
-    """A number in full precision; the first one of `1,245,242`, `8.1 min` (in seconds), `1 to 3`, `[-1.1, +0.2]`."""
+    """A number in full precision; the first one of `1,245`, `8.1 min` (in seconds), `7 ± 1 (8)`, `[-1.1, +0.2]`."""
     if not isinstance(value, str):
         return "" if np.isnan(value) else repr(value)
     found = _NUMBER.fullmatch(value.strip())

@@ -16,7 +16,7 @@ from analysis.render import escape_latex
 from analysis.signed_rank import LEVEL, smallest_p
 from analysis.stats import KEY_TYPES, natural
 from analysis.tables import METHODS, SCORES, place
-from analysis.trainings import Training, training_of
+from analysis.trainings import Training, by_row, equal_control, training_of, trainings
 
 _METHODS = {
     "vae": ("the VAE", ""),
@@ -33,6 +33,16 @@ _METHODS = {
     CONTROL: ("the finished VAE with additional training, as a control", ""),
 }  # fmt: skip
 """Each method in words, and what its order counts. Other methods go by their label."""
+
+_FEWEST_TESTED = next(n for n in range(1, 99) if smallest_p(n) <= LEVEL)  # pairs that can give a p of .05
+_FEWEST_FOR_INTERVAL = _FEWEST_TESTED + 1  # two-sided: the level .95 needs one pair more
+
+_DECODERS = {"conv": "convolutional", "fc": "fully connected"}
+_DECODER_NETWORKS = {
+    "conv": "The convolutional decoder mirrors the encoder.",
+    "fc": "The fully connected decoder has two hidden layers and about as many parameters as the convolutional one.",
+}
+"""Each decoder in words; others go by their name."""
 
 _OPEN, _CLOSE = "\ue000", "\ue001"
 """Around the keys of a citation, until the format is chosen: characters of Unicode that mean nothing."""
@@ -119,7 +129,7 @@ def _dims(dims: Sequence[int]) -> str:
 
 def _model(runs: pd.DataFrame) -> list[str]:
     decoders = sorted(runs["decoder"].unique())
-    kinds = _listed([{"conv": "convolutional", "fc": "fully connected"}[decoder] for decoder in decoders], "or")
+    kinds = _listed([_DECODERS.get(decoder, f"“{decoder}”") for decoder in decoders], "or")
     networks = network_words(runs)
     sentences = [
         "Pixels were scaled to [0, 1] and centred by their means over the training images; they were neither binarised "
@@ -127,14 +137,11 @@ def _model(runs: pd.DataFrame) -> list[str]:
         f"The prior is N(0, I), and the likelihood a Gaussian whose mean is a {kinds} decoder and whose one variance, "
         "shared by all pixels, is learned.",
     ]
-    if len(networks) == 1:
-        (words,) = networks
-        mirrored = ", which the convolutional decoder mirrors" if "conv" in decoders else ""
-        sentences.append(f"An encoder has {words}{mirrored}.")
-    elif networks:
-        each_words = [f"{words} on {_listed(labels)}" for words, labels in networks.items()]
-        sentences.append(f"An encoder has {'; '.join(each_words)}.")
-    return sentences
+    if networks:
+        everywhere = len(networks) == 1 and all(each.shape is not None for each in data_sets(runs))
+        described = [words + ("" if everywhere else f" on {_listed(labels)}") for words, labels in networks.items()]
+        sentences.append(f"An encoder has {'; '.join(described)}.")
+    return [*sentences, *(words for decoder, words in _DECODER_NETWORKS.items() if decoder in decoders)]
 
 
 def _methods(runs: pd.DataFrame) -> str:
@@ -217,7 +224,9 @@ def _seeds(runs: pd.DataFrame) -> str:
     chosen = ""
     if any(value > 1 for value in restarts):
         many = _listed(map(str, sorted(restarts)), "or")
-        chosen = f", and {many} times for each seed, of which the model with the best validation IWAE was taken"
+        chosen = f", and {many} restarts for each seed, of which the one with the best validation IWAE was taken"
+    elif restarts == [1]:
+        chosen = ", one training a seed" if high > 1 else ", in one training"
     which = "the" if low == high == 1 else "each"
     return (
         f"Each setting was trained with {number}{chosen}; {which} seed determines the validation images, the "
@@ -243,10 +252,32 @@ def _score(runs: pd.DataFrame, score: str) -> list[str]:
         )
         sentences.append(
             f"Within each {column}, the row with the best mean was tested against each other row "
-            f"by the one-sided Wilcoxon signed-rank test{_cite('wilcoxon')}, paired by seed, and the p-values were "
-            f"corrected for all tests of that column by Holm's method{_cite('holm')}."
+            f"by the one-sided Wilcoxon signed-rank test{_cite('wilcoxon')}, paired by seed. Marks show the "
+            "uncorrected p-values; those corrected for all tests of that column by Holm's method"
+            f"{_cite('holm')} are given beside them."
         )
-    return sentences
+        if int(scored.groupby(CELL, dropna=False)["seed"].nunique().min()) < _FEWEST_TESTED:
+            sentences.append(f"Rows with fewer than {_FEWEST_TESTED} pairs were not tested.")
+    return [*sentences, *_controls(scored)]
+
+
+def _controls(scored: pd.DataFrame) -> list[str]:
+    """How rows were compared with their controls; nothing if no row shares a seed with one."""
+    pairs = 0
+    for _, column in scored.groupby(COLUMN):
+        known, rows = trainings(column), by_row(column)
+        for key in known:
+            control = equal_control(key, known)
+            if control is not None:
+                pairs = max(pairs, len(set(rows[key]["seed"]) & set(rows[control]["seed"])))
+    if not pairs:
+        return []
+    interval = " with its confidence interval" if pairs >= _FEWEST_FOR_INTERVAL else ""
+    p = " and the uncorrected p of the one-sided Wilcoxon signed-rank test" if pairs >= _FEWEST_TESTED else ""
+    return [
+        "Each row that has a control, the VAE trained for as many epochs at the same rate, was also compared with it, "
+        f"paired by seed: we give the Hodges-Lehmann estimate of the difference{interval}{p}."
+    ]
 
 
 def _compute(runs: pd.DataFrame) -> str:
@@ -258,9 +289,9 @@ def _compute(runs: pd.DataFrame) -> str:
     pythons = _values(runs["python_version"].dropna()) if "python_version" in runs else []
     versions += [f"Python {_listed(pythons, 'or')}"] if pythons else []
     on = f" on {_listed(devices, 'or')}" if devices else ""
-    number = f"{len(runs):,} run{'' if len(runs) == 1 else 's'}"
+    number = "run" if len(runs) == 1 else f"{len(runs):,} runs"
     if known.empty:
-        return f"The {number} were made{on}, with {_listed(versions)}."
+        return f"The {number} {'was' if len(runs) == 1 else 'were'} made{on}, with {_listed(versions)}."
     untimed = len(runs) - len(known)
     but = f" ({untimed:,} of them without a recorded time)" if untimed else ""
     return f"The {number}{but} took {compute_text(float(known.sum()), unit_of(runs))}{on}, with {_listed(versions)}."

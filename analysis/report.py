@@ -15,7 +15,7 @@ from rich.console import Console
 from analysis import freshness, listing, render, side_by_side
 from analysis.cautions import cautions
 from analysis.claims import Claim, score_claims, time_claims
-from analysis.collect import FAILURE_COLUMNS, CollectError, assignment, collect, curves, failures
+from analysis.collect import FAILURE_COLUMNS, CollectError, assignment, check_experiment, collect, curves, failures
 from analysis.colours import PLAIN, SCHEMES
 from analysis.curve_frame import curve_frame
 from analysis.evidence import curves_path, read_points, read_runs
@@ -400,6 +400,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.error(fault)
     console = Console(width=None if sys.stdout.isatty() else _WIDTH, highlight=False, markup=False)
     try:
+        _check_is_no_file(options.out)
         with shown_steps() as steps:
             report = _side_by_side(options, steps) if _several(options) else _build(options, steps)
     except (CollectError, OSError) as error:
@@ -426,6 +427,11 @@ def _fault(options: argparse.Namespace) -> str:
         return "nothing to report on: give --experiment E or --runs RUNS.csv"
     if files and options.models is not None:
         return "--models with --runs: the models are in MLflow; give --experiment E instead of --runs"
+    if files and options.tracking_uri is not None:
+        return (
+            f"--tracking-uri {options.tracking_uri} with --runs: a file's runs are not read from MLflow; leave "
+            "--tracking-uri out, or give --experiment E instead of --runs"
+        )
     for option, given in (("--experiment", experiments), ("--runs", [path.resolve() for path in files])):
         if twice := [value for value in given if given.count(value) > 1]:
             return f"{option} {twice[0]} is given {given.count(twice[0])} times; a comparison needs different ones"
@@ -443,6 +449,15 @@ def _fault(options: argparse.Namespace) -> str:
     return ""
 
 
+def _check_is_no_file(out: Path) -> None:
+    """Raise NotADirectoryError if the folder for the report, or one that would contain it, is a file."""
+    for path in (out, *out.parents):
+        if path.exists():
+            if not path.is_dir():
+                raise NotADirectoryError(f"--out {out}: {path} is a file; give a folder, which is made if missing")
+            return
+
+
 def _side_by_side(options: argparse.Namespace, steps: Steps) -> tuple[SideBySide, Path]:
     where = dict(options.where)
     if options.runs:
@@ -450,11 +465,16 @@ def _side_by_side(options: argparse.Namespace, steps: Steps) -> tuple[SideBySide
         read = [(name, partial(read_runs, path, where)) for name, path in zip(names, options.runs, strict=True)]
     else:
         uri = options.tracking_uri or default_tracking_uri()
+        for name in options.experiment:  # a mistyped name is found before minutes of reading
+            check_experiment(uri, name)
         read = [(name, partial(collect, uri, name, where)) for name in options.experiment]
     found = []
     for i, (name, runs_of) in enumerate(read):
         steps.doing(f"reading the runs of {name}", i, len(read))
-        runs = runs_of()
+        try:
+            runs = runs_of()
+        except CollectError as error:
+            raise error if name in str(error) else CollectError(f"{name}: {error}") from error
         if runs.empty:
             raise CollectError(f"{name} has no finished run" + (" that matches" if where else ""))
         found.append(Experiment(name, runs))

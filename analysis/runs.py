@@ -5,14 +5,15 @@ A row is built from a run's params, tags and metrics, as MLflow has them; result
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from analysis.names import CELL, METRICS
-from analysis.stats import KEY_TYPES, variant_places
+from analysis.stats import KEY_TYPES, natural, variant_places
+from rme.errors import nearest
 
 IDENTITY = [*CELL, "seed"]
 """The columns that identify a run in an experiment, if all runs of a cell have the same settings."""
@@ -46,11 +47,16 @@ COLUMNS = [
 ]  # fmt: skip
 """The columns of every frame. Every other param follows as a further column, as text."""
 
+_NAMED = 20  # values that an error names before "and n more"
 _NEEDED = [name for name in IDENTITY if name != "variant"]
 
 
 class CollectError(ValueError):
     """The runs cannot be read; the message, in one line, says why and what would be valid."""
+
+
+class NoMatch(CollectError):
+    """No run has the value that runs are chosen by; the message names the values that there are."""
 
 
 class AmbiguousRuns(CollectError):
@@ -126,14 +132,34 @@ def choose(rows: Iterable[Mapping[str, Any]], where: Mapping[str, str] | None) -
 
     Raises:
         CollectError: no row has one of the fields.
+        NoMatch: no row has a field's value.
     """
     rows = list(rows)
     present = {name for row in rows for name in _fields(row)}
     for name, wanted in (where or {}).items():
         if rows and name not in present:
             valid = ", ".join(sorted(present))
-            raise CollectError(f"where {name}={wanted}: no run has that field; valid fields are {valid}")
-    return matching(rows, where)
+            close = nearest(name, present)
+            raise CollectError(f"where {name}={wanted}: no run has that field; {close}valid fields are {valid}")
+    chosen = matching(rows, where)
+    if rows and not chosen:
+        _check_values(rows, where or {})
+    return chosen
+
+
+def _check_values(rows: Sequence[Mapping[str, Any]], where: Mapping[str, str]) -> None:
+    """Raise NoMatch for the first field whose value no row has."""
+    fields = [_fields(row) for row in rows]
+    for name, wanted in where.items():
+        recorded = sorted({has[name] for has in fields if name in has}, key=natural)
+        if any(_same(value, str(wanted)) for value in recorded):
+            continue
+        close = "" if any(value.replace(".", "").isdigit() for value in recorded) else nearest(str(wanted), recorded)
+        more = f" and {len(recorded) - _NAMED} more" if len(recorded) > _NAMED else ""
+        raise NoMatch(
+            f"where {name}={wanted}: no finished run has that value; {close}valid values are "
+            f"{', '.join(recorded[:_NAMED])}{more}"
+        )
 
 
 def matching(rows: Iterable[Mapping[str, Any]], where: Mapping[str, str] | None) -> list[Mapping[str, Any]]:

@@ -192,8 +192,8 @@ def score_tables(runs: pd.DataFrame, score: str = "test_iwae", expected_seeds: i
     compared = compare_columns(runs, score)
     caption = (
         f"{SCORES[score]} in nats per image: mean and standard deviation over the seeds. The best mean of each column "
-        "is marked, and each other by what the one-sided Wilcoxon signed-rank test of the best against it, paired by "
-        f"seed, says.{_power(compared)}"
+        "is marked, and each other by the uncorrected p of the one-sided Wilcoxon signed-rank test of the best against "
+        f"it, paired by seed.{_power(compared)}"
     )
     return _build(compared, score, SCORES[score], caption, expected_seeds or fullest(runs), compared=True)
 
@@ -258,8 +258,8 @@ def decoder_table(runs: pd.DataFrame, score: str = "test_iwae", expected_seeds: 
     caption = (
         f"{SCORES[score]} in nats per image with the fully connected decoder, and in parentheses with the "
         "convolutional one; both have roughly as many parameters. Mean and standard deviation over the seeds; the "
-        "best fully connected mean of each column is marked, and each other by what the test of the best against it "
-        "says."
+        "best fully connected mean of each column is marked, and each other by the uncorrected p of the test of the "
+        "best against it."
     )
     return beside_table(
         compared[compared["decoder"] == "fc"],

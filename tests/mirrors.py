@@ -84,7 +84,7 @@ ELSEWHERE = {
     "analysis/curve_frame.py": "analysis/test_evidence.py",
     "analysis/figure.py": "analysis/figures",
     "analysis/figures": "analysis/figures",
-    "analysis/findings.py": "analysis/test_report.py",
+    "analysis/findings.py": "analysis/test_gains.py analysis/test_report.py",
     "analysis/gains.py": "analysis/test_report.py",
     "analysis/panel.py": "analysis/test_page.py",
     "analysis/names.py": "analysis/test_collect.py tune/record/test_tracking.py",

@@ -235,7 +235,7 @@ def test_where_keeps_runs_that_the_field_does_not_concern(store):
 
 def test_where_with_an_unknown_field(store):
     store.run("unknown", "vae", None, 0, 1.0)
-    with pytest.raises(CollectError, match=r"where klmax=1: no run has that field; valid fields are .*kl_max"):
+    with pytest.raises(CollectError, match=r"no run has that field; did you mean kl_max\? valid fields are .*kl_max"):
         collect(store.uri, "unknown", where={"klmax": "1"})
 
 

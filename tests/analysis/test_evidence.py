@@ -139,7 +139,10 @@ def test_a_committed_study_has_the_tables_of_its_runs(study, tmp_path):
     ("arguments", "message"),
     [
         (["--runs", "none.csv"], "none.csv does not exist"),
-        (["--runs", "FILE", "--where", "seed=99"], "has no run that matches"),
+        (
+            ["--runs", "FILE", "--where", "seed=99"],
+            "where seed=99: no finished run has that value; valid values are 0, 1",
+        ),
     ],
 )
 def test_errors_are_one_line_and_exit_code_2(file, tmp_path, capsys, arguments, message):

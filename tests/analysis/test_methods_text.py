@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import pandas as pd
 import pytest
 
 from analysis.citations import references
@@ -41,7 +42,7 @@ def test_the_paragraph_states_what_was_run(paper):
         "and SVHN (Netzer et al. 2011; colour images of 32×32 pixels; 65,931 for training, 7,326 for validation and",
         "10 or 20 latent dimensions", "(Kim and Pavlovic 2020; RME; 2 and 5 components)", "took 20 epochs with Adam",
         "batches of 128 images", "RME started from the finished VAE of the same seed", "for 5 more epochs at 1e-6",
-        "with 5 seeds, and 3 times for each seed", "with 100 samples", "one-sided Wilcoxon signed-rank test",
+        "with 5 seeds, and 3 restarts for each seed", "with 100 samples", "one-sided Wilcoxon signed-rank test",
         "The 45 runs took 22 GPU-hours on cpu, with PyTorch 2.14.1 (Paszke et al. 2019) and Python 3.11.9.",
     ):  # fmt: skip
         assert expected in paper.text, expected  # 45 x 1800 s are 22.5 h; round half to even
@@ -52,8 +53,33 @@ def test_one_run_of_unknown_images_states_no_size_and_no_test(store):
     text = methods_paragraph(collect(store.uri, "alone")).text
     assert "on mine, with 10 latent dimensions." in text and "pixels;" not in text and "An encoder" not in text
     assert "The method is the VAE (Kingma and Welling 2014; Rezende et al. 2014)." in text
-    assert "with one seed; the seed determines" in text and "Wilcoxon" not in text and "standard deviation" not in text
-    assert "The 1 run took 30 minutes of training on cpu" in text
+    assert "with one seed, in one training; the seed determines" in text
+    assert "Wilcoxon" not in text and "standard deviation" not in text
+    assert "The run took 30 minutes of training on cpu" in text
+
+
+def test_what_is_said_of_tests_corrections_and_controls(store, paper):
+    """Five pairs suffice for a p of 1/32 but for no interval of 95%; four suffice for neither."""
+    assert "Marks show the uncorrected p-values; those corrected" in paper.text and "control" not in paper.text
+    runs = collect(store.uri, "paper")
+    control = runs[runs["order"].eq(2)].assign(method="vae-more", order=pd.NA, method_label="VAE-more")
+    both = pd.concat([runs, control])
+    text = methods_paragraph(both).text
+    assert "was also compared with it, paired by seed" in text and "estimate of the difference and" in text
+    assert "fewer than 5" not in text
+    few = methods_paragraph(both[(both["seed"] < 4) | (both["method"] != "vae-more")]).text
+    assert "Rows with fewer than 5 pairs were not tested." in few and "estimate of the difference." in few
+
+
+def test_several_decoders_and_images_of_unknown_size(store):
+    runs = collect(store.uri, "paper")
+    runs.loc[runs["dim"] == 20, "decoder"] = "fc"
+    text = methods_paragraph(runs).text
+    assert "units on MNIST; three" in text and "The convolutional decoder mirrors the encoder." in text
+    assert "The fully connected decoder has two hidden layers" in text
+    runs.loc[runs["dataset"] == "svhn", ["dataset", "dataset_label"]] = ["mine.npz", "mine"]
+    assert "256 units on MNIST." in methods_paragraph(runs).text, "and of the other data set nothing is known"
+    assert "a “mlp” decoder" in methods_paragraph(runs.assign(decoder="mlp")).text
 
 
 def test_the_latex_cites_what_its_bibtex_has_and_no_more(paper):

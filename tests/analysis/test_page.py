@@ -88,13 +88,13 @@ def drawn(dataset):
 
 COMPUTE = listing.Listing(
     "compute", "Parameters and compute", "A list of numbers in words.",
-    ["Row", "Parameters", "Time", "Interval", "Rate"],
+    ["Row", "Parameters", "Time", "Interval", "Rate", "Score"],
     [
-        ["RME(5), 2e-5", "1,245,242", "2.0 h", "[-1.14, +0.20]", "2e-5"],
-        ["RME(5), 1e-4", "99,000", "8.1 min", "", "1e-4"],
-        ["VAE", "", "0.0 s", "[+3.00, +4.00]", "not trained"],
-        ["RME(5)", "403,222 to 2,000,000", "14 h", "[-12.00, +1.00]", "0.05"],
-        ["All", "", "16 h", "", ""],
+        ["RME(5), 2e-5", "1,245,242", "2.0 h", "[-1.14, +0.20]", "2e-5", "84.2 ± 3.3 (8)"],
+        ["RME(5), 1e-4", "99,000", "8.1 min", "", "1e-4", "713.2 (1)"],
+        ["VAE", "", "0.0 s", "[+3.00, +4.00]", "not trained", "–"],
+        ["RME(5)", "403,222 to 2,000,000", "14 h", "[-12.00, +1.00]", "0.05", "-91.0 ± 3.0 (8)"],
+        ["All", "", "16 h", "", "", ""],
     ],
     labels=(0,),
 )  # fmt: skip
@@ -299,6 +299,7 @@ def test_numbers_in_words_are_sorted_as_numbers(visit):
         "Time": ["VAE", "RME(5), 1e-4", "RME(5), 2e-5", "RME(5)"],
         "Interval": ["RME(5)", "RME(5), 2e-5", "VAE", "RME(5), 1e-4"],
         "Rate": ["RME(5), 2e-5", "RME(5), 1e-4", "RME(5)", "VAE"],
+        "Score": ["RME(5)", "RME(5), 2e-5", "RME(5), 1e-4", "VAE"],
     }
     for title, rows in ascending.items():
         known = rows if title == "Time" else rows[:-1]

@@ -230,7 +230,10 @@ def test_findings_name_rows_with_missing_seeds(sweep):
     assert "dim 10, BVI-ER1(2) has the best" in said, "a row with three of eight seeds is not ranked"
     assert said.endswith("Not ranked, as runs are missing: RME(2) (3 of 8 seeds).")
     assert "(mean 705.2 nats, sd 0.5, over 8 of 10 seeds)" in findings(runs, expected_seeds=10)[1]
-    against = "Against the control, RME(2) − VAE-more: +7.4 nats (Hodges-Lehmann), too few pairs (3) for a test."
+    few = findings(runs, expected_seeds=3)[1]
+    assert few.endswith("Not ranked, as the best row has more seeds (8): RME(2) (3).")
+    assert findings(runs, expected_seeds=10)[1].endswith("as runs are missing: RME(2) (3 of 10 seeds).")
+    against = "; RME(2) − VAE-more: +7.4 nats (Hodges-Lehmann), too few pairs (3) for a test."
     assert against in findings(runs)[1]
 
 
@@ -420,8 +423,15 @@ def test_the_tracking_uri_defaults_to_the_environments(store, tmp_path, monkeypa
     [
         (["--experiment", "nope"], "no experiment 'nope'"),
         (["--experiment", "failed"], "has no finished run"),
-        (["--experiment", "demo", "--where", "seed=77"], "has no finished run that matches"),
-        (["--experiment", "demo", "--where", "sede=1"], "no run has that field"),
+        (["--experiment", "demo", "--where", "seed=77"], "no finished run has that value; valid values are 0, 1, 2"),
+        (["--experiment", "demo", "--where", "sede=1"], "no run has that field; did you mean seed? valid fields are"),
+        (
+            ["--experiment", "demo", "--where", "method=rne"],
+            "where method=rne: no finished run has that value; did you mean rme? valid values are",
+        ),
+        (["--experiment", "demo", "--experiment", "demp"], "no experiment 'demp'"),
+        (["--experiment", "failed", "--experiment", "demp"], "no experiment 'demp'"),
+        (["--experiment", "demo", "--experiment", "two", "--where", "method=rne"], "demo: where method=rne"),
         (["--experiment", "demo", "--tracking-uri", "sqlite:///none.db"], "none.db (tracking URI"),
     ],
 )
@@ -434,8 +444,26 @@ def test_bad_input_is_one_line_and_exit_code_2(store, tmp_path, capsys, argument
 
 def test_an_output_folder_that_cannot_be_written(store, tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    assert main(["--experiment", "demo", "--tracking-uri", store.uri, "--out", str(tmp_path / "file")]) == 2
-    assert capsys.readouterr().err.count("\n") == 1
+    for out in (tmp_path / "file", tmp_path / "file" / "inside"):
+        assert main(["--experiment", "demo", "--tracking-uri", store.uri, "--out", str(out)]) == 2
+        line = f"analysis.report: --out {out}: {tmp_path / 'file'} is a file; give a folder"
+        error = capsys.readouterr().err
+        assert error.startswith(line) and error.count("\n") == 1
+
+
+def test_a_folder_in_place_of_a_file_of_runs(tmp_path, capsys):
+    arguments = ["--runs", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert main(arguments) == 2
+    assert f"{tmp_path} is a folder, not a file of runs; give a file that" in capsys.readouterr().err
+    (tmp_path / "runs.csv").write_text("")
+    assert main(arguments) == 2
+    assert capsys.readouterr().err.endswith(f"give {tmp_path / 'runs.csv'}\n")
+
+
+def test_a_store_does_not_go_with_files(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["--runs", "a.csv", "--tracking-uri", "foo", "--out", str(tmp_path / "out")])
+    assert "--tracking-uri foo with --runs: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [["--where", "seed"], ["--where", "=3"], ["--expected-seeds", "0"]])

@@ -112,7 +112,10 @@ def test_files_of_runs_are_compared_alike(store, tmp_path, capsys):
         (["--experiment", "old", "--experiment", "nwe"], "no experiment 'nwe'"),
         (["--experiment", "old", "--experiment", "nwe"], "did you mean new?"),
         (["--experiment", "old", "--experiment", "other"], "old and other have no cell in common"),
-        (["--experiment", "old", "--experiment", "new", "--where", "seed=77"], "old has no finished run that matches"),
+        (
+            ["--experiment", "old", "--experiment", "new", "--where", "seed=77"],
+            "old: where seed=77: no finished run has that value",
+        ),
     ],
 )
 def test_what_cannot_be_compared_is_one_line_and_exit_code_2(store, tmp_path, capsys, arguments, message):
