@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Collection
+from pathlib import Path
 
 from rich.console import Console
 
@@ -61,7 +62,7 @@ def _show_plan(options: Options, grid: Grid, array_size: ArraySize, storage: Sto
 
     def recorded() -> tuple[Collection[str], str | None]:
         path = sqlite_path(options.tracking_uri)
-        if options.inline or (path is not None and not path.exists()):  # MLflow takes seconds to import
+        if options.inline or (path is not None and not _has_runs(path)):  # MLflow takes seconds to import
             return (), None
         from tune.plan.conflicts import other_settings
         from tune.record.tracking import finished_without_creating, run_keys
@@ -79,6 +80,11 @@ def _show_plan(options: Options, grid: Grid, array_size: ArraySize, storage: Sto
     questions = Questions(recorded, refused, lambda: cautions_of(grid))
     compute = compute_of(options.resources, options.inline)
     return show_plan(grid, array_size, storage, compute, questions, as_json=as_json, retry_failed=options.retry_failed)
+
+
+def _has_runs(path: Path) -> bool:
+    """Whether a database exists and is not empty, in which MLflow would create its tables."""
+    return path.exists() and path.stat().st_size > 0
 
 
 def array_size_of(asked: argparse.Namespace, resources: Resources, grid: Grid, storage: Storage) -> ArraySize:

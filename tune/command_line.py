@@ -95,6 +95,10 @@ def parse(arguments: Sequence[str], program: Sequence[str] = PROGRAM) -> argpars
         raise GridError(_said(error, made)) from None
     if unknown:
         raise GridError(_unknown(unknown[0], made))
+    for action in made._actions:  # argparse would forget the first value
+        given = [text for text in arguments if text.partition("=")[0] in action.option_strings]
+        if isinstance(action, argparse._StoreAction) and len(given) > 1:
+            raise GridError(f"{action.option_strings[-1]} is given {len(given)} times; give it once")
     if asked.grid is None:
         raise GridError(f"--grid is missing: {grid_files.valid_names()}; --help lists all options")
     return asked

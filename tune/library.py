@@ -178,8 +178,9 @@ def _choice(wanted: Any) -> str:
     """The text of `--only FIELD=...`; a string is that text already."""
     if isinstance(wanted, str):
         return wanted
+    items = wanted if isinstance(wanted, Iterable) else [wanted]
     line = io.StringIO()
-    csv.writer(line, lineterminator="").writerow(wanted if isinstance(wanted, Iterable) else [wanted])
+    csv.writer(line, lineterminator="").writerow("none" if item is None else item for item in items)
     return line.getvalue()
 
 

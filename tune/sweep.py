@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         discard_output()
         return BROKEN_PIPE
     except KeyboardInterrupt as stop:  # a second signal, or one when nothing was training
-        print("stopped at once; the same command resumes", file=sys.stderr)
+        print("stopped" if "--plan" in given else "stopped at once; the same command resumes", file=sys.stderr)
         return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
     finally:
         if before is not None:

@@ -132,6 +132,7 @@ class Inline:
 
     def __init__(self, folder: Path, monkeypatch) -> None:
         monkeypatch.chdir(folder)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(folder))  # FLOPs of the networks below are of no use to others
         self.monkeypatch = monkeypatch
         tables = nets.convolutions
         # few channels, which train several times as fast

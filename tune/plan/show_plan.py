@@ -77,6 +77,8 @@ def show_plan(
     rows = terms.rows(grid.with_parents()) if grid.kind.trains else []
     if not as_json:
         _print_counts(plan.counts())
+        for reason in filter(None, (refused, other_settings)):  # before minutes of measuring
+            _say(f"the sweep would be refused: {reason}", "red")
         _print_terms(rows)
     cautions = list(questions.cautions())
     most, least = _estimate(plan, compute)
@@ -84,7 +86,7 @@ def show_plan(
         print(json.dumps(_as_json(plan, compute, rows, most, least, cautions, other_settings, refused)))
     else:
         _print_hours(compute, most, least)
-        _print_ends(plan, cautions, [reason for reason in (refused, other_settings) if reason is not None])
+        _print_ends(plan, cautions)
     return refused is not None or other_settings is not None
 
 
@@ -202,15 +204,13 @@ def _print_sums(sums: Sums, compute: Compute, where: str, bound: str) -> None:
     _say(f"in all {total}; on {compute.here}: about {duration(3600 * sums.wall)}")
 
 
-def _print_ends(plan: Plan, cautions: Sequence[str], refused: Sequence[str]) -> None:
+def _print_ends(plan: Plan, cautions: Sequence[str]) -> None:
     for caution in cautions:
         _say(f"warning: {caution}", "yellow")
     for reason in _absent(plan.grid):
         _say(f"cannot be run yet: {reason}")
     if plan.held_back:
         _say(f"{len(plan.held_back)} runs failed, or start from a failed run: --retry-failed trains them again")
-    for reason in refused:
-        _say(f"the sweep would be refused: {reason}", "red")
 
 
 def _terms_table(rows: Sequence[terms.Row]) -> Table:

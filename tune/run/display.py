@@ -267,8 +267,7 @@ class Display:
         if not moving:
             return ""
         epochs = sum(trial.members * p.epoch / p.seconds for trial, p in moving)
-        models = sum(trial.members * p.epoch / p.seconds / trial.runs[0].training_epochs for trial, p in moving)
-        return f"{_rate(models, 'models')} ({epochs:,.1f} model-epochs/s)"
+        return _rate(epochs, "model-epochs")
 
     def _time_left(self) -> str:
         """The estimated time to go, in words; empty before the first estimate."""

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from tune.run import cluster  # sets Ray's environment, so it comes before Ray
@@ -250,7 +251,7 @@ def _summary(
         say(f"best validation IWAE: {best.val_iwae:.3f} nats, mean of {seeds} seed{'s' if seeds > 1 else ''}, with")
         for name, value in best.values.items():
             say(f"  {name} = {value!r}")
-        say("to run these rows of the grid with these values:")
+        say("to run these rows of the grid with these values, at all of its seeds, in an experiment of their own:")
         print(command_line(options, best.values), flush=True)
     if recording.error:
         say(f"not all samples are recorded: {recording.error}; the same command records them", "red")
@@ -263,7 +264,8 @@ def _summary(
 def command_line(options: Options, values: Mapping[str, Any]) -> str:
     """The command that runs the grid with these values, at the grid's own seeds instead of the search's.
 
-    It repeats the other `--only` and `--set`, and each typed option that says what runs where.
+    It repeats the other `--only` and `--set`, and each typed option that says what runs where. Its experiment is not
+    the grid's, which may hold the same cells with the grid's settings.
     """
     words = [*options.program, "--grid", options.grid]
     for only in options.only:
@@ -275,6 +277,7 @@ def command_line(options: Options, values: Mapping[str, Any]) -> str:
             words += ["--set", text]
     for name, value in values.items():
         words += ["--set", f"{name}={json.dumps(value)}"]
-    for option, text in options.given.items():
+    name = options.given.get("--experiment") or Path(options.grid).stem
+    for option, text in {**options.given, "--experiment": f"{name}-searched"}.items():
         words += [option, text]
     return shlex.join(words)

@@ -35,6 +35,7 @@ class Command:
 
     def __init__(self, folder: Path, monkeypatch, capsys) -> None:
         monkeypatch.chdir(folder)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(folder))  # FLOPs of the networks below are of no use to others
         self.monkeypatch, self.capsys = monkeypatch, capsys
         tables = nets.convolutions
         # few channels, which train several times as fast
