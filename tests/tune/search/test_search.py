@@ -490,7 +490,8 @@ def test_the_printed_command_uses_the_grid_s_seeds_instead_of_the_search_s():
     asked = ["--grid", "demo", "--only", "method=rme", "--only", "seed=0", "--set", "seed=100", "--set", "kl_max=5"]
     printed = printed_command(asked)
     grid = ["python", "tune/sweep.py", "--grid", "demo", "--only", "method=rme"]
-    assert printed == [*grid, "--set", "kl_max=20.0", "--set", "stage_epochs=3"]
+    values = ["--set", "kl_max=20.0", "--set", "stage_epochs=3"]
+    assert printed == [*grid, *values, "--experiment", "demo-searched"], "the grid's may hold other settings"
 
 
 def test_the_printed_command_repeats_typed_options_with_default_values(monkeypatch):
@@ -499,7 +500,7 @@ def test_the_printed_command_repeats_typed_options_with_default_values(monkeypat
     places = ["--storage", "storage", "--tracking-uri", "sqlite:///mlflow.db", "--cpus-per-trial", "1"]
     printed = printed_command(["--grid", "demo", *places, "--search", "optuna", "--space", "rme", "--samples", "3"])
     values = ["--set", "kl_max=20.0", "--set", "stage_epochs=3"]
-    assert printed == ["python", "tune/sweep.py", "--grid", "demo", *values, *places]
+    assert printed == ["python", "tune/sweep.py", "--grid", "demo", *values, *places, "--experiment", "demo-searched"]
 
 
 def printed_command(asked: list[str]) -> list[str]:
