@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import gc
 import importlib.util
+import signal
 from collections import Counter
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import hypothesis
@@ -54,6 +56,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         long[item.path] += seconds(item)
     files = {path: place for place, path in enumerate(dict.fromkeys(item.path for item in items))}
     items.sort(key=lambda item: (-long[item.path], files[item.path], item.get_closest_marker("last") is not None))
+
+
+@pytest.fixture
+def signals() -> Iterator[None]:
+    """Signals as in a terminal: `nohup`, or a shell's `&`, would have these tests ignore them."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    before = {signum: signal.signal(signum, handler) for signum, handler in usual.items()}
+    yield
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
 
 
 def pytest_collection_finish() -> None:

@@ -95,26 +95,9 @@ def parse(arguments: Sequence[str], program: Sequence[str] = PROGRAM) -> argpars
         raise GridError(_said(error, made)) from None
     if unknown:
         raise GridError(_unknown(unknown[0], made))
-    _check_once(made, arguments)
     if asked.grid is None:
         raise GridError(f"--grid is missing: {grid_files.valid_names()}; --help lists all options")
     return asked
-
-
-def _check_once(made: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
-    """Raise GridError for an option of one value that is given two: argparse would forget the first."""
-    for action in made._actions:
-        if not isinstance(action, argparse._StoreAction):
-            continue
-        values = []
-        for text, following in zip(arguments, [*arguments[1:], ""], strict=False):
-            name, sign, value = text.partition("=")
-            if name in action.option_strings:
-                values.append(value if sign else following)
-        if len(set(values)) > 1:
-            raise GridError(
-                f"{action.option_strings[-1]} is given {len(values)} times, as {', '.join(values)}; give it once"
-            )
 
 
 class _Parser(argparse.ArgumentParser):

@@ -41,7 +41,6 @@ def parsed(*arguments: str) -> Options:
         (("paper",), "paper: not an option; did you mean --grid paper?"),
         (("--storage",), "--storage: its value is missing; expected DIR"),
         (("--plan=yes",), "--plan: it takes no value"),
-        (("--grid=paper",), "--grid is given 2 times, as demo, paper; give it once"),
         (("--experiment", "a/b"), "--experiment 'a/b': must be a plain name, without / and not starting with a dot"),
         (("--register", "a:b"), "--register 'a:b': must be a plain name, without / : @ and quotes"),
         (("--s", "3"), "ambiguous option: --s could match --set"),

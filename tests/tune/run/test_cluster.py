@@ -15,6 +15,8 @@ from tune.run import cluster
 from tune.run.cluster import ClusterError
 from tune.run.stopping import Terminated, terminate
 
+pytestmark = pytest.mark.usefixtures("signals")
+
 
 @pytest.fixture
 def slow(monkeypatch) -> list[int]:

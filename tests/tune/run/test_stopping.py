@@ -14,6 +14,8 @@ from tune.run.stopping import HUNG_UP, INTERRUPTED, OUT_OF_TIME, TERMINATED, Sto
 
 PATIENCE_S = 60
 
+pytestmark = pytest.mark.usefixtures("signals")
+
 
 class Watched:
     """A `Stopping` and what it has done."""
