@@ -102,7 +102,7 @@ def swept(installed) -> str:
 def test_the_wheel_has_every_file_of_the_rooms_that_code_reads_and_nothing_else(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
-    kept = (".py", ".yaml", ".csv", ".typed", ".j2", ".css", ".js")
+    kept = (".py", ".yaml", ".csv", ".bib", ".typed", ".j2", ".css", ".js")
     files = {str(path.relative_to(ROOT)) for room in ROOMS for path in (ROOT / room).rglob("*") if path.suffix in kept}
     assert names == {name for name in files if not name.startswith("bench/results/")}
     assert {"rme/py.typed", "tune/py.typed", "analysis/py.typed", "tune/grids/paper.yaml"} <= names
