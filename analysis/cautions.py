@@ -21,6 +21,7 @@ from analysis.signed_rank import LEVEL, smallest_p
 from analysis.stats import natural
 from analysis.tables import DATASETS
 from analysis.trainings import Key, Training, equal_control, key_of, start_of, training_of
+from analysis.words import counted
 
 PAPER_RESTARTS = 3
 """Trainings of each run in the paper, of which validation chooses one (supplement, section 1.4)."""
@@ -112,7 +113,7 @@ def _barely_trained(column: _Column) -> Found:
                 key,
                 (
                     f"barely trained: its stage, {_stage(own)}, is 1/{start:,.0f} of the VAE's "
-                    f"{_number(own.epochs or 0, 'epoch')} at {rate_text(own.learning_rate)} (epochs x rate) "
+                    f"{counted(own.epochs or 0, 'epoch')} at {rate_text(own.learning_rate)} (epochs x rate) "
                     "and may change little; raise stage_learning_rate or stage_epochs, or compare it only with its "
                     "control"
                 ),
@@ -177,7 +178,7 @@ def _few_seeds(column: _Column) -> Found:
             yield (
                 key,
                 (
-                    f"too few seeds: {_number(len(own), 'seed')}{shared}; a test needs at least {needed} pairs for "
+                    f"too few seeds: {counted(len(own), 'seed')}{shared}; a test needs at least {needed} pairs for "
                     f"p ≤ {LEVEL}, so train at least {needed} seeds"
                 ),
             )
@@ -192,7 +193,7 @@ def _few_restarts(column: _Column) -> Found:
             yield (
                 key,
                 (
-                    f"{_number(int(restarts), 'restart')} where the paper has {PAPER_RESTARTS}, of which validation "
+                    f"{counted(int(restarts), 'restart')} where the paper has {PAPER_RESTARTS}, of which validation "
                     f"chooses one: scores can be lower than the paper's; set restarts={PAPER_RESTARTS} to compare "
                     "with it"
                 ),
@@ -205,11 +206,7 @@ def _length(training: Training) -> float:
 
 
 def _stage(training: Training) -> str:
-    return f"{_number(training.stage_epochs, 'epoch')} at {rate_text(training.stage_rate)}"
-
-
-def _number(n: int, name: str) -> str:
-    return f"{n:,} {name}{'' if n == 1 else 's'}"
+    return f"{counted(training.stage_epochs, 'epoch')} at {rate_text(training.stage_rate)}"
 
 
 def _differences(own: Training, vae: Training) -> str:

@@ -20,6 +20,7 @@ from analysis.stats import summarise
 from analysis.tables import DATASETS, METHODS, fullest, method_of_label, place
 from analysis.time_tables import summarise_times
 from analysis.trainings import NO_CONTROL, Key, by_row, equal_control, key_of, trainings
+from analysis.words import counted
 
 HELD, NOT_HELD = "held", "not held"
 NOT_ABOVE = "held, but not above its control"
@@ -286,7 +287,7 @@ def _few_pairs(a: pd.Series, b: pd.Series, level: float = LEVEL) -> str:
     pairs = len(paired(a, b))
     if smallest_p(pairs) <= level:
         return ""
-    return f"the smallest p that {pairs} pair{'' if pairs == 1 else 's'} can give is {smallest_p(pairs):.2g}"
+    return f"the smallest p that {counted(pairs, 'pair')} can give is {smallest_p(pairs):.2g}"
 
 
 def _published(means: dict[Key, float], method: str, is_rival: Callable[[str], bool]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.duration import duration
+from analysis.duration import duration, two_digits
 from analysis.listing import Listing, Value
 from analysis.stats import KEY_TYPES
 from analysis.tables import DATASETS, place, sort_rows
@@ -151,10 +151,8 @@ def device_seconds(runs: pd.DataFrame) -> pd.Series:
 def compute_text(seconds: float, unit: str) -> str:
     """`3.2 GPU-hours`, `14 core-minutes`, `2.1 hours of training` without a unit: minutes below one hour and a half."""
     size, name = (3600, "hour") if seconds >= 5400 else (60, "minute")
-    amount = seconds / size
-    number = f"{amount:.1f}" if round(amount, 1) < 10 else f"{amount:,.0f}"
     words = f"{unit}-{name}s" if unit else f"{name}s"
-    return f"{number} {words}" + ("" if unit else " of training")
+    return f"{two_digits(seconds / size)} {words}" + ("" if unit else " of training")
 
 
 # ---------------------------------------------------------------------- lists

@@ -16,7 +16,12 @@ def duration(seconds: float) -> str:
     """
     for unit, size, limit in _UNITS:
         amount = seconds / size
-        text = f"{amount:.1f}" if round(amount, 1) < 10 else f"{amount:,.0f}"
+        text = two_digits(amount)
         if float(text.replace(",", "")) < limit:
             return f"{text} {unit}"
     raise ValueError(f"a duration of {seconds} s is not a number")
+
+
+def two_digits(amount: float) -> str:
+    """`5.4`, `14`, `1,320`: two significant digits, all digits from 10 on."""
+    return f"{amount:.1f}" if round(amount, 1) < 10 else f"{amount:,.0f}"

@@ -23,6 +23,7 @@ from analysis.duration import duration
 from analysis.models import ModelError, Models, Note, Shown
 from analysis.progress import Steps
 from analysis.stats import KEY_TYPES
+from analysis.words import counted
 from rme import noise
 from rme.device import pick_device
 from rme.distributions import DiagonalGaussian, Mixture
@@ -195,7 +196,7 @@ def _forecast(missing: Sequence[Shown], cached: int, budget: Budget) -> str:
     seconds = share * sum(_SECONDS + _PER_PIXEL * shown.images[0].numel() for shown in missing)
     limit = "" if budget.minutes is None else f", no model is started after {budget.minutes:g} min"
     already = f", {cached} are measured already" if cached else ""
-    models = f"{len(missing)} model{'' if len(missing) == 1 else 's'}"
+    models = counted(len(missing), "model")
     return (
         f"to measure: {models}, the best run of each cell by validation{already}; about {duration(seconds)} on one "
         f"core{limit}; Ctrl-C writes the report with what is measured"

@@ -21,6 +21,7 @@ from analysis.signed_rank import LEVEL, location, smallest_p, wilcoxon_greater
 from analysis.stats import LABELS
 from analysis.tables import DATASETS, SCORES, place, slug, sort_rows
 from analysis.time_tables import is_timing
+from analysis.words import counted
 
 _MADE_WITH = ["git_commit", "torch_version", "python_version", "device"]
 _NOT_COMPARED = (set(COLUMNS) - set(SETTINGS) - set(_MADE_WITH)) | {"seed"}
@@ -164,7 +165,7 @@ def _scores(
         if tested
         else "the pairs are too few for a test"
     )
-    cells = f"{len(common)} cell{'' if len(common) == 1 else 's'} in common"
+    cells = f"{counted(len(common), 'cell')} in common"
     sentence = f"{other.name} against {first.name}: {cells}; {outcome}."
     name = "side-by-side" + (f"-{slug(other.name)}" if several else "")
     title = f"{other.name} against {first.name}"
@@ -271,8 +272,7 @@ def _alone(experiments: Sequence[Experiment]) -> Listing | None:
 
 
 def _seeds(runs: pd.DataFrame) -> str:
-    count = runs["seed"].nunique()
-    return f"{count} seed{'' if count == 1 else 's'}"
+    return counted(runs["seed"].nunique(), "seed")
 
 
 # ---------------------------------------------------------------------- files

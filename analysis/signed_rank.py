@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from analysis.words import counted
+
 LEVEL = 0.05
 """Significance level. A p is shown only if its pairs are enough for a p this small."""
 
@@ -63,7 +65,7 @@ def wilcoxon_greater(best: Mapping[int, float] | pd.Series, other: Mapping[int, 
         note = f"all {n_pairs} pairs equal" if n_pairs else "no seed in common"
         return WilcoxonResult(np.nan, np.nan, n_pairs, n_zero, ties=False, exact=True, note=note)
     if smallest_p(n) > LEVEL:
-        notes.append(f"{n} pair{'' if n == 1 else 's'} cannot give p ≤ {LEVEL}: the smallest is {smallest_p(n):g}")
+        notes.append(f"{counted(n, 'pair')} cannot give p ≤ {LEVEL}: the smallest is {smallest_p(n):g}")
     ranks = stats.rankdata(np.abs(nonzero))
     statistic = float(ranks[nonzero > 0].sum())
     if n <= EXACT_UP_TO:

@@ -15,6 +15,7 @@ from analysis.gains import control_differences
 from analysis.names import CELL, COLUMN, ROW
 from analysis.signed_rank import smallest_p
 from analysis.stats import compare_column, natural, of_baseline, paired_difference, variant_places
+from analysis.words import counted
 
 METHODS = ["vae", "sa", "iaf", "hf", "me", "rme", "bvi-er1", "bvi-er2", "vlae"]
 """The paper's order of rows. Other methods follow by name."""
@@ -348,7 +349,7 @@ def _power(compared: pd.DataFrame) -> str:
     pairs = int(compared.loc[~compared["is_best"], "n_pairs"].max()) if (~compared["is_best"]).any() else 0
     if pairs == 0 or smallest_p(pairs) <= 0.01:
         return ""
-    return f" With {pairs} pair{'' if pairs == 1 else 's'}, no p can be smaller than {smallest_p(pairs):.2g}."
+    return f" With {counted(pairs, 'pair')}, no p can be smaller than {smallest_p(pairs):.2g}."
 
 
 def _build(

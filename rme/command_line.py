@@ -44,9 +44,14 @@ def status(name: str, work: Callable[[], None]) -> int:
     return 0
 
 
-def discard_output() -> None:
-    """Let go of a standard output whose reader has ended: Python flushes it once more at exit, which would fail."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def discard_output(descriptor: int | None = None) -> None:
+    """Let go of an output whose reader has ended: Python flushes it once more at exit, which would fail.
+
+    `descriptor`: by default standard output's.
+    """
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno() if descriptor is None else descriptor)
+    os.close(nowhere)
 
 
 def whole(low: int) -> Callable[[str], int]:

@@ -15,6 +15,7 @@ from analysis.cells import runs_of
 from analysis.figure import Figure
 from analysis.names import ROW
 from analysis.tables import DATASETS, DECODERS, Row, place, slug, to_row
+from analysis.words import counted
 
 
 @dataclass(frozen=True)
@@ -81,11 +82,6 @@ def representatives(rows: list[Row], most: int) -> list[Row]:
 def order_of(row: Row, rows: Iterable[Row]) -> int:
     """The row's place among its method's rows, from 0, which its line style and its marker's filling show."""
     return sorted((r for r in rows if r.method == row.method), key=lambda r: r.place).index(row)
-
-
-def dashes_of(row: Row, rows: Iterable[Row]) -> Any:
-    """The row's line style."""
-    return style.dashes(order_of(row, rows))
 
 
 LEGEND = 16
@@ -168,7 +164,7 @@ def mean_words(n: int, mean: float, sd: float) -> tuple[str, str]:
 def interval_words(cell: Any) -> tuple[str, ...]:
     """`Hodges-Lehmann +0.61 nats`, `[+0.27, +0.95], 96.1% confidence, 8 pairs`: what a mark says of a difference."""
     estimate = f"Hodges-Lehmann {cell['estimate']:+.2f} nats"
-    pairs = f"{cell['n']} pairs" if cell["n"] != 1 else "1 pair"
+    pairs = counted(cell["n"], "pair")
     if pd.isna(cell["low"]):
         return estimate, f"{pairs}: too few for an interval"
     return estimate, f"[{cell['low']:+.2f}, {cell['high']:+.2f}], {100 * cell['level']:.1f}% confidence, {pairs}"

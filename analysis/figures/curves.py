@@ -30,6 +30,7 @@ from analysis.figures.common import (
 from analysis.names import CELL
 from analysis.stats import LABELS
 from analysis.tables import Row
+from analysis.words import counted
 
 PANELS_ACROSS = 2
 
@@ -212,7 +213,7 @@ def _marks(panel: Axes, data: pd.DataFrame, unit: str = " nats") -> list[Mark]:
     """A mark for each epoch's mean."""
     found = []
     for point in data.to_dict("records"):
-        seeds = f"{point['n']} seed{'' if point['n'] == 1 else 's'}"
+        seeds = counted(point["n"], "seed")
         spread = "" if pd.isna(point["sd"]) else f" ± {point['sd']:.3g}"
         name = point["method_label"] + ("" if pd.isna(point["component"]) else f", m = {point['component']}")
         value = f"{point['mean']:.2f}" if unit == " nats" else f"{point['mean']:.3f}"

@@ -28,6 +28,7 @@ from analysis.names import CELL
 from analysis.stats import KEY_TYPES, summarise
 from analysis.tables import SCORES, Row, fullest, slug
 from analysis.time_tables import summarise_times
+from analysis.words import counted
 
 PANELS_ACROSS = 2
 _UNKNOWN = "unknown device"
@@ -155,7 +156,7 @@ def _panel(panel: Axes, cells: pd.DataFrame, rows: list[Row], expected: int) -> 
             seeds, value = mean_words(cell["n"], cell["mean"], cell["sd"])
             time = f"{cell['ratio']:.3g} times the VAE's inference time"
             if "n_times" in cell:
-                time += f" (median of {cell['n_times']} run{'' if cell['n_times'] == 1 else 's'})"
+                time += f" (median of {counted(cell['n_times'], 'run')})"
             marks.append(
                 Mark(panel, cell["ratio"], cell["mean"], row.label, (f"dim {cell['dim']}, {seeds}", value, time))
             )

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from analysis.names import CELL
+from analysis.words import counted
 from rme.config import RunSpec
 from tune.plan.errors import GridError
 from tune.plan.grid import Grid, load, why_absent
@@ -79,7 +80,7 @@ def check_whole(grid: Grid) -> None:
     """Raise GridError if the grid has cells whose method or data set does not exist."""
     if grid.absent:
         counts = Counter(cell.reason for cell in grid.absent)
-        reasons = "; ".join(f"{reason} ({count} cell{'' if count == 1 else 's'})" for reason, count in counts.items())
+        reasons = "; ".join(f"{reason} ({counted(count, 'cell')})" for reason, count in counts.items())
         raise GridError(f"the grid {grid.name} has cells that cannot be run: {reasons}. {_keep_others(grid)}")
 
 

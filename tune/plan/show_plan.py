@@ -13,6 +13,7 @@ from rich.table import Table
 
 from analysis.duration import duration
 from analysis.rate_text import rate_text
+from analysis.words import counted
 from rme import data
 from rme.device import device_name
 from tune.cost import hours as estimate
@@ -152,7 +153,7 @@ def _print_grid(grid: Grid) -> None:
     groups = [f"{counts[kind]:,} {name}" for kind, name in _GROUPS.items() if counts[kind]]
     _say(": ".join(filter(None, (grid.name, grid.description))))
     of_them = f" ({', '.join(groups)})" if groups else ""
-    cells, runs, trainings = (_number(counts[name], name[:-1]) for name in ("cells", "runs", "trainings"))
+    cells, runs, trainings = (counted(counts[name], name[:-1]) for name in ("cells", "runs", "trainings"))
     _say(f"{cells}{of_them}, {runs}, {trainings}")
 
 
@@ -160,16 +161,12 @@ _GROUPS = {"paper_cells": "of the paper", "control_cells": "of a control"}
 
 
 def _print_counts(counts: Mapping[str, int]) -> None:
-    trials, runs = _number(counts["to_train_trials"], "trial"), _number(counts["to_train_runs"], "run")
+    trials, runs = counted(counts["to_train_trials"], "trial"), counted(counts["to_train_runs"], "run")
     starts = counts["starting_points"]
     _say(
-        f"{_number(counts['trials'], 'trial')}; {counts['done_runs']:,} of the runs are done; {runs} in {trials} "
+        f"{counted(counts['trials'], 'trial')}; {counts['done_runs']:,} of the runs are done; {runs} in {trials} "
         f"would be trained{f', with {starts:,} that others start from' if starts else ''}"
     )
-
-
-def _number(n: int, name: str) -> str:
-    return f"{n:,} {name}{'' if n == 1 else 's'}"
 
 
 def _print_terms(rows: Sequence[terms.Row]) -> None:

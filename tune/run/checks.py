@@ -17,6 +17,7 @@ from rme.config import SpecError
 from rme.data import DataError
 from rme.hooks import HookError
 from tune.plan.grid import Grid
+from tune.run.images import needs_images
 from tune.run.machine import check_machine
 from tune.run.options import Options
 from tune.store import folders
@@ -51,7 +52,7 @@ def check_start(options: Options, grid: Grid, storage: Storage) -> None:
     if options.reports and grid.kind.trains:
         report = options.report or Path("report") / grid.name
         _check_folder(report, f"--report {report}{'' if options.report else ' (the default)'}")
-    if not options.record and not all(storage.has_result(spec.key) for spec in grid.runs):
+    if needs_images(options, grid, storage):
         _check_images(grid, options.data_dir)
     uri = options.tracking_uri
     if not options.inline:

@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis.duration import duration
+from analysis.words import counted
 from rme.config import RunSpec
 from tune.plan.trials import Trial
 from tune.run.doing import clock, say_at
@@ -258,7 +259,7 @@ class Display:
     def _still_saving(self) -> str:
         with self._lock:
             left = len(self.running)
-        return f", {left} training{'s' if left > 1 else ''} still saving" if left else ""
+        return f", {counted(left, 'training')} still saving" if left else ""
 
     def _speed(self) -> str:
         with self._lock:

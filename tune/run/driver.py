@@ -22,7 +22,7 @@ from tune.run.dispatcher import Dispatcher
 from tune.run.display import Display
 from tune.run.doing import doing, say
 from tune.run.ending import Ending, conclude, runs_are
-from tune.run.images import prepare_images
+from tune.run.images import needs_images, prepare_images
 from tune.run.open_files import allow_many_open_files
 from tune.run.options import Options
 from tune.run.other_sweeps import OtherSweeps
@@ -56,8 +56,8 @@ def sweep(options: Options, grid: Grid, array_size: ArraySize, storage: Storage,
     allow_many_open_files()
     storage.check_writable()
     if not storage.locks.supported:
-        console.print(f"--storage {storage.root} has no file locks: let one sweep at a time use it", style="yellow")
-    if not options.record and not all(storage.has_result(spec.key) for spec in grid.runs):
+        say(console, f"--storage {storage.root} has no file locks: let one sweep at a time use it", "yellow")
+    if needs_images(options, grid, storage):
         with doing("checking the data sets", console, options.began):
             prepare_images(grid, options.data_dir, console)
     mlflow = "" if options.inline else "loading MLflow and "

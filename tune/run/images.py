@@ -9,6 +9,14 @@ from rich.console import Console
 from rme import data
 from rme.config import RunSpec
 from tune.plan.grid import Grid
+from tune.run.doing import say
+from tune.run.options import Options
+from tune.store.storage import Storage
+
+
+def needs_images(options: Options, grid: Grid, storage: Storage) -> bool:
+    """Whether a sweep trains on the grid's images: a run has no result on the storage yet."""
+    return not options.record and not all(storage.has_result(spec.key) for spec in grid.runs)
 
 
 def prepare_images(grid: Grid, data_dir: Path, console: Console) -> None:
@@ -27,4 +35,4 @@ def prepare_images(grid: Grid, data_dir: Path, console: Console) -> None:
         images = dataset.load(data_dir)
         found = [warning for spec in by_batch_size.values() for warning in data.check(dataset, images, spec)]
         for warning in dict.fromkeys(found):
-            console.print(warning, style="yellow", markup=False, highlight=False, soft_wrap=True)
+            say(console, warning, "yellow")

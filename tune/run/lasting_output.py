@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from typing import IO
+
+from rme.command_line import discard_output
 
 
 class LastingOutput:
@@ -24,7 +25,7 @@ class LastingOutput:
         try:
             return self._stream.write(text)
         except OSError:  # EPIPE without a reader, EIO without a terminal
-            self._discard()
+            discard_output(self._stream.fileno())
             return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
@@ -35,9 +36,4 @@ class LastingOutput:
         try:
             self._stream.flush()
         except OSError:
-            self._discard()
-
-    def _discard(self) -> None:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self._stream.fileno())
-        os.close(nowhere)
+            discard_output(self._stream.fileno())

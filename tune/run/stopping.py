@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
+from rme.command_line import discard_output
+
 INTERRUPTED, TERMINATED, OUT_OF_TIME = 128 + signal.SIGINT, 128 + signal.SIGTERM, 124
 """Exit statuses after Ctrl-C (130), after SIGTERM (143), and of `--minutes` (124, that of `timeout`)."""
 
@@ -149,11 +151,9 @@ class Stopping:
 
     def _let_go_of_terminals(self) -> None:
         """Discard what is printed from now on to a terminal that was closed, where it would raise OSError."""
-        closed = [descriptor for descriptor in self._terminals if not os.isatty(descriptor)]
-        if closed:
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            for descriptor in closed:
-                os.dup2(nowhere, descriptor)
+        for descriptor in self._terminals:
+            if not os.isatty(descriptor):
+                discard_output(descriptor)
 
     def __enter__(self) -> Stopping:
         if in_main_thread():

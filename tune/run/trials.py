@@ -14,6 +14,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+from analysis.words import counted
 from tune.run import cluster  # before Ray, whose environment variables it sets
 
 # isort: split
@@ -64,8 +65,7 @@ def run_trials(
     Raises CommandError before anything starts.
     """
     check_machine(resources, kind)
-    cores = available()["cpu"]
-    here = f"starting Ray, {cores} core{'s' if cores != 1 else ''}"
+    here = f"starting Ray, {counted(available()['cpu'], 'core')}"
     place = here if resources.address is None else f"joining Ray at {resources.address}"
     display.doing(place)
     cluster.connect(resources.address, lambda: display.stopping("stopping: no training has started"))

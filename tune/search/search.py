@@ -17,9 +17,11 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from analysis.words import counted
 from tune.run import cluster  # sets Ray's environment, so it comes before Ray
 
 # isort: split
@@ -31,6 +33,7 @@ from rme.config import RunSpec
 from rme.errors import first_line
 from tune.plan.grid import Grid, GridError
 from tune.plan.kinds import TRAINING
+from tune.run.doing import say
 from tune.run.images import prepare_images
 from tune.run.machine import check_machine
 from tune.run.options import Options
@@ -217,8 +220,7 @@ def _print_sample(console: Console, samples: Samples, sample: Sample, wanted: in
     }.get(sample.outcome, "")
     star = " (best so far)" if samples.best is sample else ""
     ended = sum(not s.missing for s in samples.all)
-    line = f"sample {sample.number} ({ended} of {wanted} ended): {values}: {text}{star}"
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
+    say(console, f"sample {sample.number} ({ended} of {wanted} ended): {values}: {text}{star}")
 
 
 def _short(value: Any) -> str:
@@ -234,29 +236,25 @@ def _summary(
     seconds: float,
 ) -> int:
     """Print how the search ended, and return the exit status: `status` if it was stopped."""
-
-    def say(text: str, style: str | None = None) -> None:
-        console.print(text, markup=False, highlight=False, soft_wrap=True, style=style)
-
+    tell = partial(say, console)
     for sample in samples.all:
         if sample.outcome is Status.FAILED:
-            say(f"failed: sample {sample.number}: {sample.reason}", "red")
+            tell(f"failed: sample {sample.number}: {sample.reason}", "red")
     counts = {outcome: sum(s.outcome is outcome for s in samples.all) for outcome in Status}
     listed = ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)
-    say(f"{samples.runs[0].cell}: {len(samples.all)} samples ({listed}), in {seconds:.0f} s")
-    say(f"Optuna's view of it: {shlex.join(['optuna-dashboard', str(study_file(samples))])}")
+    tell(f"{samples.runs[0].cell}: {len(samples.all)} samples ({listed}), in {seconds:.0f} s")
+    tell(f"Optuna's view of it: {shlex.join(['optuna-dashboard', str(study_file(samples))])}")
     best = samples.best
     if best is not None:
-        seeds = len(samples.runs)
-        say(f"best validation IWAE: {best.val_iwae:.3f} nats, mean of {seeds} seed{'s' if seeds > 1 else ''}, with")
+        tell(f"best validation IWAE: {best.val_iwae:.3f} nats, mean of {counted(len(samples.runs), 'seed')}, with")
         for name, value in best.values.items():
-            say(f"  {name} = {value!r}")
-        say("to run these rows of the grid with these values, at all of its seeds, in an experiment of their own:")
+            tell(f"  {name} = {value!r}")
+        tell("to run these rows of the grid with these values, at all of its seeds, in an experiment of their own:")
         print(command_line(options, best.values), flush=True)
     if recording.error:
-        say(f"not all samples are recorded: {recording.error}; the same command records them", "red")
+        tell(f"not all samples are recorded: {recording.error}; the same command records them", "red")
     if status is not None:
-        say("interrupted; the same command resumes")
+        tell("interrupted; the same command resumes")
         return status
     return 1 if counts[Status.FAILED] or recording.error or best is None else 0
 

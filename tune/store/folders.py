@@ -9,19 +9,25 @@ from pathlib import Path
 
 def fault(folder: Path) -> str | None:
     """Why a folder can be neither written nor created, in a few words; None if it can. Leaves nothing on the disk."""
-    nearest = folder = folder.absolute()
     try:
-        while not nearest.exists():
-            nearest = nearest.parent
-        what = "it" if nearest == folder else str(nearest)
-        if not nearest.is_dir():
+        there = nearest_existing(folder)
+        what = "it" if there == folder.absolute() else str(there)
+        if not there.is_dir():
             return f"{what} is a file, not a folder"
-        if not os.access(nearest, os.W_OK | os.X_OK):
-            return f"{what} cannot be written: {_why_not(nearest)}"
-        with tempfile.TemporaryFile(dir=nearest):  # has no name, where the file system can do that
+        if not os.access(there, os.W_OK | os.X_OK):
+            return f"{what} cannot be written: {_why_not(there)}"
+        with tempfile.TemporaryFile(dir=there):  # has no name, where the file system can do that
             return None
     except OSError as error:  # for example a name that is too long
         return f"it cannot be written: {error.strerror or error}"
+
+
+def nearest_existing(path: Path) -> Path:
+    """The path, or the nearest above it that exists. OSError propagates, for example of a name that is too long."""
+    there = path.absolute()
+    while not there.exists():
+        there = there.parent
+    return there
 
 
 def _why_not(folder: Path) -> str:

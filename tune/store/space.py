@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from tune.store.folders import nearest_existing
 
 EVERY_S = 10.0
 """Pause between two looks."""
@@ -36,20 +37,14 @@ class Place:
 
 def free_bytes(folder: Path) -> int:
     """Free space of the disk that a folder is on, or would be on. OSError propagates."""
-    nearest = folder.absolute()
-    while not nearest.exists():
-        nearest = nearest.parent
-    return shutil.disk_usage(nearest).free
+    return shutil.disk_usage(nearest_existing(folder)).free
 
 
 def by_disk(places: Iterable[Place]) -> list[Place]:
     """The places, with those on one disk as one: their sums, by the names of all."""
     found: dict[int, Place] = {}
     for place in places:
-        nearest = place.folder.absolute()
-        while not nearest.exists():
-            nearest = nearest.parent
-        disk = os.stat(nearest).st_dev
+        disk = nearest_existing(place.folder).stat().st_dev
         before = found.get(disk)
         found[disk] = place if before is None else Place(
             f"{before.named} and {place.named}", before.folder, before.needed + place.needed,
